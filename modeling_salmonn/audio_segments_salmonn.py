@@ -1,0 +1,129 @@
+"""Arithmetic of segments, windows and audio tokens, shared by the processor and the model.
+
+All lengths are counted in mel frames of 10 ms or in encoder frames of 20 ms, so that both sides
+agree to the token. A clip is cut into segments:
+
+```
+clip     |------------------------ 37 s -------------------------|
+segments |------------ 30 s ------------|--- 7 s ---|            |
+padded   |------------ 30 s ------------|------ 10 s ------|        (segment_seconds = [10, 30])
+windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at each segment's end
+```
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+MEL_FRAMES_PER_SECOND = 100  # hop of 160 samples at 16 kHz, for log-mel and for fbank
+MEL_FRAMES_PER_ENCODER_FRAME = 2  # Whisper's second convolution has stride 2
+ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // MEL_FRAMES_PER_ENCODER_FRAME
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one clip: where it starts, how much of it is audio, how long it is padded (mel frames)."""
+
+    offset: int
+    audio_frames: int
+    padded_frames: int
+
+
+@dataclass(frozen=True)
+class AudioLayout:
+    """How clips become audio tokens.
+
+    Args:
+        segment_frames: increasing lengths that a segment may be padded to, in mel frames; the last
+            one is also the longest segment.
+        window_frames: encoder frames in a Q-Former window.
+        stride_frames: encoder frames between the starts of two windows.
+        num_query_tokens: audio tokens per window.
+        trim_audio_tokens: keep only the windows that touch audio, instead of all of the padded segment.
+    """
+
+    segment_frames: tuple[int, ...]
+    window_frames: int
+    stride_frames: int
+    num_query_tokens: int
+    trim_audio_tokens: bool
+
+    @classmethod
+    def from_seconds(
+        cls,
+        segment_seconds: float | Sequence[float],
+        window_seconds: float,
+        stride_seconds: float,
+        num_query_tokens: int,
+        trim_audio_tokens: bool,
+    ) -> "AudioLayout":
+        """Round seconds to frames as the research code does and check that the result can work.
+
+        Raises:
+            ValueError: if a length is not positive, the segments do not increase, or a window is
+                longer than the shortest segment.
+        """
+        seconds = list(segment_seconds) if isinstance(segment_seconds, Sequence) else [segment_seconds]
+        if not seconds or any(b <= a for a, b in zip(seconds, seconds[1:], strict=False)):
+            raise ValueError(f"segment_seconds must be one length or increasing lengths, got {segment_seconds}.")
+        if seconds[0] < 1.0:
+            raise ValueError(f"segment_seconds must be at least 1.0 (audio is padded to 1 s), got {seconds[0]}.")
+        if num_query_tokens < 1:
+            raise ValueError(f"num_query_tokens must be at least 1, got {num_query_tokens}.")
+        window = round(window_seconds * ENCODER_FRAMES_PER_SECOND)
+        stride = round(stride_seconds * ENCODER_FRAMES_PER_SECOND)
+        if window < 1:
+            raise ValueError(f"window_seconds must give at least one frame of 0.02 s, got {window_seconds}.")
+        if stride < 1:
+            raise ValueError(f"stride_seconds must give at least one frame of 0.02 s, got {stride_seconds}.")
+        segments = tuple(MEL_FRAMES_PER_ENCODER_FRAME * round(s * ENCODER_FRAMES_PER_SECOND) for s in seconds)
+        if window * MEL_FRAMES_PER_ENCODER_FRAME > segments[0]:
+            raise ValueError(
+                f"window_seconds {window_seconds} is longer than the shortest segment of {seconds[0]} s; "
+                "shorten the window or lengthen segment_seconds."
+            )
+        return cls(segments, window, stride, num_query_tokens, trim_audio_tokens)
+
+    @property
+    def longest_segment(self) -> int:
+        """Mel frames of the longest segment."""
+        return self.segment_frames[-1]
+
+    def split(self, num_frames: int) -> list[Segment]:
+        """Cut a clip of `num_frames` mel frames into consecutive segments, each with its own padded length."""
+        segments, offset = [], 0
+        for start in range(0, max(num_frames, 1), self.longest_segment):
+            audio = min(num_frames - start, self.longest_segment)
+            padded = next(length for length in self.segment_frames if length >= audio)
+            segments.append(Segment(offset, audio, padded))
+            offset += padded
+        return segments
+
+    def padded_length(self, num_frames: int) -> int:
+        """Mel frames of all the padded segments of a clip together."""
+        return sum(segment.padded_frames for segment in self.split(num_frames))
+
+    def num_windows(self, segment: Segment) -> int:
+        """Windows of a segment: as many as fit (floor), of these the ones kept by `trim_audio_tokens`."""
+        frames = segment.padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+        fitting = (frames - self.window_frames) // self.stride_frames + 1
+        if not self.trim_audio_tokens:
+            return fitting
+        audio_frames = -(-segment.audio_frames // MEL_FRAMES_PER_ENCODER_FRAME)
+        touching = -(-audio_frames // self.stride_frames)  # windows that start before the audio ends
+        return max(1, min(fitting, touching))
+
+    def num_audio_tokens(self, num_frames: int) -> int:
+        """Audio tokens of a clip of `num_frames` mel frames."""
+        return self.num_query_tokens * sum(self.num_windows(segment) for segment in self.split(num_frames))
+
+    def token_times(self, num_frames: int) -> list[tuple[float, float]]:
+        """Start and end in seconds of the window behind each audio token of a clip."""
+        times: list[tuple[float, float]] = []
+        for index, segment in enumerate(self.split(num_frames)):
+            origin = index * self.longest_segment / MEL_FRAMES_PER_SECOND
+            for window in range(self.num_windows(segment)):
+                start = origin + window * self.stride_frames / ENCODER_FRAMES_PER_SECOND
+                end = start + self.window_frames / ENCODER_FRAMES_PER_SECOND
+                times += [(start, end)] * self.num_query_tokens
+        return times

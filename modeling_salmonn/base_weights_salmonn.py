@@ -1,0 +1,187 @@
+"""Weights of the frozen bases (Whisper, BEATs, language model) under the names of `SalmonnForConditionalGeneration`.
+
+Used by adapter-only checkpoints, which store no base, and by the conversion of the research code's files.
+Nothing here executes a pickle: `.pt` files are read with `weights_only=True`.
+"""
+
+import os
+import re
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, WhisperModel
+
+from .configuration_salmonn import BeatsConfig, SalmonnConfig
+from .modeling_beats import BeatsModel
+
+
+StateDict = dict[str, torch.Tensor]
+
+# Buffers that old checkpoints carry and current models compute themselves.
+OBSOLETE_TEXT_KEYS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
+
+BEATS_RENAMES = (
+    (r"^post_extract_proj\.", "patch_projection."),
+    (r"^layer_norm\.", "patch_layer_norm."),
+    (r"^encoder\.layer_norm\.", "layer_norm."),
+    (r"^encoder\.pos_conv\.0\.bias$", "position_conv.conv.bias"),
+    (r"^encoder\.pos_conv\.0\.(weight_g|parametrizations\.weight\.original0)$", "position_conv.conv.parametrizations.weight.original0"),
+    (r"^encoder\.pos_conv\.0\.(weight_v|parametrizations\.weight\.original1)$", "position_conv.conv.parametrizations.weight.original1"),
+    (r"^encoder\.layers\.0\.self_attn\.relative_attention_bias\.weight$", "relative_position_bias.embedding.weight"),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.grep_linear\.", r"layers.\1.self_attn.gate_proj."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.grep_a$", r"layers.\1.self_attn.gate_scale"),
+    (r"^encoder\.layers\.", "layers."),
+    (r"^predictor\.", "classifier."),
+)  # fmt: skip
+SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
+
+
+def read_torch_file(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a `torch.save` file without executing any pickled code.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a safe torch file ({reason}). It may be damaged, a Git-LFS pointer, or "
+            "contain pickled code, which is never executed here."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint dict is needed.")
+    return content
+
+
+def beats_config_from_official(cfg: dict[str, Any]) -> BeatsConfig:
+    """Translate the `cfg` of an official BEATs checkpoint.
+
+    Raises:
+        ValueError: for the variants that no released checkpoint uses (pre-norm layers, no relative positions).
+    """
+    if cfg.get("layer_norm_first", False):
+        raise ValueError("This BEATs checkpoint has layer_norm_first=True; only post-norm BEATs is supported.")
+    if not cfg.get("relative_position_embedding", True):
+        raise ValueError("This BEATs checkpoint has no relative position embedding, which is not supported.")
+    num_labels = cfg.get("predictor_class") if cfg.get("finetuned_model") else None
+    return BeatsConfig(
+        hidden_size=cfg["encoder_embed_dim"],
+        num_hidden_layers=cfg["encoder_layers"],
+        num_attention_heads=cfg["encoder_attention_heads"],
+        intermediate_size=cfg["encoder_ffn_embed_dim"],
+        patch_embed_size=cfg["embed_dim"],
+        patch_size=cfg["input_patch_size"],
+        conv_bias=cfg.get("conv_bias", False),
+        conv_pos_kernel=cfg["conv_pos"],
+        conv_pos_groups=cfg["conv_pos_groups"],
+        num_buckets=cfg["num_buckets"],
+        max_distance=cfg["max_distance"],
+        gated_relative_position=cfg.get("gru_rel_pos", False),
+        deep_norm=cfg.get("deep_norm", False),
+        hidden_act=cfg.get("activation_fn", "gelu"),
+        hidden_dropout=cfg.get("dropout", 0.0),
+        attention_dropout=cfg.get("attention_dropout", 0.0),
+        activation_dropout=cfg.get("activation_dropout", 0.0),
+        **({"num_labels": num_labels} if num_labels else {}),
+    )
+
+
+def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict]:
+    """Read an official BEATs `.pt` file: `{"cfg": dict, "model": state_dict}`.
+
+    Returns:
+        The configuration and the weights under the names of `BeatsModel`; a tagging head is kept as `classifier.*`.
+
+    Raises:
+        ValueError: if the file is not such a checkpoint.
+    """
+    content = read_torch_file(path)
+    if not {"cfg", "model"} <= content.keys():
+        raise ValueError(f"{path} has the keys {sorted(content)}, but a BEATs checkpoint has 'cfg' and 'model'.")
+    weights: StateDict = {}
+    first_bias = content["model"].get("encoder.layers.0.self_attn.relative_attention_bias.weight")
+    for key, tensor in content["model"].items():
+        if SHARED_BIAS.match(key):  # one table serves all layers; later layers only repeat it
+            if first_bias is None or not torch.equal(tensor, first_bias):
+                raise ValueError(f"{path}: {key} differs from layer 0, but BEATs shares one bias table.")
+            continue
+        weights[_rename(key, BEATS_RENAMES)] = tensor
+    return beats_config_from_official(content["cfg"]), weights
+
+
+def load_speech_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
+    """Whisper's encoder from a Hub id or folder, as `model.speech_encoder.*`."""
+    model, info = WhisperModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+    _require_complete(model_id, info)
+    return {f"model.speech_encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
+
+
+def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
+    """BEATs from an official `.pt` file, or a `BeatsModel` folder or Hub id, as `model.audio_encoder.*`."""
+    if os.path.isfile(model_id):
+        _, weights = read_official_beats(model_id)
+        weights = {key: tensor for key, tensor in weights.items() if not key.startswith("classifier.")}
+    else:
+        model, info = BeatsModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+        _require_complete(model_id, info)
+        weights = model.state_dict()
+    return {f"model.audio_encoder.{key}": tensor.to(dtype) for key, tensor in weights.items()}
+
+
+def load_text_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
+    """A causal language model from a Hub id or folder, as `model.language_model.*` and `lm_head.weight`."""
+    model, info = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+    _require_complete(model_id, info)
+    prefix = f"{model.base_model_prefix}."
+    weights = {}
+    for key, tensor in model.state_dict().items():
+        name = f"model.language_model.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
+        weights[name] = tensor
+    return weights
+
+
+def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
+    """All frozen bases that `config` names, under the names of `SalmonnForConditionalGeneration`.
+
+    Raises:
+        ValueError: if the configuration does not name a base, or a base has missing or unexpected weights.
+    """
+    loaders = {"speech": load_speech_weights, "text": load_text_weights}
+    if config.audio_config is not None:
+        loaders["audio"] = load_audio_weights
+    weights: StateDict = {}
+    for part, load in loaders.items():
+        model_id = getattr(config, f"{part}_model_id")
+        if model_id is None:
+            raise ValueError(
+                f"This checkpoint holds only what was trained, and its config does not name the {part} base; "
+                f"set {part}_model_id to a Hub id or a local path."
+            )
+        weights |= load(model_id, dtype, revision=getattr(config, f"{part}_model_revision") or "main", **hub_kwargs)
+    return weights
+
+
+def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in renames:
+        renamed, count = re.subn(pattern, replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _require_complete(model_id: str, info: dict[str, Any]) -> None:
+    missing = sorted(info["missing_keys"])
+    unexpected = sorted(key for key in info["unexpected_keys"] if not OBSOLETE_TEXT_KEYS.search(key))
+    mismatched = sorted(str(key) for key in info["mismatched_keys"])
+    if missing or unexpected or mismatched:
+        raise ValueError(
+            f"The weights of {model_id} do not fit its config: missing {missing}, unexpected {unexpected}, "
+            f"mismatched shapes {mismatched}."
+        )
+
+
+__all__ = ["load_base_weights", "read_official_beats", "read_torch_file"]

@@ -1,0 +1,284 @@
+"""Configurations of SALMONN and of its parts."""
+
+from dataclasses import field
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, WhisperConfig
+
+from .audio_segments_salmonn import ENCODER_FRAMES_PER_SECOND, MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
+
+
+# Where the classes of a saved folder are found by `trust_remote_code`.
+AUTO_MAP = {
+    "AutoConfig": "configuration_salmonn.SalmonnConfig",
+    "AutoModel": "modeling_salmonn.SalmonnForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_salmonn.SalmonnForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "audio-text": {
+        "impl": "pipeline_salmonn.AudioTextPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
+# Language models whose logits are more than one matrix product: our plain head would be silently wrong.
+UNSUPPORTED_HEAD_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
+def _require_positive(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{type(config).__name__}.{name} must be at least 1, got {getattr(config, name)}.")
+
+
+class BeatsConfig(PreTrainedConfig):
+    """Configuration of the BEATs audio encoder (arXiv 2212.09058); the defaults are BEATs_iter3+.
+
+    Args:
+        hidden_size: width of the Transformer.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: heads of a layer; must divide `hidden_size`.
+        intermediate_size: width of the feed-forward layers.
+        patch_embed_size: channels of the patch convolution, before the projection to `hidden_size`.
+        patch_size: side of a square patch, in frames and mel bins.
+        num_mel_bins: bins of the fbank.
+        conv_bias: whether the patch convolution has a bias.
+        conv_pos_kernel: kernel of the convolutional position embedding.
+        conv_pos_groups: groups of that convolution.
+        num_buckets: buckets of the relative position bias.
+        max_distance: distance in patches beyond which all share a bucket.
+        gated_relative_position: whether the bias is gated by the query.
+        deep_norm: whether residuals are scaled by `(2 * num_hidden_layers) ** 0.25`.
+        max_source_positions: frames (50 Hz) of the longest segment, read by serving engines.
+        num_labels: classes of the tagging head, 0 for none (`PreTrainedConfig` keeps their names).
+    """
+
+    model_type = "beats"
+    base_config_key = "audio_config"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    patch_embed_size: int = 512
+    patch_size: int = 16
+    num_mel_bins: int = 128
+    conv_bias: bool = False
+    conv_pos_kernel: int = 128
+    conv_pos_groups: int = 16
+    num_buckets: int = 320
+    max_distance: int = 800
+    gated_relative_position: bool = True
+    deep_norm: bool = True
+    hidden_act: str = "gelu"
+    hidden_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    max_source_positions: int = 1500
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"BeatsConfig.hidden_size {self.hidden_size} is not divisible by "
+                f"num_attention_heads {self.num_attention_heads}."
+            )
+        if self.num_mel_bins % self.patch_size:
+            raise ValueError(
+                f"BeatsConfig.num_mel_bins {self.num_mel_bins} is not divisible by patch_size {self.patch_size}."
+            )
+
+
+class SalmonnQFormerConfig(PreTrainedConfig):
+    """Configuration of the window-level Q-Former (paper, section 3.1); the defaults are the official ones.
+
+    Args:
+        hidden_size: width of the queries.
+        num_hidden_layers: layers, each with self attention, cross attention and feed-forward.
+        num_attention_heads: heads of both attentions; must divide `hidden_size`.
+        intermediate_size: width of the feed-forward layers.
+        num_query_tokens: learned queries, and so audio tokens, per window.
+        encoder_hidden_size: features of a fused frame; `SalmonnConfig` fills it in from the encoders.
+    """
+
+    model_type = "salmonn_qformer"
+    base_config_key = "qformer_config"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    num_query_tokens: int = 1
+    encoder_hidden_size: int | None = None
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "num_query_tokens")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"SalmonnQFormerConfig.hidden_size {self.hidden_size} is not divisible by "
+                f"num_attention_heads {self.num_attention_heads}."
+            )
+
+
+class SalmonnConfig(PreTrainedConfig):
+    """Configuration of SALMONN (arXiv 2310.13289).
+
+    Args:
+        speech_config: Whisper, of which only the encoder is used.
+        audio_config: BEATs, or `None` for a model with the speech encoder alone. Not given: the default BEATs.
+        qformer_config: the window-level Q-Former.
+        text_config: any causal language model of transformers whose logits are one matrix product.
+        audio_token_id: id of the audio placeholder; it may lie beyond the embedding table.
+        window_seconds: length of a Q-Former window (`second_per_window` in the official files).
+        stride_seconds: distance between windows (`second_stride` in the official files).
+        segment_seconds: length in seconds that every segment is padded to, or increasing lengths of
+            which each segment takes the smallest that holds it. Windows are floored to the segment:
+            choose multiples of the stride where the last frames matter.
+        trim_audio_tokens: keep only the audio tokens whose window touches audio.
+        lora_rank, lora_alpha, lora_dropout, lora_target_modules: the LoRA adapter of the language model;
+            its training scale is `lora_alpha / lora_rank`.
+        speech_model_id, audio_model_id, text_model_id: Hub ids or local paths of the frozen bases
+            (for BEATs also the path of an official `.pt` file), needed by adapter-only checkpoints.
+        speech_model_revision, audio_model_revision, text_model_revision: revisions of these ids.
+
+    Raises:
+        ValueError: for values that cannot work together, naming the value and the remedy.
+    """
+
+    model_type = "salmonn"
+    sub_configs = {
+        "speech_config": WhisperConfig,
+        "audio_config": BeatsConfig,
+        "qformer_config": SalmonnQFormerConfig,
+        "text_config": AutoConfig,
+    }
+
+    speech_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = field(default_factory=dict)
+    qformer_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    audio_token_id: int = 32000
+    window_seconds: float = 0.333333
+    stride_seconds: float = 0.333333
+    segment_seconds: float | int | list | tuple = 30.0
+    trim_audio_tokens: bool = False
+    lora_rank: int = 8
+    lora_alpha: float | int = 32
+    lora_dropout: float | int = 0.1
+    lora_target_modules: list | tuple = ("q_proj", "v_proj")
+    speech_model_id: str | None = None
+    speech_model_revision: str | None = None
+    audio_model_id: str | None = None
+    audio_model_revision: str | None = None
+    text_model_id: str | None = None
+    text_model_revision: str | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.speech_config = self._sub_config("speech_config", WhisperConfig)
+        if self.audio_config is not None:
+            self.audio_config = self._sub_config("audio_config", BeatsConfig)
+        self.qformer_config = self._sub_config("qformer_config", SalmonnQFormerConfig)
+        self.text_config = self._text_config()
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", CUSTOM_PIPELINES)
+        super().__post_init__(**kwargs)
+        self._check_lora()
+        self._check_encoder_width()
+        self._check_segments()
+
+    @property
+    def audio_layout(self) -> AudioLayout:
+        """Segments, windows and tokens in frames."""
+        return AudioLayout.from_seconds(
+            self.segment_seconds,
+            self.window_seconds,
+            self.stride_seconds,
+            self.qformer_config.num_query_tokens,
+            self.trim_audio_tokens,
+        )
+
+    @property
+    def window_frames(self) -> int:
+        """Encoder frames (0.02 s) of a Q-Former window."""
+        return self.audio_layout.window_frames
+
+    @property
+    def stride_frames(self) -> int:
+        """Encoder frames (0.02 s) between the starts of two windows."""
+        return self.audio_layout.stride_frames
+
+    @property
+    def lora_scaling(self) -> float:
+        """Scale of the LoRA update that the adapter is trained with."""
+        return self.lora_alpha / self.lora_rank
+
+    def _sub_config(self, name: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+        value = getattr(self, name)
+        if value is None:
+            return config_class()
+        if isinstance(value, dict):
+            found = value.get("model_type", config_class.model_type)
+            if found != config_class.model_type:
+                raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
+            return config_class(**{key: item for key, item in value.items() if key != "model_type"})
+        # Compared by name: a folder's own copy of this file defines classes of its own.
+        found = getattr(value, "model_type", type(value).__name__)
+        if found != config_class.model_type:
+            raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
+        return value
+
+    def _text_config(self) -> PreTrainedConfig:
+        value = self.text_config
+        if value is None:
+            value = CONFIG_MAPPING["llama"]()
+        elif isinstance(value, dict):
+            model_type = value.get("model_type", "llama")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"text_config has the unknown model_type '{model_type}'; name a causal language model.")
+            value = CONFIG_MAPPING[model_type](**{key: item for key, item in value.items() if key != "model_type"})
+        elif not isinstance(value, PreTrainedConfig):
+            raise ValueError(f"text_config must be a config or a dict, got {type(value).__name__}.")
+        for name in UNSUPPORTED_HEAD_FIELDS:
+            if getattr(value, name, None) not in (None, 1, 1.0):
+                raise ValueError(
+                    f"text_config of type '{value.model_type}' sets {name}={getattr(value, name)}; "
+                    "language models that transform their logits are not supported."
+                )
+        return value
+
+    def _check_lora(self) -> None:
+        _require_positive(self, "lora_rank")
+        if not self.lora_target_modules:
+            raise ValueError("lora_target_modules is empty; name the linear layers to adapt, such as q_proj and v_proj.")
+
+    def _check_encoder_width(self) -> None:
+        width = self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)
+        if self.qformer_config.encoder_hidden_size not in (None, width):
+            raise ValueError(
+                f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
+                f"but the encoders give {width} features; leave it out to have it filled in."
+            )
+        self.qformer_config.encoder_hidden_size = width
+
+    def _check_segments(self) -> None:
+        frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
+        positions = self.speech_config.max_source_positions
+        if frames > positions:
+            raise ValueError(
+                f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
+                f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
+            )
+
+
+__all__ = ["BeatsConfig", "SalmonnConfig", "SalmonnQFormerConfig"]

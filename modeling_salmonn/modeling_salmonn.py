@@ -1,0 +1,703 @@
+"""SALMONN (arXiv 2310.13289): a language model that hears speech, sounds and music.
+
+```
+log-mel -> Whisper encoder -> LayerNorm -+
+                                         +-> windows -> Q-Former -> Linear -> audio tokens -> LLM (LoRA)
+fbank   -> BEATs           -> LayerNorm -+
+```
+
+- a batch equals its members alone: padding never reaches a window, every segment has its own length
+- audio is encoded once per `generate()` call, whatever the number of beams
+- the LoRA adapter is a PEFT adapter of the language model; its scale can be changed at test time
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.helpers import rescale_adapter_scale
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.generation import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import cached_file, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, Segment
+from .base_weights_salmonn import load_base_weights
+from .configuration_salmonn import SalmonnConfig
+from .modeling_beats import BeatsModel
+from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
+from .qformer_salmonn import SalmonnQFormerModel
+
+
+# What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
+CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
+CONNECTOR_FILE = "connector.safetensors"
+AUDIO_INPUTS = ("input_features", "input_features_mask", "fbank_features", "fbank_mask")
+# A folder inside the checkpoint that does not exist: keeps transformers from loading the adapter before the
+# base has been checked for missing keys.
+NO_ADAPTER = {"subfolder": "no-adapter"}
+
+
+@dataclass
+class SalmonnAudioOutput(BaseModelOutputWithPooling):
+    """What the encoders and the Q-Former made of a batch of clips.
+
+    Args:
+        last_hidden_state: frames of the audio encoder (of the speech encoder in a speech-only model), zero where
+            there is no audio, `(clips, frames, hidden)`.
+        pooler_output: audio tokens of all clips one after the other, `(audio_tokens, text_hidden)`.
+        token_counts: audio tokens of each clip, `(clips,)`.
+    """
+
+    token_counts: torch.LongTensor | None = None
+
+
+@dataclass
+class SalmonnModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `SalmonnModel`; `audio_hidden_states` are the audio tokens `(audio_tokens, text_hidden)`."""
+
+    audio_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
+
+    audio_hidden_states: torch.FloatTensor | None = None
+
+
+class SalmonnSpeechEncoder(WhisperEncoder):
+    """Whisper's encoder that also takes segments shorter than 30 s, with the position table cut to them.
+
+    LayerDrop is not applied: no released Whisper has it.
+    """
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, input_features: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode log-mel features.
+
+        Args:
+            input_features (`torch.Tensor` of shape `(segments, mel, frames)`): 10 ms a frame, an even number of them.
+
+        Returns:
+            Output with `last_hidden_state` of shape `(segments, frames / 2, hidden)`.
+        """
+        hidden_states = nn.functional.gelu(self.conv1(input_features))
+        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).transpose(1, 2)
+        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
+
+
+class SalmonnPreTrainedModel(PreTrainedModel):
+    """Loading and saving of SALMONN: full or adapter-only, and never with weights made up in silence."""
+
+    config_class = SalmonnConfig
+    config: SalmonnConfig
+    base_model_prefix = "model"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "SalmonnQFormerLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the number of audio tokens depends on the data
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        output_loading_info: bool = False,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a full or an adapter-only checkpoint, with its LoRA adapter where it has one.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            output_loading_info: also return the report of keys, and leave it to the caller to judge it.
+            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
+
+        Raises:
+            ValueError: if keys are missing or unexpected (unless `output_loading_info` is set), or a base that an
+                adapter-only checkpoint needs is not named or cannot be loaded completely.
+        """
+        path = pretrained_model_name_or_path
+        hub_kwargs = {
+            name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token") if name in kwargs
+        }
+        file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+        if path is not None and (connector := _find_file(path, CONNECTOR_FILE, file_kwargs)):
+            config = kwargs.pop("config", None)
+            if not isinstance(config, PreTrainedConfig):
+                config = cls.config_class.from_pretrained(config or path, **file_kwargs)
+            kwargs["dtype"] = _resolve_dtype(kwargs.get("dtype", kwargs.pop("torch_dtype", None)), config)
+            kwargs["state_dict"] = load_base_weights(config, kwargs["dtype"], **hub_kwargs) | load_file(connector)
+            base, kwargs["config"] = None, config
+        else:
+            base = path
+        model, info = super().from_pretrained(
+            base, *model_args, output_loading_info=True, adapter_kwargs=NO_ADAPTER, **kwargs
+        )
+        if not output_loading_info:
+            _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+        if path is not None and _find_file(path, "adapter_config.json", file_kwargs):
+            model._load_lora(path, file_kwargs)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        adapter_only: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Save a folder that `from_pretrained` loads with `trust_remote_code` and without this package.
+
+        Args:
+            save_directory: folder to write to.
+            adapter_only: write only what is trained (Q-Former, LayerNorms, projection, LoRA); the config must name
+                the bases by `speech_model_id`, `audio_model_id` and `text_model_id`.
+            state_dict: weights to save instead of the model's own.
+            is_main_process: whether this process writes, in distributed training.
+            **kwargs: as for every transformers model (`max_shard_size`, `push_to_hub`, ...).
+
+        Raises:
+            ValueError: if `adapter_only` is set and the config does not name the bases.
+        """
+        state_dict = state_dict if state_dict is not None else self.state_dict()
+        has_lora = self._hf_peft_config_loaded
+        if adapter_only:
+            self._require_base_ids()
+        if has_lora and is_main_process:
+            self._save_lora(save_directory, state_dict)
+        base_state = {
+            key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if ".lora_" not in key
+        }
+        try:
+            self._hf_peft_config_loaded = False  # transformers would write the adapter alone
+            if not adapter_only:
+                super().save_pretrained(
+                    save_directory, state_dict=base_state, is_main_process=is_main_process, **kwargs
+                )
+            elif is_main_process:
+                self._save_connector(save_directory, base_state)
+        finally:
+            self._hf_peft_config_loaded = has_lora
+
+    def add_lora(self) -> None:
+        """Attach a fresh LoRA adapter to the language model, as the config describes it (paper, section 3.1)."""
+        targets = "|".join(self.config.lora_target_modules)
+        self.add_adapter(
+            LoraConfig(
+                r=self.config.lora_rank,
+                lora_alpha=self.config.lora_alpha,
+                lora_dropout=self.config.lora_dropout,
+                # Whisper's attention has modules of the same names: only the language model is meant
+                target_modules=rf"(.*\.)?language_model\..*\.({targets})",
+            )
+        )
+
+    @contextmanager
+    def lora_scale(self, scale: float) -> Iterator[None]:
+        """Run the body with another LoRA scaling, then restore the trained one, also after an exception.
+
+        Args:
+            scale: absolute factor of the LoRA update: the trained one is `config.lora_scaling` (official: 4.0), the
+                discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off.
+
+        Raises:
+            ValueError: if the model has no LoRA adapter or the scale is negative.
+        """
+        if not self._hf_peft_config_loaded:
+            raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
+        if scale < 0:
+            raise ValueError(f"lora_scale must not be negative, got {scale}.")
+        with rescale_adapter_scale(self, scale / self.config.lora_scaling):
+            yield
+
+    def _load_lora(self, path: str | os.PathLike, file_kwargs: dict[str, Any]) -> None:
+        info = self.load_adapter(os.fspath(path), is_trainable=False, adapter_kwargs=file_kwargs)
+        missing, unexpected = sorted(info.missing_keys), sorted(info.unexpected_keys)
+        if missing or unexpected:
+            raise ValueError(f"The adapter of {path} does not fit: missing {missing}, unexpected {unexpected}.")
+        scalings = {self.peft_config[name].lora_alpha / self.peft_config[name].r for name in self.active_adapters()}
+        if scalings != {self.config.lora_scaling}:
+            raise ValueError(
+                f"adapter_config.json of {path} has the scaling {scalings}, but config.json says "
+                f"{self.config.lora_scaling}; make lora_alpha and lora_rank agree."
+            )
+
+    def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
+        os.makedirs(save_directory, exist_ok=True)
+        (name,) = self.active_adapters()
+        self.peft_config[name].base_model_name_or_path = self.config.name_or_path or None
+        self.peft_config[name].save_pretrained(save_directory)
+        adapter = {
+            f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()
+            for key, tensor in state_dict.items()
+            if ".lora_" in key
+        }
+        save_file(adapter, os.path.join(save_directory, "adapter_model.safetensors"), metadata={"format": "pt"})
+
+    def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
+        # With an empty state dict transformers writes everything but weights: config, code, generation config.
+        super().save_pretrained(save_directory, state_dict={})
+        connector = {
+            key: tensor.contiguous() for key, tensor in state_dict.items() if key.startswith(CONNECTOR_PREFIXES)
+        }
+        save_file(connector, os.path.join(save_directory, CONNECTOR_FILE), metadata={"format": "pt"})
+
+    def _require_base_ids(self) -> None:
+        parts = ["speech", "text"] + (["audio"] if self.config.audio_config is not None else [])
+        unnamed = [f"{part}_model_id" for part in parts if getattr(self.config, f"{part}_model_id") is None]
+        if unnamed:
+            raise ValueError(
+                f"An adapter-only checkpoint must name its bases, but config.{', config.'.join(unnamed)} "
+                "is not set; set Hub ids or local paths."
+            )
+
+
+class SalmonnModel(SalmonnPreTrainedModel):
+    """The encoders, the Q-Former and the language model without its head."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: SalmonnConfig):
+        super().__init__(config)
+        speech_config, audio_config = config.speech_config, config.audio_config
+        self.speech_encoder = SalmonnSpeechEncoder(speech_config)
+        self.ln_speech = nn.LayerNorm(speech_config.d_model)
+        self.audio_encoder = None
+        if audio_config is not None:
+            if "flash" in (audio_config._attn_implementation or ""):
+                audio_config._attn_implementation = "sdpa"  # its gated bias is a mask, which flash cannot take
+            self.audio_encoder = BeatsModel(audio_config)
+            self.ln_audio = nn.LayerNorm(audio_config.hidden_size)
+        self.qformer = SalmonnQFormerModel(config.qformer_config)
+        self.projector = nn.Linear(config.qformer_config.hidden_size, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.audio_layout = config.audio_layout
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None = None,
+        fbank_features: torch.Tensor | None = None,
+        fbank_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SalmonnAudioOutput:
+        """Turn clips into audio tokens (paper, section 3.1).
+
+        Args:
+            input_features (`torch.Tensor` of shape `(clips, mel, frames)`): Whisper log-mel of each clip's padded
+                segments one after the other, 10 ms a frame.
+            input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for as many frames as the
+                clip has audio; all of them if not given.
+            fbank_features (`torch.Tensor` of shape `(clips, frames, mel)`): BEATs fbank on the same time axis.
+                Not used by a speech-only model.
+            fbank_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames of each segment.
+            **kwargs: passed to the encoders (`output_hidden_states`, `output_attentions`).
+
+        Returns:
+            `SalmonnAudioOutput` with `pooler_output` of shape `(audio_tokens, text_hidden)`, clip after clip.
+
+        Raises:
+            ValueError: if the model has an audio encoder and `fbank_features` is not given, or the features are
+                shorter than the mask says.
+        """
+        if self.audio_encoder is not None and fbank_features is None:
+            raise ValueError("fbank_features is missing: this model has an audio encoder; use its own processor.")
+        clips, frames = input_features.shape[0], input_features.shape[-1]
+        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
+        groups = self._group_segments(lengths, frames)
+
+        windows, sizes, outputs = [], [], []
+        for padded_frames, members in groups.items():
+            fused, encoded = self._encode_segments(
+                padded_frames, members, input_features, fbank_features, fbank_mask, **kwargs
+            )
+            windows.append(self._select_windows(fused, members))
+            sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
+            outputs.append((members, encoded))
+
+        tokens = self.projector(self.qformer(torch.cat(windows)).last_hidden_state)  # (windows, queries, text_hidden)
+        if len(groups) > 1:  # windows came bucket by bucket; back to clip after clip
+            pieces = tokens.split([count for _, _, count in sizes])
+            tokens = torch.cat([pieces[index] for index in sorted(range(len(sizes)), key=sizes.__getitem__)])
+        num_tokens = [self.audio_layout.num_audio_tokens(length) for length in lengths]
+        return SalmonnAudioOutput(
+            pooler_output=tokens.flatten(0, 1),
+            token_counts=torch.tensor(num_tokens, device=tokens.device),
+            **self._gather_encoder_outputs(clips, outputs),
+        )
+
+    def _group_segments(self, lengths: list[int], frames: int) -> dict[int, list[tuple[int, Segment]]]:
+        """Segments of all clips by padded length; within a group they are in clip order."""
+        groups: dict[int, list[tuple[int, Segment]]] = defaultdict(list)
+        for clip, length in enumerate(lengths):
+            for segment in self.audio_layout.split(length):
+                if segment.offset + segment.padded_frames > frames:
+                    raise ValueError(
+                        f"Clip {clip} has {length} frames of audio, which need {segment.offset + segment.padded_frames} "
+                        f"padded frames, but the features have {frames}; pad each segment to one of "
+                        f"{self.audio_layout.segment_frames} frames, as the feature extractor does."
+                    )
+                groups[segment.padded_frames].append((clip, segment))
+        return groups
+
+    def _encode_segments(
+        self,
+        padded_frames: int,
+        members: list[tuple[int, Segment]],
+        input_features: torch.Tensor,
+        fbank_features: torch.Tensor | None,
+        fbank_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, Any]:
+        """Fused frames `(segments, frames, features)` of equally long segments, and the main encoder's output."""
+
+        def cut(features: torch.Tensor, axis: int) -> torch.Tensor:
+            return torch.stack([features[clip].narrow(axis, segment.offset, padded_frames) for clip, segment in members])
+
+        mel = cut(input_features, 1).to(self.speech_encoder.conv1.weight.dtype)
+        speech_kwargs = kwargs if self.audio_encoder is None else {}
+        speech = self.speech_encoder(mel, **speech_kwargs)
+        fused = self.ln_speech(speech.last_hidden_state)
+        if self.audio_encoder is None:
+            return fused, speech
+        assert fbank_features is not None
+        mask = cut(fbank_mask, 0) if fbank_mask is not None else None
+        audio = self.audio_encoder(cut(fbank_features, 0), mask, **kwargs)
+        normalised = self.ln_audio(audio.last_hidden_state)
+        if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
+            normalised = normalised * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
+        surplus = fused.shape[1] - normalised.shape[1]
+        fused = nn.functional.pad(fused, (0, 0, 0, max(0, -surplus)))
+        normalised = nn.functional.pad(normalised, (0, 0, 0, max(0, surplus)))
+        return torch.cat([fused, normalised], dim=-1), audio
+
+    def _select_windows(self, fused: torch.Tensor, members: list[tuple[int, Segment]]) -> torch.Tensor:
+        """Windows `(windows, window_frames, features)` of the segments, those that `trim_audio_tokens` keeps."""
+        layout = self.audio_layout
+        padded = members[0][1].padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+        # (segments, windows, features, frames): a view; the longer stream may exceed the segment by a frame
+        views = fused[:, :padded].unfold(1, layout.window_frames, layout.stride_frames)
+        counts = torch.tensor([layout.num_windows(segment) for _, segment in members])
+        keep = torch.arange(views.shape[1]) < counts[:, None]
+        selected = views.flatten(0, 1) if keep.all() else views[keep.to(views.device)]
+        return selected.transpose(1, 2)
+
+    @staticmethod
+    def _gather_encoder_outputs(clips: int, outputs: list[tuple[list[tuple[int, Segment]], Any]]) -> dict[str, Any]:
+        """Put the segments' encoder states back in place, `(clips, frames, hidden)`."""
+
+        def place(states: list[torch.Tensor]) -> torch.Tensor:
+            if len(outputs) == 1 and len(outputs[0][0]) == clips:
+                return states[0]
+            ends = [
+                segment.offset // MEL_FRAMES_PER_ENCODER_FRAME + state.shape[1]
+                for (members, _), state in zip(outputs, states, strict=True)
+                for _, segment in members
+            ]
+            placed = states[0].new_zeros(clips, max(ends), states[0].shape[-1])
+            for (members, _), state in zip(outputs, states, strict=True):
+                for row, (clip, segment) in enumerate(members):
+                    start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
+                    placed[clip, start : start + state.shape[1]] = state[row]
+            return placed
+
+        encoded = [output for _, output in outputs]
+        gathered: dict[str, Any] = {"last_hidden_state": place([output.last_hidden_state for output in encoded])}
+        if encoded[0].hidden_states is not None:
+            gathered["hidden_states"] = tuple(
+                place(list(layer)) for layer in zip(*(output.hidden_states for output in encoded), strict=True)
+            )
+        if encoded[0].attentions is not None:
+            if len(encoded) > 1:
+                raise ValueError("Attentions need clips that are padded to one length; pass them one by one.")
+            gathered["attentions"] = encoded[0].attentions
+        return gathered
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, audio_features: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Where audio tokens go, as a mask of the shape of `inputs_embeds`.
+
+        Raises:
+            ValueError: if the placeholders in the prompt are not as many as the audio tokens.
+        """
+        if input_ids is None:
+            audio_id = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
+            if audio_id >= self.get_input_embeddings().num_embeddings:
+                raise ValueError(
+                    f"The audio placeholder {audio_id} has no embedding to compare inputs_embeds with; pass input_ids."
+                )
+            mask = (inputs_embeds == self.get_input_embeddings()(audio_id)).all(-1)
+        else:
+            mask = input_ids == self.config.audio_token_id
+        found, given = int(mask.sum()), 0 if audio_features is None else audio_features.shape[0]
+        if found != given:
+            raise ValueError(
+                f"Found {found} audio placeholders in the prompt, but the audio gives {given} audio tokens; "
+                "build text and audio in one call of the processor."
+            )
+        return mask.unsqueeze(-1).expand_as(inputs_embeds)
+
+    def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of the text; placeholders, which may lie beyond the table, get those of id 0."""
+        return self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.audio_token_id, 0))
+
+    def _row_audio_tokens(self, input_ids: torch.Tensor, audio_embeds: torch.Tensor) -> torch.Tensor:
+        """The last tokens of each left-padded row of `audio_embeds`: as many as the row has placeholders.
+
+        Earlier ones belong to a prefix that is in the cache already.
+        """
+        counts = (input_ids == self.config.audio_token_id).sum(-1)
+        length = audio_embeds.shape[1]
+        return audio_embeds[torch.arange(length, device=audio_embeds.device) >= (length - counts)[:, None]]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        fbank_features: torch.Tensor | None = None,
+        fbank_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        audio_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> SalmonnModelOutputWithPast:
+        """Run the language model on text and audio; see `SalmonnForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_prompt(input_ids)
+        audio_tokens = None
+        if audio_embeds is not None:
+            audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
+        elif input_features is not None:
+            audio_tokens = self.get_audio_features(
+                input_features, input_features_mask, fbank_features, fbank_mask
+            ).pooler_output
+        if audio_tokens is not None or (input_ids is not None and input_ids.shape[1] > 1):
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, audio_tokens)
+            if audio_tokens is not None:
+                audio_tokens = audio_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+                inputs_embeds = inputs_embeds.masked_scatter(mask, audio_tokens)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return SalmonnModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            audio_hidden_states=audio_tokens,
+        )
+
+
+class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
+    """SALMONN with its language-model head: answers instructions about audio."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: SalmonnConfig):
+        super().__init__(config)
+        self.model = SalmonnModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_audio_features(self, input_features: torch.Tensor, *args: Any, **kwargs: Any) -> SalmonnAudioOutput:
+        """See `SalmonnModel.get_audio_features`."""
+        return self.model.get_audio_features(input_features, *args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_features_mask: torch.Tensor | None = None,
+        fbank_features: torch.Tensor | None = None,
+        fbank_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        audio_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> SalmonnCausalLMOutputWithPast:
+        """Predict the next token after each position.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): prompt with one placeholder per audio token.
+            input_features, input_features_mask, fbank_features, fbank_mask: the clips of all prompts in order, one
+                row each; see `SalmonnModel.get_audio_features`.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 for padding, on either side.
+            inputs_embeds (`torch.Tensor` of shape `(batch, length, text_hidden)`): instead of `input_ids`.
+            audio_embeds (`torch.Tensor` of shape `(batch, tokens, text_hidden)`): audio tokens of each prompt,
+                padded on the left, instead of the features; `generate` passes them.
+            labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 where there is none; shifted inside.
+            logits_to_keep: only compute the logits of this many last positions (0: all).
+
+        Returns:
+            `SalmonnCausalLMOutputWithPast` with `loss` (if labels are given) and `logits` of shape
+            `(batch, length, vocabulary)`.
+
+        Raises:
+            ValueError: if placeholders and audio tokens are not equally many.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            input_features=input_features,
+            input_features_mask=input_features_mask,
+            fbank_features=fbank_features,
+            fbank_mask=fbank_mask,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            audio_embeds=audio_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return SalmonnCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            audio_hidden_states=outputs.audio_hidden_states,
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, *, lora_scale: float | None = None, **kwargs: Any) -> Any:
+        """Answer prompts; everything that `GenerationMixin.generate` offers, plus the LoRA scale.
+
+        Args:
+            inputs: prompts, same as `input_ids`.
+            lora_scale: absolute LoRA scaling for this call (see `lora_scale()`), the trained one if not given.
+            **kwargs: outputs of the processor and generation options.
+
+        Returns:
+            Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
+        """
+        if kwargs.get("input_features") is not None and kwargs.get("assistant_model") is None:
+            kwargs = self._encode_audio_once(inputs, kwargs)
+        with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
+            return super().generate(inputs, **kwargs)
+
+    def _encode_audio_once(self, inputs: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Replace the audio inputs by audio tokens per prompt: beams repeat prompts, not clips."""
+        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if input_ids is None:
+            raise ValueError("Audio needs the prompt it belongs to; pass input_ids along with input_features.")
+        audio = {name: kwargs.pop(name, None) for name in AUDIO_INPUTS}
+        placeholders = input_ids == self.config.audio_token_id
+        cache = kwargs.get("past_key_values")
+        if cache is not None and not placeholders[:, cache.get_seq_length() :].any():
+            return kwargs  # the audio is in the cache
+        tokens = self.get_audio_features(**audio).pooler_output
+        self.model.get_placeholder_mask(input_ids, tokens.new_empty(*input_ids.shape, 0), tokens)
+        counts = placeholders.sum(-1)
+        length = int(counts.max())
+        audio_embeds = tokens.new_zeros(input_ids.shape[0], length, tokens.shape[-1])
+        audio_embeds[torch.arange(length, device=tokens.device) >= (length - counts)[:, None]] = tokens
+        return kwargs | {"audio_embeds": audio_embeds}
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.LongTensor, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Pass the audio in the first step only, unless there is no cache to keep it."""
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            kwargs = {name: value for name, value in kwargs.items() if name not in (*AUDIO_INPUTS, "audio_embeds")}
+        return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+
+    def _get_logits_processor(
+        self, generation_config: Any, input_ids_seq_length: int | None = None, *args: Any, **kwargs: Any
+    ) -> LogitsProcessorList:
+        """The stock processors; the repetition penalty skips the prompt, as in the research code.
+
+        Placeholders may lie beyond the vocabulary, where the stock penalty would index.
+        """
+        processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
+        for processor in processors:
+            if isinstance(processor, RepetitionPenaltyLogitsProcessor):
+                processor.prompt_ignore_length = input_ids_seq_length
+        return processors
+
+
+def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) -> str | None:
+    found: Callable = cached_file
+    return found(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **file_kwargs,
+    )
+
+
+def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:
+    if dtype in (None, "auto"):
+        dtype = config.dtype or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _require_complete(path: str | os.PathLike | None, info: dict[str, Any], ignore_mismatched: bool) -> None:
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = [] if ignore_mismatched else sorted(str(key) for key in info["mismatched_keys"])
+    if missing or unexpected or mismatched:
+        raise ValueError(
+            f"The weights of {path} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
+            f"shapes {mismatched}. Nothing is initialised at random in silence; pass output_loading_info=True to "
+            "load all the same and judge the report yourself."
+        )
+
+
+__all__ = ["SalmonnForConditionalGeneration", "SalmonnModel", "SalmonnPreTrainedModel"]

@@ -1,0 +1,147 @@
+"""The `audio-text` pipeline: audio and an instruction in, text out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from threading import Thread
+from typing import Any
+
+from transformers import GenerationConfig, Pipeline, TextIteratorStreamer
+from transformers.pipelines.base import GenericTensor
+from transformers.utils.chat_template_utils import Chat
+
+
+DEFAULT_INSTRUCTION = "Please describe the audio."
+PROCESSOR_PARAMETERS = ("text", "sampling_rate")
+# Inputs that are one clip although they are sequences.
+SINGLE_CLIP_TYPES = (str, bytes, dict, Chat)
+
+
+class AudioTextPipeline(Pipeline):
+    """Answers an instruction about a clip; also without audio, and for whole conversations.
+
+    ```python
+    pipe = pipeline("audio-text", model=path, trust_remote_code=True)
+    pipe("duck.wav", text="What do you hear?")                       # [{"generated_text": "..."}]
+    pipe(["duck.wav", "music.wav"], text="What do you hear?", batch_size=2)
+    pipe({"audio": "duck.wav", "text": "What do you hear?"})
+    pipe([{"role": "user", "content": [{"type": "audio", "path": "duck.wav"}, {"type": "text", "text": "What?"}]}])
+    ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=200)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        preprocess = {name: kwargs.pop(name) for name in PROCESSOR_PARAMETERS if name in kwargs}
+        return preprocess, kwargs.pop("generate_kwargs", {}) | kwargs, {}
+
+    def __call__(self, inputs: Any, *, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """Answer about one clip or many.
+
+        Args:
+            inputs: a path, URL, bytes, array or `datasets` audio value; a dict with `audio` and `text`; chat messages;
+                or a list, a generator or a `datasets` column of these.
+            text: the instruction, or one for each item of a list.
+            batch_size: how many items go through the model at once (default 1).
+            sampling_rate: rate in Hz of arrays that do not carry their own.
+            **kwargs: generation options, such as `max_new_tokens`, `num_beams`, `lora_scale` or `streamer`.
+
+        Returns:
+            `[{"generated_text": str}]` for one item, a list of these for a list or column, an iterator of them
+            for a generator.
+
+        Raises:
+            ValueError: if the instructions are not as many as the items.
+        """
+        if isinstance(text, (list, tuple)):
+            inputs = self._pair(inputs, text)
+        elif text is not None:
+            kwargs["text"] = text
+        if isinstance(inputs, list) and not inputs:
+            return []
+        if _is_column(inputs):  # decoded item by item, not all at once
+            return list(super().__call__((item for item in inputs), **kwargs))
+        return super().__call__(inputs, **kwargs)
+
+    def stream(self, inputs: Any, *, text: str | None = None, **kwargs: Any) -> Iterator[str]:
+        """Answer about one clip and yield the text piece by piece; arguments as for a call."""
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failure: list[BaseException] = []
+
+        def answer() -> None:
+            try:
+                self(inputs, text=text, streamer=streamer, **kwargs)
+            except BaseException as error:  # raised again in the caller's thread
+                failure.append(error)
+                streamer.end()
+
+        thread = Thread(target=answer)
+        thread.start()
+        yield from (piece for piece in streamer if piece)
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    def get_iterator(
+        self, inputs: Iterable, num_workers: int, batch_size: int, preprocess: dict, forward: dict, postprocess: dict
+    ) -> Iterator[list[dict[str, str]]]:
+        """Run items in batches that the processor pads; decoding is native code, so there are no workers."""
+        items = iter(inputs)
+        while batch := list(islice(items, batch_size)):
+            model_inputs = self.preprocess(batch, **preprocess)
+            outputs = self.forward(model_inputs, **forward)
+            yield from ([answer] for answer in self.postprocess(outputs, **postprocess))
+
+    def preprocess(
+        self, inputs: Any, text: str | None = None, sampling_rate: int | None = None
+    ) -> dict[str, GenericTensor]:
+        items = inputs if isinstance(inputs, list) else [inputs]
+        conversations = [_as_conversation(item, text, sampling_rate) for item in items]
+        return self.processor.apply_chat_template(
+            conversations, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
+        )
+
+    def _forward(self, model_inputs: dict[str, GenericTensor], **generate_kwargs: Any) -> dict[str, Any]:
+        if "generation_config" not in generate_kwargs:
+            generate_kwargs["generation_config"] = self.generation_config
+        sequences = self.model.generate(**model_inputs, **generate_kwargs)
+        return {"new_tokens": sequences[:, model_inputs["input_ids"].shape[1] :]}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:
+        texts = self.processor.batch_decode(model_outputs["new_tokens"], skip_special_tokens=True)
+        return [{"generated_text": text.strip()} for text in texts]
+
+    @staticmethod
+    def _pair(inputs: Any, texts: Sequence[str]) -> list[dict[str, Any]]:
+        items = [inputs] if isinstance(inputs, SINGLE_CLIP_TYPES) else list(inputs)
+        if len(items) != len(texts):
+            raise ValueError(f"Got {len(texts)} instructions for {len(items)} clips; pass one, or one for each clip.")
+        return [{"audio": item, "text": instruction} for item, instruction in zip(items, texts, strict=True)]
+
+
+def _is_column(inputs: Any) -> bool:
+    """Whether this is a lazy sequence of clips, such as a column of a dataset."""
+    is_sequence = isinstance(inputs, Sequence) or type(inputs).__name__ in ("Column", "KeyDataset")
+    return is_sequence and not isinstance(inputs, (list, *SINGLE_CLIP_TYPES))
+
+
+def _as_conversation(item: Any, text: str | None, sampling_rate: int | None) -> list[dict[str, Any]]:
+    """The chat messages of one item, whatever form it came in."""
+    if isinstance(item, Chat):
+        return item.messages
+    audio = item
+    if isinstance(item, dict) and ("text" in item or "audio" in item):
+        audio, text = item.get("audio"), item.get("text", text)
+    if sampling_rate is not None and hasattr(audio, "shape"):
+        audio = {"array": audio, "sampling_rate": sampling_rate}
+    content: list[dict[str, Any]] = [{"type": "text", "text": text or DEFAULT_INSTRUCTION}]
+    if audio is not None:
+        content.insert(0, {"type": "audio", "audio": audio})
+    return [{"role": "user", "content": content}]
+
+
+__all__ = ["AudioTextPipeline"]

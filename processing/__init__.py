@@ -1,0 +1,1 @@
+"""Audio and text in: reading audio, features of both encoders, prompts."""

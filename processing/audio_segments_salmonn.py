@@ -1,0 +1,1 @@
+../modeling_salmonn/audio_segments_salmonn.py

@@ -1,0 +1,280 @@
+"""Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
+from transformers.utils import logging
+
+from .audio_io_salmonn import AudioSource, Waveform, load_mono
+from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout, Segment
+
+
+logger = logging.get_logger(__name__)
+
+SAMPLING_RATE = 16000
+HOP_SAMPLES = SAMPLING_RATE // MEL_FRAMES_PER_SECOND  # 160 samples, 10 ms, of both features
+MIN_SAMPLES = SAMPLING_RATE  # shorter clips are padded to 1 s, as in the research code
+
+MEL_FFT_SAMPLES = 400  # 25 ms
+FBANK_WINDOW_SAMPLES = 400  # 25 ms
+FBANK_FFT_SAMPLES = 512  # the next power of two
+FBANK_PREEMPHASIS = 0.97
+FBANK_LOWEST_HZ = 20.0
+PCM_SCALE = 2.0**15  # Kaldi works on 16-bit sample values
+KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
+
+
+class SalmonnFeatureExtractor(SequenceFeatureExtractor):
+    """Turns audio of any kind into the inputs of both encoders.
+
+    Each clip is one row. A clip longer than the longest segment becomes consecutive segments along the time axis, so
+    nothing is dropped; each segment is padded with silence to the smallest length in `segment_seconds` that holds it.
+
+    Args:
+        feature_size: mel bins of the log-mel (80, or 128 for Whisper large-v3).
+        num_fbank_bins: mel bins of the fbank; 0 for a speech-only model, which gets no fbank.
+        sampling_rate: rate of the encoders in Hz; everything else is resampled to it.
+        segment_seconds, window_seconds, stride_seconds, num_query_tokens, trim_audio_tokens: as in `SalmonnConfig`;
+            they decide how many audio tokens a clip becomes.
+        fbank_mean, fbank_std: the fbank is normalised as `(fbank - mean) / (2 * std)` (BEATs, section 4.1).
+        channel: channel to take from files with several; `None` averages them.
+        max_audio_seconds: longer clips are an error; `None` for no limit.
+    """
+
+    model_input_names = ["input_features", "input_features_mask", "fbank_features", "fbank_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 80,
+        num_fbank_bins: int = 128,
+        sampling_rate: int = SAMPLING_RATE,
+        segment_seconds: float | Sequence[float] = 30.0,
+        window_seconds: float = 0.333333,
+        stride_seconds: float = 0.333333,
+        num_query_tokens: int = 1,
+        trim_audio_tokens: bool = False,
+        fbank_mean: float = 15.41663,
+        fbank_std: float = 6.55582,
+        channel: int | None = None,
+        max_audio_seconds: float | None = None,
+        padding_value: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        if sampling_rate != SAMPLING_RATE:
+            raise ValueError(f"The encoders need sampling_rate {SAMPLING_RATE}, got {sampling_rate}.")
+        self.num_fbank_bins = num_fbank_bins
+        self.segment_seconds = segment_seconds
+        self.window_seconds = window_seconds
+        self.stride_seconds = stride_seconds
+        self.num_query_tokens = num_query_tokens
+        self.trim_audio_tokens = trim_audio_tokens
+        self.fbank_mean = fbank_mean
+        self.fbank_std = fbank_std
+        self.channel = channel
+        self.max_audio_seconds = max_audio_seconds
+        if num_fbank_bins == 0:
+            self.model_input_names = ["input_features", "input_features_mask"]
+
+    @property
+    def audio_layout(self) -> AudioLayout:
+        """Segments, windows and tokens in frames."""
+        return AudioLayout.from_seconds(
+            self.segment_seconds,
+            self.window_seconds,
+            self.stride_seconds,
+            self.num_query_tokens,
+            self.trim_audio_tokens,
+        )
+
+    def fetch_audio(self, audio: Any, sampling_rate: int | None = None) -> Any:
+        """Read one clip, or each clip of a list, as mono float32 samples at `self.sampling_rate`.
+
+        Args:
+            audio: see `load_mono`.
+            sampling_rate: rate in Hz of bare samples.
+
+        Raises:
+            ValueError: for clips that cannot be read or exceed `max_audio_seconds`; names the clip.
+        """
+        if _is_batch(audio):
+            return [self._load(clip, sampling_rate, f"audio {index}") for index, clip in enumerate(audio)]
+        return self._load(audio, sampling_rate, "audio")
+
+    def __call__(
+        self,
+        audio: AudioSource | Sequence[AudioSource],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Extract both features of one clip or a list of clips.
+
+        Args:
+            audio: one clip or a list; each a path, URL, bytes, array, tensor or `datasets` value (see `load_mono`).
+            sampling_rate: rate in Hz of bare samples; 16 kHz is assumed, with a warning, if it is not given.
+            return_tensors: "pt" or "np".
+            padding: accepted for the interface's sake; rows are always padded to the longest.
+
+        Returns:
+            `BatchFeature`, each with one row per clip; frames are 10 ms:
+            `input_features` `(clips, mel, frames)`, log-mel of the padded segments one after the other;
+            `input_features_mask` `(clips, frames)`, 1 for as many frames as the clip has audio;
+            `fbank_features` `(clips, frames, bins)` and `fbank_mask` `(clips, frames)`, if the model has BEATs.
+
+        Raises:
+            ValueError: for audio that cannot be used, naming the clip.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}.")
+        clips = self.fetch_audio(audio if _is_batch(audio) else [audio], sampling_rate)
+        if not clips:
+            raise ValueError("Got an empty list of clips; pass at least one.")
+        features = self._extract([torch.as_tensor(clip) for clip in clips])
+        if return_tensors == "np":
+            features = {name: value.cpu().numpy() for name, value in features.items()}
+        return BatchFeature(features)
+
+    def num_audio_frames(self, num_samples: int) -> int:
+        """Mel frames (10 ms) that a clip of `num_samples` touches."""
+        return -(-num_samples // HOP_SAMPLES)
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Audio tokens that a clip of `num_samples` at 16 kHz becomes."""
+        return self.audio_layout.num_audio_tokens(self.num_audio_frames(num_samples))
+
+    def _load(self, clip: AudioSource, sampling_rate: int | None, name: str) -> Waveform:
+        if sampling_rate is None and isinstance(clip, (np.ndarray, torch.Tensor, list, tuple)):
+            logger.warning_once(
+                f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass sampling_rate to be sure."
+            )
+        samples = load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name)
+        seconds = len(samples) / self.sampling_rate
+        if self.max_audio_seconds is not None and seconds > self.max_audio_seconds:
+            raise ValueError(
+                f"{clip if isinstance(clip, str) else name} lasts {seconds:.1f} s, more than max_audio_seconds "
+                f"{self.max_audio_seconds}; cut it or raise the limit."
+            )
+        return samples
+
+    def _channel_of(self, clip: AudioSource) -> int | None:
+        is_mono_array = isinstance(clip, (np.ndarray, torch.Tensor)) and clip.ndim == 1
+        return None if is_mono_array else self.channel
+
+    def _extract(self, clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        layout = self.audio_layout
+        frames = [self.num_audio_frames(len(clip)) for clip in clips]
+        total = max(layout.padded_length(count) for count in frames)
+        device = clips[0].device
+        log_mel = torch.zeros(len(clips), self.feature_size, total, device=device)
+        fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
+        fbank_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
+
+        for padded_frames, members in self._group_segments(clips, frames).items():
+            waveforms = torch.zeros(len(members), padded_frames * HOP_SAMPLES, device=device)
+            for row, (_, _, samples) in enumerate(members):
+                waveforms[row, : len(samples)] = samples
+            log_mels = self._log_mel(waveforms)
+            fbanks = self._normalised_fbank(waveforms) if self.num_fbank_bins else None
+            for row, (clip, segment, samples) in enumerate(members):
+                span = slice(segment.offset, segment.offset + padded_frames)
+                log_mel[clip, :, span] = log_mels[row]
+                if fbanks is not None:
+                    count = (max(len(samples), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
+                    fbank[clip, segment.offset : segment.offset + count] = fbanks[row, :count]
+                    fbank_mask[clip, segment.offset : segment.offset + count] = 1
+
+        lengths = torch.tensor(frames, device=device)
+        features = {
+            "input_features": log_mel,
+            "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
+        }
+        return features | ({"fbank_features": fbank, "fbank_mask": fbank_mask} if self.num_fbank_bins else {})
+
+    def _group_segments(
+        self, clips: list[torch.Tensor], frames: list[int]
+    ) -> dict[int, list[tuple[int, Segment, torch.Tensor]]]:
+        """Segments with their samples by padded length: equal lengths are one batch."""
+        layout = self.audio_layout
+        longest = layout.longest_segment * HOP_SAMPLES
+        groups = defaultdict(list)
+        for index, clip in enumerate(clips):
+            for number, segment in enumerate(layout.split(frames[index])):
+                groups[segment.padded_frames].append((index, segment, clip[number * longest : (number + 1) * longest]))
+        return groups
+
+    def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Whisper's log-mel `(B, mel, frames)` of waveforms `(B, samples)`."""
+        window = torch.hann_window(MEL_FFT_SAMPLES, device=waveforms.device)
+        spectrum = torch.stft(waveforms, MEL_FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        filters = torch.from_numpy(_whisper_filters(self.feature_size)).to(waveforms)
+        log_mel = (filters.T @ power).clamp(min=1e-10).log10()
+        log_mel = torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return (log_mel + 4.0) / 4.0
+
+    def _normalised_fbank(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """BEATs' input `(B, frames, bins)` of waveforms `(B, samples)`."""
+        return ((kaldi_fbank(waveforms, self.num_fbank_bins) - self.fbank_mean) / (2 * self.fbank_std)).float()
+
+
+def kaldi_fbank(waveforms: torch.Tensor, num_bins: int) -> torch.Tensor:
+    """Log filter-bank energies as Kaldi computes them, without dither, whole windows only.
+
+    Args:
+        waveforms (`torch.Tensor` of shape `(batch, samples)`): 16 kHz, in [-1, 1).
+        num_bins: mel bins between 20 Hz and 8 kHz.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 1 + (samples - 400) // 160, num_bins)`, in float64 where the device has it:
+        in float32 quiet bins would be off by 1e-3.
+    """
+    dtype = torch.float32 if waveforms.device.type == "mps" else torch.float64
+    frames = (waveforms.to(dtype) * PCM_SCALE).unfold(-1, FBANK_WINDOW_SAMPLES, HOP_SAMPLES)
+    frames = frames - frames.mean(-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    window = torch.hann_window(FBANK_WINDOW_SAMPLES, periodic=False, dtype=dtype, device=waveforms.device) ** 0.85
+    frames = (frames - FBANK_PREEMPHASIS * previous) * window
+    power = torch.fft.rfft(frames, n=FBANK_FFT_SAMPLES).abs() ** 2
+    filters = torch.from_numpy(_kaldi_filters(num_bins)).to(power)
+    return (power @ filters).clamp(min=KALDI_FLOOR).log()
+
+
+def _whisper_filters(num_bins: int) -> np.ndarray:
+    filters = mel_filter_bank(
+        num_frequency_bins=1 + MEL_FFT_SAMPLES // 2,
+        num_mel_filters=num_bins,
+        min_frequency=0.0,
+        max_frequency=SAMPLING_RATE / 2,
+        sampling_rate=SAMPLING_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return filters.astype(np.float32)
+
+
+def _kaldi_filters(num_bins: int) -> np.ndarray:
+    return mel_filter_bank(
+        num_frequency_bins=1 + FBANK_FFT_SAMPLES // 2,
+        num_mel_filters=num_bins,
+        min_frequency=FBANK_LOWEST_HZ,
+        max_frequency=SAMPLING_RATE / 2,
+        sampling_rate=SAMPLING_RATE,
+        norm=None,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
+
+
+def _is_batch(audio: Any) -> bool:
+    """Whether this is a list of clips, rather than one clip given as a list of numbers."""
+    return isinstance(audio, (list, tuple)) and not (len(audio) > 0 and isinstance(audio[0], (int, float)))
+
+
+__all__ = ["SalmonnFeatureExtractor", "kaldi_fbank"]
