@@ -18,7 +18,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -170,7 +171,7 @@ class BeatsPreTrainedModel(PreTrainedModel):
     config_class = BeatsConfig
     config: BeatsConfig
     base_model_prefix = "beats"
-    main_input_name = "fbank_features"
+    main_input_name = "input_features"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["BeatsLayer"]
@@ -226,44 +227,47 @@ class BeatsModel(BeatsPreTrainedModel):
         """Patches of one time step, one for each stretch of mel bins."""
         return self.config.num_mel_bins // self.config.patch_size
 
-    def patch_mask(self, fbank_mask: torch.Tensor) -> torch.Tensor:
+    def patch_mask(self, input_features_mask: torch.Tensor) -> torch.Tensor:
         """Mask of the patches that hold audio.
 
         Args:
-            fbank_mask (`torch.Tensor` of shape `(batch, frames)`): 1 for frames of audio, a prefix of each row.
+            input_features_mask (`torch.Tensor` of shape `(batch, frames)`): 1 for frames of audio, a prefix of each row.
 
         Returns:
             `torch.BoolTensor` of shape `(batch, patches)`: true for whole patches of audio; the rest of
             a patch that the clip alone would not have either is false.
         """
-        patches = fbank_mask.long().sum(-1) // self.config.patch_size * self.patches_per_step
-        total = fbank_mask.shape[-1] // self.config.patch_size * self.patches_per_step
-        return torch.arange(total, device=fbank_mask.device) < patches[:, None]
+        patches = input_features_mask.long().sum(-1) // self.config.patch_size * self.patches_per_step
+        total = input_features_mask.shape[-1] // self.config.patch_size * self.patches_per_step
+        return torch.arange(total, device=input_features_mask.device) < patches[:, None]
 
-    def embed_patches(self, fbank_features: torch.Tensor) -> torch.Tensor:
+    def embed_patches(self, input_features: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, patches, hidden)` of an fbank `(batch, frames, mel)`, before any position."""
-        patches = self.patch_embedding(fbank_features.to(self.patch_embedding.weight.dtype).unsqueeze(1))
+        patches = self.patch_embedding(input_features.to(self.patch_embedding.weight.dtype).unsqueeze(1))
         return self.patch_projection(self.patch_layer_norm(patches.flatten(2).transpose(1, 2)))
 
     @merge_with_config_defaults
     @capture_outputs
     def forward(
-        self, fbank_features: torch.Tensor, fbank_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encode a batch of fbanks.
 
         Args:
-            fbank_features (`torch.Tensor` of shape `(batch, frames, mel)`): normalised Kaldi fbank, 10 ms a frame.
-            fbank_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding at the end.
+            input_features (`torch.Tensor` of shape `(batch, frames, mel)`): normalised Kaldi fbank, 10 ms a frame.
+            input_features_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding at the end.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape `(batch, patches, hidden)`; padded patches hold
             values without meaning (`patch_mask` tells which).
         """
-        hidden_states = self.embed_patches(fbank_features)
+        hidden_states = self.embed_patches(input_features)
         attention_mask = None
-        if fbank_mask is not None:
-            keep = self.patch_mask(fbank_mask)
+        if input_features_mask is not None:
+            keep = self.patch_mask(input_features_mask)
             hidden_states = hidden_states * keep.unsqueeze(-1)
             lowest = torch.finfo(hidden_states.dtype).min
             attention_mask = torch.where(keep, 0.0, lowest).to(hidden_states.dtype)[:, None, None, :]
@@ -289,28 +293,28 @@ class BeatsForAudioClassification(BeatsPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        fbank_features: torch.Tensor,
-        fbank_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Tag a batch of fbanks.
 
         Args:
-            fbank_features (`torch.Tensor` of shape `(batch, frames, mel)`): normalised Kaldi fbank.
-            fbank_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding.
+            input_features (`torch.Tensor` of shape `(batch, frames, mel)`): normalised Kaldi fbank.
+            input_features_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding.
             labels (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): 1 for each class that is heard.
 
         Returns:
             `SequenceClassifierOutput` with `logits` of shape `(batch, num_labels)`, the mean over the patches
             of audio; a sigmoid makes them probabilities. `loss` is the binary cross entropy.
         """
-        outputs = self.beats(fbank_features, fbank_mask, **kwargs)
+        outputs = self.beats(input_features, input_features_mask, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))  # (batch, patches, labels)
-        if fbank_mask is None:
+        if input_features_mask is None:
             logits = logits.mean(1)
         else:
-            keep = self.beats.patch_mask(fbank_mask).unsqueeze(-1).to(logits.dtype)
+            keep = self.beats.patch_mask(input_features_mask).unsqueeze(-1).to(logits.dtype)
             logits = (logits * keep).sum(1) / keep.sum(1)
         loss = None
         if labels is not None:

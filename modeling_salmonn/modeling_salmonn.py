@@ -27,7 +27,8 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedConfig, Pr
 from transformers.generation import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import cached_file, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, cached_file, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -42,7 +43,7 @@ from .qformer_salmonn import SalmonnQFormerModel
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 CONNECTOR_FILE = "connector.safetensors"
-AUDIO_INPUTS = ("input_features", "input_features_mask", "fbank_features", "fbank_mask")
+AUDIO_INPUTS = ("input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask")
 # A folder inside the checkpoint that does not exist: keeps transformers from loading the adapter before the
 # base has been checked for missing keys.
 NO_ADAPTER = {"subfolder": "no-adapter"}
@@ -84,7 +85,7 @@ class SalmonnSpeechEncoder(WhisperEncoder):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_features: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
         """Encode log-mel features.
 
         Args:
@@ -308,9 +309,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
         self,
         input_features: torch.Tensor,
         input_features_mask: torch.Tensor | None = None,
-        fbank_features: torch.Tensor | None = None,
-        fbank_mask: torch.Tensor | None = None,
-        **kwargs: Any,
+        audio_input_features: torch.Tensor | None = None,
+        audio_input_features_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnAudioOutput:
         """Turn clips into audio tokens (paper, section 3.1).
 
@@ -319,20 +320,20 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 segments one after the other, 10 ms a frame.
             input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for as many frames as the
                 clip has audio; all of them if not given.
-            fbank_features (`torch.Tensor` of shape `(clips, frames, mel)`): BEATs fbank on the same time axis.
+            audio_input_features (`torch.Tensor` of shape `(clips, frames, mel)`): BEATs fbank on the same time axis.
                 Not used by a speech-only model.
-            fbank_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames of each segment.
+            audio_input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames of each segment.
             **kwargs: passed to the encoders (`output_hidden_states`, `output_attentions`).
 
         Returns:
             `SalmonnAudioOutput` with `pooler_output` of shape `(audio_tokens, text_hidden)`, clip after clip.
 
         Raises:
-            ValueError: if the model has an audio encoder and `fbank_features` is not given, or the features are
+            ValueError: if the model has an audio encoder and `audio_input_features` is not given, or the features are
                 shorter than the mask says.
         """
-        if self.audio_encoder is not None and fbank_features is None:
-            raise ValueError("fbank_features is missing: this model has an audio encoder; use its own processor.")
+        if self.audio_encoder is not None and audio_input_features is None:
+            raise ValueError("audio_input_features is missing: this model has an audio encoder; use its own processor.")
         clips, frames = input_features.shape[0], input_features.shape[-1]
         lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
         groups = self._group_segments(lengths, frames)
@@ -340,7 +341,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         windows, sizes, outputs = [], [], []
         for padded_frames, members in groups.items():
             fused, encoded = self._encode_segments(
-                padded_frames, members, input_features, fbank_features, fbank_mask, **kwargs
+                padded_frames, members, input_features, audio_input_features, audio_input_features_mask, **kwargs
             )
             windows.append(self._select_windows(fused, members))
             sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
@@ -376,8 +377,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
         padded_frames: int,
         members: list[tuple[int, Segment]],
         input_features: torch.Tensor,
-        fbank_features: torch.Tensor | None,
-        fbank_mask: torch.Tensor | None,
+        audio_input_features: torch.Tensor | None,
+        audio_input_features_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
         """Fused frames `(segments, frames, features)` of equally long segments, and the main encoder's output."""
@@ -391,9 +392,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
         fused = self.ln_speech(speech.last_hidden_state)
         if self.audio_encoder is None:
             return fused, speech
-        assert fbank_features is not None
-        mask = cut(fbank_mask, 0) if fbank_mask is not None else None
-        audio = self.audio_encoder(cut(fbank_features, 0), mask, **kwargs)
+        assert audio_input_features is not None
+        mask = cut(audio_input_features_mask, 0) if audio_input_features_mask is not None else None
+        audio = self.audio_encoder(cut(audio_input_features, 0), mask, **kwargs)
         normalised = self.ln_audio(audio.last_hidden_state)
         if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
             normalised = normalised * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
@@ -453,11 +454,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
             ValueError: if the placeholders in the prompt are not as many as the audio tokens.
         """
         if input_ids is None:
+            if not self.placeholder_has_embedding:
+                raise ValueError("The audio placeholder has no embedding to find in inputs_embeds; pass input_ids.")
             audio_id = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
-            if audio_id >= self.get_input_embeddings().num_embeddings:
-                raise ValueError(
-                    f"The audio placeholder {audio_id} has no embedding to compare inputs_embeds with; pass input_ids."
-                )
             mask = (inputs_embeds == self.get_input_embeddings()(audio_id)).all(-1)
         else:
             mask = input_ids == self.config.audio_token_id
@@ -469,9 +468,16 @@ class SalmonnModel(SalmonnPreTrainedModel):
             )
         return mask.unsqueeze(-1).expand_as(inputs_embeds)
 
+    @property
+    def placeholder_has_embedding(self) -> bool:
+        """Whether the placeholder lies within the embedding table; in converted models it lies beyond."""
+        return self.config.audio_token_id < self.get_input_embeddings().num_embeddings
+
     def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings of the text; placeholders, which may lie beyond the table, get those of id 0."""
-        return self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.audio_token_id, 0))
+        """Embeddings of the text; placeholders beyond the table get those of id 0 until audio takes their place."""
+        if not self.placeholder_has_embedding:
+            input_ids = input_ids.masked_fill(input_ids == self.config.audio_token_id, 0)
+        return self.get_input_embeddings()(input_ids)
 
     def _row_audio_tokens(self, input_ids: torch.Tensor, audio_embeds: torch.Tensor) -> torch.Tensor:
         """The last tokens of each left-padded row of `audio_embeds`: as many as the row has placeholders.
@@ -488,15 +494,15 @@ class SalmonnModel(SalmonnPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         input_features: torch.Tensor | None = None,
         input_features_mask: torch.Tensor | None = None,
-        fbank_features: torch.Tensor | None = None,
-        fbank_mask: torch.Tensor | None = None,
+        audio_input_features: torch.Tensor | None = None,
+        audio_input_features_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnModelOutputWithPast:
         """Run the language model on text and audio; see `SalmonnForConditionalGeneration.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -508,13 +514,14 @@ class SalmonnModel(SalmonnPreTrainedModel):
             audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
         elif input_features is not None:
             audio_tokens = self.get_audio_features(
-                input_features, input_features_mask, fbank_features, fbank_mask
+                input_features, input_features_mask, audio_input_features, audio_input_features_mask
             ).pooler_output
-        if audio_tokens is not None or (input_ids is not None and input_ids.shape[1] > 1):
+        if audio_tokens is not None:
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, audio_tokens)
-            if audio_tokens is not None:
-                audio_tokens = audio_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(mask, audio_tokens)
+            audio_tokens = audio_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, audio_tokens)
+        elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
+            self.get_placeholder_mask(input_ids, inputs_embeds, None)  # placeholders without audio mean nothing
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -536,6 +543,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
 class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
     """SALMONN with its language-model head: answers instructions about audio."""
 
+    _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: SalmonnConfig):
@@ -554,8 +562,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor | None = None,
         input_features: torch.Tensor | None = None,
         input_features_mask: torch.Tensor | None = None,
-        fbank_features: torch.Tensor | None = None,
-        fbank_mask: torch.Tensor | None = None,
+        audio_input_features: torch.Tensor | None = None,
+        audio_input_features_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -564,13 +572,13 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnCausalLMOutputWithPast:
         """Predict the next token after each position.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): prompt with one placeholder per audio token.
-            input_features, input_features_mask, fbank_features, fbank_mask: the clips of all prompts in order, one
+            input_features, input_features_mask, audio_input_features, audio_input_features_mask: the clips of all prompts in order, one
                 row each; see `SalmonnModel.get_audio_features`.
             attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 for padding, on either side.
             inputs_embeds (`torch.Tensor` of shape `(batch, length, text_hidden)`): instead of `input_ids`.
@@ -590,8 +598,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             input_features=input_features,
             input_features_mask=input_features_mask,
-            fbank_features=fbank_features,
-            fbank_mask=fbank_mask,
+            audio_input_features=audio_input_features,
+            audio_input_features_mask=audio_input_features_mask,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

@@ -46,7 +46,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         max_audio_seconds: longer clips are an error; `None` for no limit.
     """
 
-    model_input_names = ["input_features", "input_features_mask", "fbank_features", "fbank_mask"]
+    model_input_names = ["input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask"]
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         **kwargs: Any,
     ):
+        kwargs.pop("auto_map", None)  # of the folder this was loaded from; saving writes its own
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         if sampling_rate != SAMPLING_RATE:
             raise ValueError(f"The encoders need sampling_rate {SAMPLING_RATE}, got {sampling_rate}.")
@@ -102,7 +103,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for clips that cannot be read or exceed `max_audio_seconds`; names the clip.
         """
-        if _is_batch(audio):
+        if is_batch(audio):
             return [self._load(clip, sampling_rate, f"audio {index}") for index, clip in enumerate(audio)]
         return self._load(audio, sampling_rate, "audio")
 
@@ -126,14 +127,14 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             `BatchFeature`, each with one row per clip; frames are 10 ms:
             `input_features` `(clips, mel, frames)`, log-mel of the padded segments one after the other;
             `input_features_mask` `(clips, frames)`, 1 for as many frames as the clip has audio;
-            `fbank_features` `(clips, frames, bins)` and `fbank_mask` `(clips, frames)`, if the model has BEATs.
+            `audio_input_features` `(clips, frames, bins)` and `audio_input_features_mask` `(clips, frames)`, if the model has BEATs.
 
         Raises:
             ValueError: for audio that cannot be used, naming the clip.
         """
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}.")
-        clips = self.fetch_audio(audio if _is_batch(audio) else [audio], sampling_rate)
+        clips = self.fetch_audio(audio if is_batch(audio) else [audio], sampling_rate)
         if not clips:
             raise ValueError("Got an empty list of clips; pass at least one.")
         features = self._extract([torch.as_tensor(clip) for clip in clips])
@@ -174,7 +175,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         device = clips[0].device
         log_mel = torch.zeros(len(clips), self.feature_size, total, device=device)
         fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
-        fbank_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
+        audio_input_features_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
 
         for padded_frames, members in self._group_segments(clips, frames).items():
             waveforms = torch.zeros(len(members), padded_frames * HOP_SAMPLES, device=device)
@@ -188,14 +189,14 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
                 if fbanks is not None:
                     count = (max(len(samples), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
                     fbank[clip, segment.offset : segment.offset + count] = fbanks[row, :count]
-                    fbank_mask[clip, segment.offset : segment.offset + count] = 1
+                    audio_input_features_mask[clip, segment.offset : segment.offset + count] = 1
 
         lengths = torch.tensor(frames, device=device)
         features = {
             "input_features": log_mel,
             "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
         }
-        return features | ({"fbank_features": fbank, "fbank_mask": fbank_mask} if self.num_fbank_bins else {})
+        return features | ({"audio_input_features": fbank, "audio_input_features_mask": audio_input_features_mask} if self.num_fbank_bins else {})
 
     def _group_segments(
         self, clips: list[torch.Tensor], frames: list[int]
@@ -272,9 +273,9 @@ def _kaldi_filters(num_bins: int) -> np.ndarray:
     )
 
 
-def _is_batch(audio: Any) -> bool:
+def is_batch(audio: Any) -> bool:
     """Whether this is a list of clips, rather than one clip given as a list of numbers."""
     return isinstance(audio, (list, tuple)) and not (len(audio) > 0 and isinstance(audio[0], (int, float)))
 
 
-__all__ = ["SalmonnFeatureExtractor", "kaldi_fbank"]
+__all__ = ["SalmonnFeatureExtractor", "is_batch", "kaldi_fbank"]

@@ -1,13 +1,14 @@
 """The SALMONN processor: audio features, prompt templates and placeholders, labels for training."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, Unpack
 
-from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND
-from .feature_extraction_salmonn import SalmonnFeatureExtractor
+from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
 
 
 AUDIO_TOKEN = "<SpeechHere>"
@@ -59,6 +60,15 @@ CHATML_CHAT_TEMPLATE = (
 )
 
 
+class SalmonnProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of the processor and their defaults: padded on the left, torch tensors."""
+
+    _defaults = {
+        "text_kwargs": {"padding": True, "padding_side": "left"},
+        "common_kwargs": {"return_tensors": "pt"},
+    }
+
+
 class SalmonnProcessor(ProcessorMixin):
     """Prepares prompts with audio for `SalmonnForConditionalGeneration`.
 
@@ -70,6 +80,7 @@ class SalmonnProcessor(ProcessorMixin):
     """
 
     feature_extractor: SalmonnFeatureExtractor
+    valid_processor_kwargs = SalmonnProcessorKwargs
 
     def __init__(
         self,
@@ -89,27 +100,20 @@ class SalmonnProcessor(ProcessorMixin):
         self,
         text: str | Sequence[str] | None = None,
         audio: Any = None,
-        text_target: str | Sequence[str] | None = None,
-        sampling_rate: int | None = None,
-        wrap: bool = True,
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
+        **kwargs: Unpack[SalmonnProcessorKwargs],
     ) -> BatchFeature:
         """Prepare one prompt or a batch.
 
         Args:
-            text: instructions, or whole prompts that contain the audio placeholder. An instruction is wrapped into
-                the chat template with its audio in front, and cannot inject placeholders or special tokens; a prompt
-                is taken as it is.
+            text: with audio, instructions, or whole prompts that contain the audio placeholder. An instruction is
+                wrapped into the chat template with its audio in front, and cannot inject placeholders or special
+                tokens; a prompt is taken as it is, and so is text without audio (`apply_chat_template` wraps it).
             audio: one clip, a list of clips in the order of their placeholders, or one list of clips per text (empty
                 for a text without audio). Without placeholders, a flat list gives one clip to each text, or all to
                 a single text. Each clip is a path, URL, bytes, array, tensor or `datasets` value.
-            text_target: answers to learn; adds them with the end token to `input_ids` and gives `labels`. Rows are
-                then padded on the right.
-            sampling_rate: rate in Hz of bare samples.
-            wrap: whether to wrap texts without a placeholder; with `False` they are prompts too.
-            return_tensors: "pt" or "np".
-            **kwargs: options of the tokenizer, flat or in `text_kwargs` (`padding`, `padding_side`, ...).
+            **kwargs: options, flat or in `text_kwargs` and `audio_kwargs`: `sampling_rate` is the rate in Hz of bare
+                samples; `text_target` are the answers to learn, one per text: they are added to `input_ids` with the
+                end token, give `labels`, and rows are padded on the right; all options of the tokenizer.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` `(batch, length)`, padded on the left, the features
@@ -119,23 +123,25 @@ class SalmonnProcessor(ProcessorMixin):
             ValueError: if clips and placeholders, or targets and texts, are not equally many, naming both counts;
                 for audio that cannot be used.
         """
-        if text is None and audio is None:
-            raise ValueError("You need to provide at least one of text and audio.")
-        prompts, clips = self._lay_out(text, audio, wrap)
-        if clips is not None:
-            clips = self.feature_extractor.fetch_audio(clips, sampling_rate)
-        text_kwargs = self._text_kwargs(kwargs, prompts, training=text_target is not None)
-        text_kwargs["return_tensors"] = None if text_target is not None else return_tensors
-        inputs = super().__call__(
-            text=prompts,
-            audio=clips,
-            text_kwargs=text_kwargs,
-            audio_kwargs={"return_tensors": return_tensors, "sampling_rate": self.feature_extractor.sampling_rate},
-            **kwargs,
-        )
-        if text_target is not None:
-            return self._add_targets(inputs, text_target, return_tensors)
-        return inputs
+        options: dict[str, Any] = dict(kwargs)
+        targets = _take_option(options, "text_target", "text_kwargs")
+        if targets is None:
+            return super().__call__(text=text, audio=audio, **options)
+        # Rows are padded once the targets are in place.
+        return_tensors = _take_option(options, "return_tensors", "text_kwargs") or "pt"
+        for name in ("padding", "padding_side"):
+            _take_option(options, name, "text_kwargs")
+        options["text_kwargs"] = {**options.get("text_kwargs", {}), "padding": False, "return_tensors": None}
+        options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
+        return self._add_targets(super().__call__(text=text, audio=audio, **options), targets, return_tensors)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Save tokenizer, extractor settings, chat template and the code that `trust_remote_code` runs."""
+        try:
+            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            for part in (self, self.feature_extractor):  # written to the files, not meant to stay on the objects
+                part.__dict__.pop("auto_map", None)
 
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, tokenize: bool = False, processor_kwargs: dict[str, Any] | None = None, **kwargs: Any
@@ -157,7 +163,6 @@ class SalmonnProcessor(ProcessorMixin):
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
         clean = [[self._clean_message(message, load_audio=tokenize) for message in messages] for messages in conversations]
-        processor_kwargs = {"wrap": False, **(processor_kwargs or {})} if tokenize else processor_kwargs
         return super().apply_chat_template(
             clean if batched else clean[0], tokenize=tokenize, processor_kwargs=processor_kwargs, **kwargs
         )
@@ -196,39 +201,58 @@ class SalmonnProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple[Any, Any, Any, Any]:
-        """Nothing to do for the base class: `__call__` has read the clips and rendered the prompts."""
-        return images, list(text) if text is not None else None, videos, audio
-
-    def _lay_out(self, text: Any, audio: Any, wrap: bool) -> tuple[list[str] | None, list[Any] | None]:
-        """Prompts with one placeholder per clip, and the clips in that order."""
+        """Render instructions as prompts, and read the clips in the order of their placeholders."""
         clips = _as_clips(audio)
-        if text is None:
-            return None, _flatten(clips)
-        texts = [text] if isinstance(text, str) else list(text)
-        if not all(isinstance(item, str) for item in texts):
-            raise ValueError("text must be a string or a list of strings.")
-        found = [item.count(self.audio_token) for item in texts]
-        if wrap and not all(found):
-            owned = self._assign_clips(clips, found)
-            texts = [item if count else self._wrap(item, own) for item, count, own in zip(texts, found, owned, strict=True)]
-        elif clips is not None and any(isinstance(clip, list) for clip in clips):
-            self._assign_clips(clips, found)
-        flat = _flatten(clips)
-        placeholders, given = sum(item.count(self.audio_token) for item in texts), len(flat or [])
-        if placeholders != given:
-            raise ValueError(
-                f"Found {placeholders} audio placeholders but {given} clips; pass one clip per placeholder "
-                f"{self.audio_token}."
-            )
-        return texts, flat or None
+        prompts = None
+        if text is not None:
+            prompts = [text] if isinstance(text, str) else list(text)
+            if not all(isinstance(prompt, str) for prompt in prompts):
+                raise ValueError("text must be a string or a list of strings.")
+            prompts = self._wrap_instructions(prompts, clips)
+            if _option(kwargs, "add_special_tokens", "text_kwargs", True) and self._tokenizer_adds_bos():
+                prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
+        samples = None
+        if clips is not None:
+            sampling_rate = _option(kwargs, "sampling_rate", "audio_kwargs", None)
+            samples = self.feature_extractor.fetch_audio(_flatten(clips), sampling_rate) or None
+        return images, prompts, videos, samples
 
-    def _assign_clips(self, clips: list[Any] | None, found: list[int]) -> list[int]:
+    def validate_inputs(self, text: Any = None, audio: Any = None, **kwargs: Any) -> None:
+        """Check that there is one clip per placeholder.
+
+        Raises:
+            ValueError: with both counts if there is not, or if there is neither text nor audio.
+        """
+        if text is not None:
+            found, given = sum(prompt.count(self.audio_token) for prompt in text), len(audio or [])
+            if found != given:
+                raise ValueError(
+                    f"Found {found} audio placeholders but {given} clips: the number of {self.audio_token} tokens in "
+                    "the prompts should be the same as the number of clips; pass one clip per placeholder."
+                )
+        super().validate_inputs(text=text, audio=audio, **kwargs)
+
+    def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+        return super()._process_audio(audio, **{**kwargs, "sampling_rate": self.feature_extractor.sampling_rate})
+
+    def _tokenizer_adds_bos(self) -> bool:
+        return self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
+
+    def _wrap_instructions(self, texts: list[str], clips: list[Any] | None) -> list[str]:
+        """Texts that have audio but no placeholder become prompts; where all clips have one, there is none to wrap."""
+        found = [text.count(self.audio_token) for text in texts]
+        if clips is None or (any(found) and not _is_nested(clips) and sum(found) == len(clips)):
+            return texts
+        owned = self._assign_clips(clips, found)
+        return [
+            text if count else self._wrap(text, own) for text, count, own in zip(texts, found, owned, strict=True)
+        ]
+
+    def _assign_clips(self, clips: list[Any], found: list[int]) -> list[int]:
         """How many clips each text has; checks them against its placeholders, of which an instruction has none."""
-        if clips is None:
-            return [0] * len(found)
-        if any(isinstance(clip, list) for clip in clips):
+        if _is_nested(clips):
             if len(clips) != len(found):
-                raise ValueError(f"Got lists of clips for {len(clips)} texts, but {len(found)} texts; pass one list each.")
+                raise ValueError(f"Got {len(clips)} lists of clips for {len(found)} texts; pass one list for each.")
             owned = [len(clip) if isinstance(clip, list) else 1 for clip in clips]
         elif len(found) == 1:
             owned = [len(clips)]
@@ -236,12 +260,16 @@ class SalmonnProcessor(ProcessorMixin):
             owned = [1] * len(found)
         else:
             raise ValueError(
-                f"Cannot tell which of {len(clips)} clips belong to which of {len(found)} texts; pass one clip per "
-                "text, or a list of clips for each text."
+                f"Cannot tell which of {len(clips)} clips belong to which of {len(found)} texts with {sum(found)} "
+                f"placeholders: the number of {self.audio_token} tokens in the prompts should be the same as the "
+                "number of clips; or pass one clip or one list of clips for each text."
             )
         for index, (own, count) in enumerate(zip(owned, found, strict=True)):
             if count and own != count:
-                raise ValueError(f"Text {index} has {count} audio placeholders but {own} clips; pass one clip for each.")
+                raise ValueError(
+                    f"Text {index} has {count} audio placeholders but {own} clips: the number of {self.audio_token} "
+                    "tokens in the prompts should be the same as the number of clips."
+                )
         return owned
 
     def _wrap(self, instruction: str, num_clips: int) -> str:
@@ -264,21 +292,6 @@ class SalmonnProcessor(ProcessorMixin):
         source = part.get("audio", part)
         samples = self.feature_extractor.fetch_audio(source, part.get("sampling_rate"))
         return {"type": "audio", "audio": samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples}
-
-    def _text_kwargs(self, kwargs: dict[str, Any], prompts: list[str] | None, training: bool) -> dict[str, Any]:
-        """Options of the tokenizer: padded on the left, with exactly one BOS where the tokenizer has one."""
-        text_kwargs = {"padding": True, "padding_side": "left", **kwargs.pop("text_kwargs", {})}
-        for name in ("padding", "padding_side", "add_special_tokens"):
-            if name in kwargs:
-                text_kwargs[name] = kwargs.pop(name)
-        if training:
-            text_kwargs["padding"] = False
-        if prompts and text_kwargs.get("add_special_tokens", True) and self._tokenizer_adds_bos():
-            prompts[:] = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
-        return text_kwargs
-
-    def _tokenizer_adds_bos(self) -> bool:
-        return self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
 
     def _add_targets(
         self, inputs: BatchFeature, text_target: str | Sequence[str], return_tensors: str | None
@@ -306,19 +319,30 @@ def _as_clips(audio: Any) -> list[Any] | None:
     """A list of clips, or of lists of clips; `None` if there is no audio."""
     if audio is None:
         return None
-    if not isinstance(audio, (list, tuple)) or (len(audio) > 0 and isinstance(audio[0], (int, float))):
-        return [audio]
-    return [list(item) if _is_list_of_clips(item) else ([] if item is None else item) for item in audio]
+    clips = list(audio) if is_batch(audio) else [audio]
+    return [list(clip) if is_batch(clip) else ([] if clip is None else clip) for clip in clips]
 
 
-def _is_list_of_clips(item: Any) -> bool:
-    return isinstance(item, (list, tuple)) and not (len(item) > 0 and isinstance(item[0], (int, float)))
+def _is_nested(clips: list[Any]) -> bool:
+    return any(is_batch(clip) for clip in clips)
 
 
-def _flatten(clips: Iterable[Any] | None) -> list[Any] | None:
-    if clips is None:
-        return None
-    return [clip for item in clips for clip in (item if isinstance(item, list) and _is_list_of_clips(item) else [item])]
+def _flatten(clips: list[Any]) -> list[Any]:
+    return [clip for item in clips for clip in (item if is_batch(item) else [item])]
+
+
+def _option(kwargs: dict[str, Any], name: str, group: str, default: Any) -> Any:
+    """An option that is given flat or in its group."""
+    return kwargs.get(name, kwargs.get(group, {}).get(name, default))
+
+
+def _take_option(kwargs: dict[str, Any], name: str, group: str) -> Any:
+    """The same, and remove it."""
+    nested = dict(kwargs.get(group, {}))
+    value = kwargs.pop(name, nested.pop(name, None))
+    if group in kwargs:
+        kwargs[group] = nested
+    return value
 
 
 __all__ = ["CHATML_CHAT_TEMPLATE", "VICUNA_CHAT_TEMPLATE", "SalmonnProcessor"]

@@ -43,8 +43,8 @@ def test_features_equal_research_code(reference: ReferenceCase, processor: Salmo
         features = extractor(reference.audio(name))
         reference.compare(f"wav.{name}.log_mel", features["input_features"], 1e-3, time_axis=2)
         if reference.has_beats:
-            frames = int(features["fbank_mask"].sum())
-            normalised = features["fbank_features"][:, :frames]
+            frames = int(features["audio_input_features_mask"].sum())
+            normalised = features["audio_input_features"][:, :frames]
             reference.compare(f"wav.{name}.fbank_norm", normalised, 1e-4)
             raw = normalised.double() * (2 * extractor.fbank_std) + extractor.fbank_mean
             reference.compare(f"wav.{name}.fbank", raw, 1e-3)

@@ -1,0 +1,120 @@
+"""Instructions per task: the bundled table, prompt files of the research code, and filling in their fields."""
+
+import json
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+
+BUNDLED_PROMPTS = Path(__file__).with_name("prompts.json")
+
+_LEADING_AUDIO = re.compile(r"\s*(?:<Speech><SpeechHere></Speech>\s*)+")
+_FIELD = re.compile(r"\{([^\W\d]\w*)\}")  # an identifier in braces
+
+
+def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
+    """Read the instructions of each task.
+
+    Instructions carry no audio placeholder at their start, since the processor puts the audio in front; a placeholder
+    elsewhere is kept. The positional `{}` of the research code becomes `{question}`.
+
+    Args:
+        path: JSON file of the form `{task: [instruction, ...]}` or `{task: instruction}`, as the research code has
+            them; `None` reads the table that comes with this package.
+
+    Returns:
+        The instructions of each task, with their fields (`{question}`, `{language}`, `{slots}`) still to be filled.
+
+    Raises:
+        ValueError: if the file is missing, is not JSON, or does not map tasks to lists of strings with entries.
+    """
+    file = BUNDLED_PROMPTS if path is None else Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"There is no prompt file {file}; give a JSON file that maps tasks to lists of instructions.")
+    try:
+        table = json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"The prompt file {file} is not JSON ({error}); it needs to map tasks to lists of instructions."
+        ) from error
+    if not isinstance(table, dict):
+        raise ValueError(
+            f"The prompt file {file} holds a {type(table).__name__}; "
+            "it needs to be an object that maps tasks to lists of instructions."
+        )
+    return {task: _read_instructions(entry, task, file) for task, entry in table.items()}
+
+
+def format_prompt(template: str, **fields: str) -> str:
+    """Fill in the fields of an instruction.
+
+    Values are inserted literally in a single pass: braces in them stay as they are and are not filled in turn.
+
+    Args:
+        template: instruction with fields in braces, such as `Translate this into {language}.`
+        fields: values by field name; those that the template does not have are ignored.
+
+    Returns:
+        The instruction with its fields filled in.
+
+    Raises:
+        ValueError: if the template has a field that is not given.
+    """
+    for name in _FIELD.findall(template):
+        if name not in fields:
+            given = ", ".join(sorted(fields)) or "none"
+            raise ValueError(
+                f"The prompt {template!r} needs the field '{name}', but the fields given are: {given}; pass {name}=..."
+            )
+    return _FIELD.sub(lambda match: fields[match[1]], template)
+
+
+def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, **fields: str) -> str:
+    """Draw one instruction of a task and fill in its fields.
+
+    Args:
+        prompts: instructions of each task, from `load_prompts`.
+        task: one of its keys.
+        rng: source of the draw; an equal state gives an equal instruction.
+        fields: values for the fields of the instruction, as for `format_prompt`.
+
+    Returns:
+        The instruction with its fields filled in.
+
+    Raises:
+        ValueError: if the task is unknown or a field of the instruction is not given.
+    """
+    if task not in prompts:
+        known = ", ".join(sorted(prompts)) or "none"
+        raise ValueError(f"There are no prompts for the task '{task}'; the known tasks are: {known}.")
+    return format_prompt(rng.choice(prompts[task]), **fields)
+
+
+def _read_instructions(entry: Any, task: str, file: Path) -> list[str]:
+    instructions = [entry] if isinstance(entry, str) else entry
+    if not isinstance(instructions, list):
+        raise ValueError(
+            f"The task '{task}' of the prompt file {file} holds a {type(entry).__name__}; it needs a list of strings."
+        )
+    if not instructions:
+        raise ValueError(
+            f"The task '{task}' of the prompt file {file} has an empty list; it needs at least one instruction."
+        )
+    for instruction in instructions:
+        if not isinstance(instruction, str):
+            raise ValueError(
+                f"The task '{task}' of the prompt file {file} lists a {type(instruction).__name__} "
+                f"({instruction!r}); it needs a list of strings."
+            )
+    return [_to_instruction(text) for text in instructions]
+
+
+def _to_instruction(text: str) -> str:
+    leading = _LEADING_AUDIO.match(text)
+    instruction = text[leading.end() :] if leading else text
+    return instruction.replace("{}", "{question}")
+
+
+__all__ = ["BUNDLED_PROMPTS", "choose_prompt", "format_prompt", "load_prompts"]
