@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import normalizers
+from tokenizers import AddedToken, decoders, normalizers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, WhisperConfig
 
 from modeling_salmonn.base_weights_salmonn import (
@@ -174,6 +174,13 @@ def build_tokenizer(llm: str) -> Any:
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = None
+    special = [tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    # The byte decoder gives up on a whole run of bytes if one is invalid; the ASCII ones are letters all the same.
+    ascii_bytes = [decoders.Replace(f"<0x{byte:02X}>", chr(byte)) for byte in range(128)]
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), *ascii_bytes, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     # The LLaMA class would build its own normaliser again when it is loaded.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

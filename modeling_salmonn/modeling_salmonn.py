@@ -43,10 +43,8 @@ from .qformer_salmonn import SalmonnQFormerModel
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 CONNECTOR_FILE = "connector.safetensors"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 AUDIO_INPUTS = ("input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask")
-# A folder inside the checkpoint that does not exist: keeps transformers from loading the adapter before the
-# base has been checked for missing keys.
-NO_ADAPTER = {"subfolder": "no-adapter"}
 
 
 @dataclass
@@ -108,6 +106,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
 
     config_class = SalmonnConfig
     config: SalmonnConfig
+    _base_loading_info: dict[str, Any]
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
@@ -140,27 +139,40 @@ class SalmonnPreTrainedModel(PreTrainedModel):
                 adapter-only checkpoint needs is not named or cannot be loaded completely.
         """
         path = pretrained_model_name_or_path
-        hub_kwargs = {
-            name: kwargs[name] for name in ("cache_dir", "force_download", "local_files_only", "token") if name in kwargs
-        }
+        hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+        has_lora = path is not None and _find_file(path, "adapter_config.json", file_kwargs) is not None
         if path is not None and (connector := _find_file(path, CONNECTOR_FILE, file_kwargs)):
             config = kwargs.pop("config", None)
             if not isinstance(config, PreTrainedConfig):
                 config = cls.config_class.from_pretrained(config or path, **file_kwargs)
-            kwargs["dtype"] = _resolve_dtype(kwargs.get("dtype", kwargs.pop("torch_dtype", None)), config)
-            kwargs["state_dict"] = load_base_weights(config, kwargs["dtype"], **hub_kwargs) | load_file(connector)
-            base, kwargs["config"] = None, config
+            dtype = _resolve_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), config)
+            weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
+            kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
+            model = super().from_pretrained(None, *model_args, **kwargs)
+            adapter_info = model.load_adapter(os.fspath(path), adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
         else:
-            base = path
-        model, info = super().from_pretrained(
-            base, *model_args, output_loading_info=True, adapter_kwargs=NO_ADAPTER, **kwargs
-        )
-        if not output_loading_info:
-            _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
-        if path is not None and _find_file(path, "adapter_config.json", file_kwargs):
-            model._load_lora(path, file_kwargs)
-        return (model, info) if output_loading_info else model
+            # Named here, or transformers would take the base from adapter_config.json for a Hub id.
+            adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": os.fspath(path)} if has_lora else {})
+            model, adapter_info = super().from_pretrained(
+                path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
+            )
+        info = {name: set(keys) for name, keys in model._base_loading_info.items()}
+        for name in ("missing_keys", "unexpected_keys"):
+            info[name] |= set(adapter_info.get(name, ()))
+        if output_loading_info:
+            return model, info
+        _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+        if has_lora:
+            model._require_trained_scaling(path)
+        return model
+
+    @staticmethod
+    def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
+        """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
+        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model._base_loading_info = loading_info.to_dict()
+        return loading_info
 
     def save_pretrained(
         self,
@@ -234,11 +246,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         with rescale_adapter_scale(self, scale / self.config.lora_scaling):
             yield
 
-    def _load_lora(self, path: str | os.PathLike, file_kwargs: dict[str, Any]) -> None:
-        info = self.load_adapter(os.fspath(path), is_trainable=False, adapter_kwargs=file_kwargs)
-        missing, unexpected = sorted(info.missing_keys), sorted(info.unexpected_keys)
-        if missing or unexpected:
-            raise ValueError(f"The adapter of {path} does not fit: missing {missing}, unexpected {unexpected}.")
+    def _require_trained_scaling(self, path: str | os.PathLike | None) -> None:
         scalings = {self.peft_config[name].lora_alpha / self.peft_config[name].r for name in self.active_adapters()}
         if scalings != {self.config.lora_scaling}:
             raise ValueError(
@@ -249,7 +257,9 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
         os.makedirs(save_directory, exist_ok=True)
         (name,) = self.active_adapters()
-        self.peft_config[name].base_model_name_or_path = self.config.name_or_path or None
+        # AutoModel follows this name for a Hub id; a local folder is found without it
+        base = self.config.name_or_path
+        self.peft_config[name].base_model_name_or_path = base if base and not os.path.isdir(base) else None
         self.peft_config[name].save_pretrained(save_directory)
         adapter = {
             f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()

@@ -5,12 +5,13 @@ from itertools import islice
 from threading import Thread
 from typing import Any
 
-from transformers import GenerationConfig, Pipeline, TextIteratorStreamer
+from transformers import Pipeline, TextIteratorStreamer
 from transformers.pipelines.base import GenericTensor
 from transformers.utils.chat_template_utils import Chat
 
 
 DEFAULT_INSTRUCTION = "Please describe the audio."
+DEFAULT_NEW_TOKENS = 200  # as the research code
 PROCESSOR_PARAMETERS = ("text", "sampling_rate")
 # Inputs that are one clip although they are sequences.
 SINGLE_CLIP_TYPES = (str, bytes, dict, Chat)
@@ -32,8 +33,6 @@ class AudioTextPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-    _pipeline_calls_generate = True
-    _default_generation_config = GenerationConfig(max_new_tokens=200)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         preprocess = {name: kwargs.pop(name) for name in PROCESSOR_PARAMETERS if name in kwargs}
@@ -106,8 +105,8 @@ class AudioTextPipeline(Pipeline):
         )
 
     def _forward(self, model_inputs: dict[str, GenericTensor], **generate_kwargs: Any) -> dict[str, Any]:
-        if "generation_config" not in generate_kwargs:
-            generate_kwargs["generation_config"] = self.generation_config
+        if "generation_config" not in generate_kwargs and self.model.generation_config.max_new_tokens is None:
+            generate_kwargs.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
         sequences = self.model.generate(**model_inputs, **generate_kwargs)
         return {"new_tokens": sequences[:, model_inputs["input_ids"].shape[1] :]}
 

@@ -5,10 +5,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
+from modeling_salmonn import (
+    CHATML_CHAT_TEMPLATE,
+    VICUNA_CHAT_TEMPLATE,
+    SalmonnConfig,
+    SalmonnFeatureExtractor,
+    SalmonnForConditionalGeneration,
+    SalmonnProcessor,
+)
 from modeling_salmonn.hub.convert import convert_checkpoint
 
 
@@ -18,6 +30,11 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SALMONN_SHARED", ROOT.parent / "shared"))
 CASES = ("tiny", "nobeats")
+
+SAMPLING_RATE = 16000
+SEGMENT_CHOICES = (30.0, [2, 5, 10, 30])
+TEXT_MODELS = ("llama", "qwen2", "qwen3")
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
 class ReferenceCase:
@@ -75,3 +92,135 @@ def convert_case(folder: Path, output: Path, **options: Any) -> Path:
 def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ReferenceCase:
     folder = reference_folder(request.param)
     return ReferenceCase(folder, convert_case(folder, tmp_path_factory.mktemp("converted") / request.param))
+
+
+def tiny_tokenizer(chatml: bool = False) -> PreTrainedTokenizerFast:
+    """One token per byte, so that every text can be written; with a BOS unless it is for chat models."""
+    vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
+    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[character] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if not chatml:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"unk_token": "<unk>", "eos_token": "<|im_end|>" if chatml else "</s>", "pad_token": "<unk>"}
+    names |= {} if chatml else {"bos_token": "<s>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, additional_special_tokens=["<|im_start|>", "<|im_end|>"], **names
+    )
+
+
+def tiny_config(text_model: str = "llama", audio: bool = True, **options: Any) -> SalmonnConfig:
+    """Both encoders with 30 s of positions, a few thousand parameters each."""
+    text = {
+        "model_type": text_model,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 261,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,  # spread logits, so that greedy choices are clear
+    }
+    speech = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    speech |= {"num_mel_bins": 80, "decoder_layers": 1, "vocab_size": 99, "pad_token_id": 1}
+    beats = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
+    beats |= {"patch_embed_size": 16, "conv_pos_kernel": 16, "conv_pos_groups": 4}
+    qformer = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    qformer |= {"num_query_tokens": options.pop("num_query_tokens", 1)}
+    return SalmonnConfig(
+        text_config=text,
+        speech_config=speech,
+        audio_config=beats if audio else None,
+        qformer_config=qformer,
+        audio_token_id=261,  # beyond the vocabulary, as in converted models
+        **options,
+    )
+
+
+def tiny_processor(config: SalmonnConfig, chatml: bool = False, **options: Any) -> SalmonnProcessor:
+    extractor = SalmonnFeatureExtractor(
+        num_fbank_bins=128 if config.audio_config is not None else 0,
+        segment_seconds=config.segment_seconds,
+        window_seconds=config.window_seconds,
+        stride_seconds=config.stride_seconds,
+        num_query_tokens=config.qformer_config.num_query_tokens,
+        trim_audio_tokens=config.trim_audio_tokens,
+        **options,
+    )
+    template = CHATML_CHAT_TEMPLATE if chatml else VICUNA_CHAT_TEMPLATE
+    return SalmonnProcessor(extractor, tiny_tokenizer(chatml), chat_template=template)
+
+
+def tiny_model(config: SalmonnConfig, lora: bool = False) -> SalmonnForConditionalGeneration:
+    """Random weights that depend on the configuration alone; the adapter, if any, is not zero."""
+    torch.manual_seed(0)
+    model = SalmonnForConditionalGeneration(config)
+    if lora:
+        model.add_lora()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def make_clip(seconds: float, rate: int = SAMPLING_RATE, seed: int = 0) -> np.ndarray:
+    """A tone with noise, different for every seed."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    tone = 0.4 * np.sin(2 * np.pi * (200 + 37 * seed) * time)
+    return (tone + 0.1 * generator.standard_normal(len(time))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def model() -> SalmonnForConditionalGeneration:
+    """The official layout: every segment is 30 s, and so are its 88 tokens."""
+    return tiny_model(tiny_config())
+
+
+@pytest.fixture(scope="session")
+def processor() -> SalmonnProcessor:
+    return tiny_processor(tiny_config())
+
+
+@pytest.fixture(scope="session")
+def bucket_config() -> SalmonnConfig:
+    """Short segments and trimmed tokens: the quick layout, for tests that do not depend on it."""
+    return tiny_config(segment_seconds=[2, 5, 10, 30], trim_audio_tokens=True)
+
+
+@pytest.fixture(scope="session")
+def bucket_model(bucket_config: SalmonnConfig) -> SalmonnForConditionalGeneration:
+    return tiny_model(bucket_config, lora=True)
+
+
+@pytest.fixture(scope="session")
+def bucket_processor(bucket_config: SalmonnConfig) -> SalmonnProcessor:
+    return tiny_processor(bucket_config)
+
+
+@pytest.fixture(scope="session")
+def saved_folder(
+    bucket_model: SalmonnForConditionalGeneration,
+    bucket_processor: SalmonnProcessor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A complete Hub folder with a LoRA adapter."""
+    folder = tmp_path_factory.mktemp("saved") / "salmonn-tiny"
+    bucket_model.save_pretrained(folder)
+    bucket_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.5 s, mono, 16 kHz."""
+    path = tmp_path_factory.mktemp("audio") / "tone.wav"
+    soundfile.write(path, make_clip(1.5), SAMPLING_RATE)
+    return path

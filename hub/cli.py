@@ -1,0 +1,112 @@
+"""The `salmonn` command."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+app = typer.Typer(
+    help="SALMONN: ask a language model about speech, sounds and music.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Show what is wrong with the user's input in a line, instead of a traceback."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        errors.print(f"[bold red]Error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def ask(
+    audio: Annotated[str, typer.Argument(help="Audio file or URL.")],
+    question: Annotated[str, typer.Argument(help="What to ask or order.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a SALMONN model.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy, the research code used 4.")] = 1,
+    lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
+    device: Annotated[str, typer.Option(help="Device, such as cpu, cuda or mps.")] = "cpu",
+    stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = False,
+) -> None:
+    """Answer a question about an audio file."""
+    with readable_errors():
+        from transformers import pipeline
+
+        import modeling_salmonn  # noqa: F401  registers the classes
+
+        options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        if lora_scale is not None:
+            options["lora_scale"] = lora_scale
+        pipe = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
+        if stream:
+            for piece in pipe.stream(audio, text=question, **options):
+                typer.echo(piece, nl=False)
+            typer.echo()
+        else:
+            typer.echo(pipe(audio, text=question, **options)[0]["generated_text"])
+
+
+@app.command()
+def convert(
+    whisper: Annotated[str, typer.Option(help="Folder or Hub id of the Whisper model.")],
+    llm: Annotated[str, typer.Option(help="Folder or Hub id of the LLaMA or Vicuna model.")],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint of the research code (.pth).")],
+    output: Annotated[str, typer.Option(help="Folder to create.")],
+    beats: Annotated[str | None, typer.Option(help="BEATs file (.pt); leave out if trained without.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML of the research code; default: the stored one.")] = None,
+    adapter_only: Annotated[bool, typer.Option(help="Write only what was trained, and name the bases.")] = False,
+    qformer_heads: Annotated[int, typer.Option(min=1, help="Heads of the Q-Former.")] = 12,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Convert files of the research code into a Hub folder."""
+    with readable_errors():
+        from modeling_salmonn.hub.convert import convert_checkpoint
+
+        report = convert_checkpoint(
+            whisper=whisper,
+            llm=llm,
+            checkpoint=checkpoint,
+            output=output,
+            beats=beats,
+            config=config,
+            adapter_only=adapter_only,
+            qformer_heads=qformer_heads,
+            dtype=dtype,
+        )
+        console.print(
+            f"Wrote {output}: {report.parameters:,} parameters, {report.trained_parameters:,} of them trained; "
+            f"{len(report.mapped)} keys mapped, {len(report.obsolete)} obsolete (conversion_report.json).",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def doctor(path: Annotated[str, typer.Argument(help="Folder or Hub id to examine.")]) -> None:
+    """Examine a folder: files, hashes, weights, tokenizer, a forward pass, golden answers."""
+    with readable_errors():
+        from modeling_salmonn.hub.doctor import examine, is_healthy, print_report
+
+        checks = examine(path)
+        print_report(checks, console)
+        if not is_healthy(checks):
+            raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
