@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -50,10 +50,10 @@ def ask(
 
         import modeling_salmonn  # noqa: F401  registers the classes
 
-        options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
         if lora_scale is not None:
             options["lora_scale"] = lora_scale
-        pipe = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
+        pipe: Any = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
         if stream:
             for piece in pipe.stream(audio, text=question, **options):
                 typer.echo(piece, nl=False)

@@ -34,22 +34,25 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatur
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 
 
+_LAYER = r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\."
+_OUR_LAYER = r"model.qformer.layers.\1."
+_LORA = r"^llama_model\.base_model\.model\.model\.layers\.(.*)\.lora_([AB])\.(?:default\.)?weight$"
 RENAMES = (
     (r"^speech_query_tokens$", "model.qformer.query_tokens"),
     (r"^ln_(speech|audio)\.", r"model.ln_\1."),
     (r"^speech_llama_proj\.", "model.projector."),
     (r"^speech_Qformer\.bert\.embeddings\.LayerNorm\.", "model.qformer.layer_norm."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.attention\.self\.", r"model.qformer.layers.\1.self_attention."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"model.qformer.layers.\1.self_attention.output."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.", r"model.qformer.layers.\1.self_attention.layer_norm."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.crossattention\.self\.", r"model.qformer.layers.\1.cross_attention."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.crossattention\.output\.dense\.", r"model.qformer.layers.\1.cross_attention.output."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.crossattention\.output\.LayerNorm\.", r"model.qformer.layers.\1.cross_attention.layer_norm."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.intermediate_query\.dense\.", r"model.qformer.layers.\1.fc1."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.output_query\.dense\.", r"model.qformer.layers.\1.fc2."),
-    (r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\.output_query\.LayerNorm\.", r"model.qformer.layers.\1.layer_norm."),
-    (r"^llama_model\.base_model\.model\.model\.layers\.(.*)\.lora_([AB])\.(?:default\.)?weight$", r"model.language_model.layers.\1.lora_\2.default.weight"),
-)  # fmt: skip
+    (_LAYER + r"attention\.self\.", _OUR_LAYER + "self_attention."),
+    (_LAYER + r"attention\.output\.dense\.", _OUR_LAYER + "self_attention.output."),
+    (_LAYER + r"attention\.output\.LayerNorm\.", _OUR_LAYER + "self_attention.layer_norm."),
+    (_LAYER + r"crossattention\.self\.", _OUR_LAYER + "cross_attention."),
+    (_LAYER + r"crossattention\.output\.dense\.", _OUR_LAYER + "cross_attention.output."),
+    (_LAYER + r"crossattention\.output\.LayerNorm\.", _OUR_LAYER + "cross_attention.layer_norm."),
+    (_LAYER + r"intermediate_query\.dense\.", _OUR_LAYER + "fc1."),
+    (_LAYER + r"output_query\.dense\.", _OUR_LAYER + "fc2."),
+    (_LAYER + r"output_query\.LayerNorm\.", _OUR_LAYER + "layer_norm."),
+    (_LORA, r"model.language_model.layers.\1.lora_\2.default.weight"),
+)
 # Buffers that current code computes itself, and the one table that BEATs shares between layers.
 OBSOLETE = re.compile(
     r"rotary_emb\.inv_freq$|position_ids$|^beats\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight$"
@@ -320,7 +323,7 @@ def _rename(key: str) -> str | None:
     return None
 
 
-def _windows(settings: Mapping[str, Any]) -> dict[str, float]:
+def _windows(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "window_seconds": settings.get("second_per_window", 0.333333),
         "stride_seconds": settings.get("second_stride", 0.333333),
@@ -345,6 +348,8 @@ def _write_folder(
         if output.exists():
             output.rmdir()
         staging.chmod(0o755)
+        for file in staging.iterdir():  # safetensors writes files for the owner alone
+            file.chmod(0o644)
         staging.rename(output)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

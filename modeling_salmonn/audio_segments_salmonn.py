@@ -13,6 +13,7 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 MEL_FRAMES_PER_SECOND = 100  # hop of 160 samples at 16 kHz, for log-mel and for fbank
@@ -64,7 +65,7 @@ class AudioLayout:
                 longer than the shortest segment.
         """
         seconds = list(segment_seconds) if isinstance(segment_seconds, Sequence) else [segment_seconds]
-        if not seconds or any(b <= a for a, b in zip(seconds, seconds[1:], strict=False)):
+        if not seconds or any(longer <= shorter for shorter, longer in pairwise(seconds)):
             raise ValueError(f"segment_seconds must be one length or increasing lengths, got {segment_seconds}.")
         if seconds[0] < 1.0:
             raise ValueError(f"segment_seconds must be at least 1.0 (audio is padded to 1 s), got {seconds[0]}.")

@@ -20,19 +20,20 @@ StateDict = dict[str, torch.Tensor]
 # Buffers that old checkpoints carry and current models compute themselves.
 OBSOLETE_TEXT_KEYS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
 
+_POSITION_WEIGHT = "position_conv.conv.parametrizations.weight.original"
 BEATS_RENAMES = (
     (r"^post_extract_proj\.", "patch_projection."),
     (r"^layer_norm\.", "patch_layer_norm."),
     (r"^encoder\.layer_norm\.", "layer_norm."),
     (r"^encoder\.pos_conv\.0\.bias$", "position_conv.conv.bias"),
-    (r"^encoder\.pos_conv\.0\.(weight_g|parametrizations\.weight\.original0)$", "position_conv.conv.parametrizations.weight.original0"),
-    (r"^encoder\.pos_conv\.0\.(weight_v|parametrizations\.weight\.original1)$", "position_conv.conv.parametrizations.weight.original1"),
+    (r"^encoder\.pos_conv\.0\.(weight_g|parametrizations\.weight\.original0)$", _POSITION_WEIGHT + "0"),
+    (r"^encoder\.pos_conv\.0\.(weight_v|parametrizations\.weight\.original1)$", _POSITION_WEIGHT + "1"),
     (r"^encoder\.layers\.0\.self_attn\.relative_attention_bias\.weight$", "relative_position_bias.embedding.weight"),
     (r"^encoder\.layers\.(\d+)\.self_attn\.grep_linear\.", r"layers.\1.self_attn.gate_proj."),
     (r"^encoder\.layers\.(\d+)\.self_attn\.grep_a$", r"layers.\1.self_attn.gate_scale"),
     (r"^encoder\.layers\.", "layers."),
     (r"^predictor\.", "classifier."),
-)  # fmt: skip
+)
 SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
 
 

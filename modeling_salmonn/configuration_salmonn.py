@@ -162,10 +162,10 @@ class SalmonnConfig(PreTrainedConfig):
         "text_config": AutoConfig,
     }
 
-    speech_config: dict | PreTrainedConfig | None = None
-    audio_config: dict | PreTrainedConfig | None = field(default_factory=dict)
-    qformer_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    speech_config: Any = None
+    audio_config: Any = field(default_factory=dict)
+    qformer_config: Any = None
+    text_config: Any = None
     audio_token_id: int = 32000
     window_seconds: float = 0.333333
     stride_seconds: float = 0.333333
@@ -245,7 +245,9 @@ class SalmonnConfig(PreTrainedConfig):
         elif isinstance(value, dict):
             model_type = value.get("model_type", "llama")
             if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"text_config has the unknown model_type '{model_type}'; name a causal language model.")
+                raise ValueError(
+                    f"text_config has the unknown model_type '{model_type}'; name a causal language model."
+                )
             value = CONFIG_MAPPING[model_type](**{key: item for key, item in value.items() if key != "model_type"})
         elif not isinstance(value, PreTrainedConfig):
             raise ValueError(f"text_config must be a config or a dict, got {type(value).__name__}.")
@@ -260,7 +262,9 @@ class SalmonnConfig(PreTrainedConfig):
     def _check_lora(self) -> None:
         _require_positive(self, "lora_rank")
         if not self.lora_target_modules:
-            raise ValueError("lora_target_modules is empty; name the linear layers to adapt, such as q_proj and v_proj.")
+            raise ValueError(
+                "lora_target_modules is empty; name the linear layers to adapt, such as q_proj and v_proj."
+            )
 
     def _check_encoder_width(self) -> None:
         width = self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)

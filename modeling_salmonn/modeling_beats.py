@@ -219,7 +219,7 @@ class BeatsModel(BeatsPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.patch_embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Conv2d) -> None:
         self.patch_embedding = value
 
     @property
@@ -231,7 +231,7 @@ class BeatsModel(BeatsPreTrainedModel):
         """Mask of the patches that hold audio.
 
         Args:
-            input_features_mask (`torch.Tensor` of shape `(batch, frames)`): 1 for frames of audio, a prefix of each row.
+            input_features_mask (`torch.Tensor` of shape `(batch, frames)`): 1 for audio, a prefix of each row.
 
         Returns:
             `torch.BoolTensor` of shape `(batch, patches)`: true for whole patches of audio; the rest of
@@ -258,7 +258,8 @@ class BeatsModel(BeatsPreTrainedModel):
 
         Args:
             input_features (`torch.Tensor` of shape `(batch, frames, mel)`): normalised Kaldi fbank, 10 ms a frame.
-            input_features_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding at the end.
+            input_features_mask (`torch.Tensor` of shape `(batch, frames)`, *optional*): 1 for audio, 0 for padding
+                at the end.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape `(batch, patches, hidden)`; padded patches hold

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from .qformer_salmonn import SalmonnQFormerModel
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 CONNECTOR_FILE = "connector.safetensors"
+LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 AUDIO_INPUTS = ("input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask")
 
@@ -58,21 +60,21 @@ class SalmonnAudioOutput(BaseModelOutputWithPooling):
         token_counts: audio tokens of each clip, `(clips,)`.
     """
 
-    token_counts: torch.LongTensor | None = None
+    token_counts: torch.Tensor | None = None
 
 
 @dataclass
 class SalmonnModelOutputWithPast(BaseModelOutputWithPast):
     """Output of `SalmonnModel`; `audio_hidden_states` are the audio tokens `(audio_tokens, text_hidden)`."""
 
-    audio_hidden_states: torch.FloatTensor | None = None
+    audio_hidden_states: torch.Tensor | None = None
 
 
 @dataclass
 class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
 
-    audio_hidden_states: torch.FloatTensor | None = None
+    audio_hidden_states: torch.Tensor | None = None
 
 
 class SalmonnSpeechEncoder(WhisperEncoder):
@@ -83,7 +85,9 @@ class SalmonnSpeechEncoder(WhisperEncoder):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
+    def forward(
+        self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
         """Encode log-mel features.
 
         Args:
@@ -107,6 +111,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     config_class = SalmonnConfig
     config: SalmonnConfig
     _base_loading_info: dict[str, Any]
+    _hf_peft_config_loaded: bool
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
@@ -119,7 +124,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = False  # the number of audio tokens depends on the data
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike | None,
         *model_args: Any,
@@ -150,10 +155,12 @@ class SalmonnPreTrainedModel(PreTrainedModel):
             weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
             kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
             model = super().from_pretrained(None, *model_args, **kwargs)
-            adapter_info = model.load_adapter(os.fspath(path), adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
+            adapter_info = (
+                model.load_adapter(os.fspath(path), adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
+            )
         else:
             # Named here, or transformers would take the base from adapter_config.json for a Hub id.
-            adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": os.fspath(path)} if has_lora else {})
+            adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": str(path)} if has_lora else {})
             model, adapter_info = super().from_pretrained(
                 path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
             )
@@ -170,6 +177,11 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
         """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
+        if loading_info.mismatched_keys and not load_config.ignore_mismatched_sizes:
+            shapes = [
+                f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys
+            ]
+            raise ValueError(f"The weights do not fit the config: {'; '.join(sorted(shapes))}.")
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         model._base_loading_info = loading_info.to_dict()
         return loading_info
@@ -214,6 +226,13 @@ class SalmonnPreTrainedModel(PreTrainedModel):
                 self._save_connector(save_directory, base_state)
         finally:
             self._hf_peft_config_loaded = has_lora
+        if is_main_process:
+            _remove_stale_weights(Path(save_directory), adapter_only, has_lora)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
+        self.config.name_or_path = repo_id
+        return super().push_to_hub(repo_id, **kwargs)
 
     def add_lora(self) -> None:
         """Attach a fresh LoRA adapter to the language model, as the config describes it (paper, section 3.1)."""
@@ -308,7 +327,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         self.audio_layout = config.audio_layout
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -332,7 +351,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 clip has audio; all of them if not given.
             audio_input_features (`torch.Tensor` of shape `(clips, frames, mel)`): BEATs fbank on the same time axis.
                 Not used by a speech-only model.
-            audio_input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames of each segment.
+            audio_input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames
+                of each segment.
             **kwargs: passed to the encoders (`output_hidden_states`, `output_attentions`).
 
         Returns:
@@ -343,7 +363,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 shorter than the mask says.
         """
         if self.audio_encoder is not None and audio_input_features is None:
-            raise ValueError("audio_input_features is missing: this model has an audio encoder; use its own processor.")
+            raise ValueError(
+                "audio_input_features is missing: this model has an audio encoder; use its own processor."
+            )
         clips, frames = input_features.shape[0], input_features.shape[-1]
         lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
         groups = self._group_segments(lengths, frames)
@@ -375,9 +397,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
             for segment in self.audio_layout.split(length):
                 if segment.offset + segment.padded_frames > frames:
                     raise ValueError(
-                        f"Clip {clip} has {length} frames of audio, which need {segment.offset + segment.padded_frames} "
-                        f"padded frames, but the features have {frames}; pad each segment to one of "
-                        f"{self.audio_layout.segment_frames} frames, as the feature extractor does."
+                        f"Clip {clip} has {length} frames of audio, which need "
+                        f"{segment.offset + segment.padded_frames} padded frames, but the features have {frames}; pad "
+                        f"each segment to one of {self.audio_layout.segment_frames} frames, as the extractor does."
                     )
                 groups[segment.padded_frames].append((clip, segment))
         return groups
@@ -394,7 +416,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
         """Fused frames `(segments, frames, features)` of equally long segments, and the main encoder's output."""
 
         def cut(features: torch.Tensor, axis: int) -> torch.Tensor:
-            return torch.stack([features[clip].narrow(axis, segment.offset, padded_frames) for clip, segment in members])
+            return torch.stack(
+                [features[clip].narrow(axis, segment.offset, padded_frames) for clip, segment in members]
+            )
 
         mel = cut(input_features, 1).to(self.speech_encoder.conv1.weight.dtype)
         speech_kwargs = kwargs if self.audio_encoder is None else {}
@@ -481,7 +505,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
     @property
     def placeholder_has_embedding(self) -> bool:
         """Whether the placeholder lies within the embedding table; in converted models it lies beyond."""
-        return self.config.audio_token_id < self.get_input_embeddings().num_embeddings
+        return self.config.audio_token_id < self.get_input_embeddings().weight.shape[0]
 
     def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of the text; placeholders beyond the table get those of id 0 until audio takes their place."""
@@ -517,10 +541,11 @@ class SalmonnModel(SalmonnPreTrainedModel):
         """Run the language model on text and audio; see `SalmonnForConditionalGeneration.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
-        if inputs_embeds is None:
+        if input_ids is not None:
             inputs_embeds = self.embed_prompt(input_ids)
+        assert inputs_embeds is not None
         audio_tokens = None
-        if audio_embeds is not None:
+        if audio_embeds is not None and input_ids is not None:
             audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
         elif input_features is not None:
             audio_tokens = self.get_audio_features(
@@ -588,8 +613,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): prompt with one placeholder per audio token.
-            input_features, input_features_mask, audio_input_features, audio_input_features_mask: the clips of all prompts in order, one
-                row each; see `SalmonnModel.get_audio_features`.
+            input_features, input_features_mask, audio_input_features, audio_input_features_mask: the clips of all
+                prompts in order, one row each; see `SalmonnModel.get_audio_features`.
             attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 for padding, on either side.
             inputs_embeds (`torch.Tensor` of shape `(batch, length, text_hidden)`): instead of `input_ids`.
             audio_embeds (`torch.Tensor` of shape `(batch, tokens, text_hidden)`): audio tokens of each prompt,
@@ -669,12 +694,24 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         return kwargs | {"audio_embeds": audio_embeds}
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.LongTensor, is_first_iteration: bool = False, **kwargs: Any
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Pass the audio in the first step only, unless there is no cache to keep it."""
-        if not is_first_iteration and kwargs.get("use_cache", True):
+        """Pass the audio until it is in the cache; an assistant's first step does not count as a first iteration."""
+        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if cached and not is_first_iteration:
             kwargs = {name: value for name, value in kwargs.items() if name not in (*AUDIO_INPUTS, "audio_embeds")}
-        return super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
 
     def _get_logits_processor(
         self, generation_config: Any, input_ids_seq_length: int | None = None, *args: Any, **kwargs: Any
@@ -699,6 +736,14 @@ def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) 
         _raise_exceptions_for_connection_errors=False,
         **file_kwargs,
     )
+
+
+def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> None:
+    """Remove what an earlier save of another form left: the next load would prefer or add it."""
+    stale = [folder / name for name in LORA_FILES] if not has_lora else []
+    stale += folder.glob("model*.safetensors*") if adapter_only else [folder / CONNECTOR_FILE]
+    for file in stale:
+        file.unlink(missing_ok=True)
 
 
 def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:

@@ -59,6 +59,7 @@ class SalmonnQFormerLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SalmonnQFormerConfig):
         super().__init__()
+        assert config.encoder_hidden_size is not None  # checked by SalmonnQFormerModel
         self.self_attention = SalmonnQFormerAttention(config, config.hidden_size)
         self.cross_attention = SalmonnQFormerAttention(config, config.encoder_hidden_size)
         self.activation = ACT2FN[config.hidden_act]

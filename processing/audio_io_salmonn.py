@@ -14,15 +14,6 @@ import torch
 from transformers.utils import logging
 
 
-try:
-    import torchcodec
-except (ImportError, RuntimeError, OSError):  # installed without the FFmpeg libraries it needs
-    torchcodec = None
-try:
-    import av
-except ImportError:
-    av = None
-
 logger = logging.get_logger(__name__)
 
 Waveform: TypeAlias = np.ndarray | torch.Tensor
@@ -155,35 +146,36 @@ def _decode(content: bytes, name: str) -> Recording:
 
 
 def _decode_torchcodec(content: bytes, name: str) -> Recording | None:
-    if torchcodec is None:
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, RuntimeError, OSError):  # also where it lacks the FFmpeg libraries it needs
         return None
-    decoded = torchcodec.decoders.AudioDecoder(content).get_all_samples()
+    decoded = AudioDecoder(content).get_all_samples()
     return Recording(decoded.data.numpy().T, decoded.sample_rate, name)
 
 
 def _decode_av(content: bytes, name: str) -> Recording | None:
-    if av is None:
+    try:
+        import av
+    except ImportError:
         return None
-    with av.open(io.BytesIO(content)) as container:
-        frames = [frame.to_ndarray() for frame in _planar_float(container)]
+    resampler = av.AudioResampler(format="fltp")  # one row per channel, float32
+    with av.open(io.BytesIO(content), mode="r") as container:
+        decoded = [*container.decode(audio=0), None]  # None flushes the resampler
+        frames = [part.to_ndarray() for frame in decoded for part in resampler.resample(frame)]
         rate = container.streams.audio[0].rate
     if not frames:
         raise ValueError("no audio frames")
     return Recording(np.concatenate(frames, axis=1).T, rate, name)
 
 
-def _planar_float(container: Any) -> Any:
-    resampler = av.AudioResampler(format="fltp")
-    for frame in container.decode(audio=0):
-        yield from resampler.resample(frame)
-    yield from resampler.resample(None)
-
-
 def _to_float(recording: Recording) -> Waveform:
     """Float32 samples; integer PCM is scaled to [-1, 1)."""
     samples = recording.samples
     if samples.ndim not in (1, 2):
-        raise ValueError(f"{recording.name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels).")
+        raise ValueError(
+            f"{recording.name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels)."
+        )
     if isinstance(samples, torch.Tensor):
         if samples.is_floating_point():
             return samples.float()

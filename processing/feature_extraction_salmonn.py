@@ -1,7 +1,9 @@
 """Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,8 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             `BatchFeature`, each with one row per clip; frames are 10 ms:
             `input_features` `(clips, mel, frames)`, log-mel of the padded segments one after the other;
             `input_features_mask` `(clips, frames)`, 1 for as many frames as the clip has audio;
-            `audio_input_features` `(clips, frames, bins)` and `audio_input_features_mask` `(clips, frames)`, if the model has BEATs.
+            `audio_input_features` `(clips, frames, bins)` and `audio_input_features_mask` `(clips, frames)`, if the
+            model has BEATs.
 
         Raises:
             ValueError: for audio that cannot be used, naming the clip.
@@ -139,7 +142,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("Got an empty list of clips; pass at least one.")
         features = self._extract([torch.as_tensor(clip) for clip in clips])
         if return_tensors == "np":
-            features = {name: value.cpu().numpy() for name, value in features.items()}
+            return BatchFeature({name: value.cpu().numpy() for name, value in features.items()})
         return BatchFeature(features)
 
     def num_audio_frames(self, num_samples: int) -> int:
@@ -153,7 +156,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
     def _load(self, clip: AudioSource, sampling_rate: int | None, name: str) -> Waveform:
         if sampling_rate is None and isinstance(clip, (np.ndarray, torch.Tensor, list, tuple)):
             logger.warning_once(
-                f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass sampling_rate to be sure."
+                f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass it to be sure."
             )
         samples = load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name)
         seconds = len(samples) / self.sampling_rate
@@ -196,7 +199,11 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             "input_features": log_mel,
             "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
         }
-        return features | ({"audio_input_features": fbank, "audio_input_features_mask": audio_input_features_mask} if self.num_fbank_bins else {})
+        return features | (
+            {"audio_input_features": fbank, "audio_input_features_mask": audio_input_features_mask}
+            if self.num_fbank_bins
+            else {}
+        )
 
     def _group_segments(
         self, clips: list[torch.Tensor], frames: list[int]
@@ -247,6 +254,7 @@ def kaldi_fbank(waveforms: torch.Tensor, num_bins: int) -> torch.Tensor:
     return (power @ filters).clamp(min=KALDI_FLOOR).log()
 
 
+@lru_cache
 def _whisper_filters(num_bins: int) -> np.ndarray:
     filters = mel_filter_bank(
         num_frequency_bins=1 + MEL_FFT_SAMPLES // 2,
@@ -260,17 +268,20 @@ def _whisper_filters(num_bins: int) -> np.ndarray:
     return filters.astype(np.float32)
 
 
+@lru_cache
 def _kaldi_filters(num_bins: int) -> np.ndarray:
-    return mel_filter_bank(
-        num_frequency_bins=1 + FBANK_FFT_SAMPLES // 2,
-        num_mel_filters=num_bins,
-        min_frequency=FBANK_LOWEST_HZ,
-        max_frequency=SAMPLING_RATE / 2,
-        sampling_rate=SAMPLING_RATE,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 128 bins over 257 frequencies, the lowest are narrower than one
+        return mel_filter_bank(
+            num_frequency_bins=1 + FBANK_FFT_SAMPLES // 2,
+            num_mel_filters=num_bins,
+            min_frequency=FBANK_LOWEST_HZ,
+            max_frequency=SAMPLING_RATE / 2,
+            sampling_rate=SAMPLING_RATE,
+            norm=None,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
 
 
 def is_batch(audio: Any) -> bool:

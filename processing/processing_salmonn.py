@@ -60,7 +60,7 @@ CHATML_CHAT_TEMPLATE = (
 )
 
 
-class SalmonnProcessorKwargs(ProcessingKwargs, total=False):
+class SalmonnProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """Options of the processor and their defaults: padded on the left, torch tensors."""
 
     _defaults = {
@@ -96,7 +96,7 @@ class SalmonnProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or VICUNA_CHAT_TEMPLATE)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         text: str | Sequence[str] | None = None,
         audio: Any = None,
@@ -135,7 +135,9 @@ class SalmonnProcessor(ProcessorMixin):
         options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
         return self._add_targets(super().__call__(text=text, audio=audio, **options), targets, return_tensors)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
         """Save tokenizer, extractor settings, chat template and the code that `trust_remote_code` runs."""
         try:
             return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -143,7 +145,7 @@ class SalmonnProcessor(ProcessorMixin):
             for part in (self, self.feature_extractor):  # written to the files, not meant to stay on the objects
                 part.__dict__.pop("auto_map", None)
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(
         self, conversation: Any, tokenize: bool = False, processor_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> Any:
         """Render chat messages, and with `tokenize=True, return_dict=True` prepare them for the model.
@@ -162,7 +164,9 @@ class SalmonnProcessor(ProcessorMixin):
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
-        clean = [[self._clean_message(message, load_audio=tokenize) for message in messages] for messages in conversations]
+        clean = [
+            [self._clean_message(message, load_audio=tokenize) for message in messages] for messages in conversations
+        ]
         return super().apply_chat_template(
             clean if batched else clean[0], tokenize=tokenize, processor_kwargs=processor_kwargs, **kwargs
         )
@@ -236,7 +240,9 @@ class SalmonnProcessor(ProcessorMixin):
         return super()._process_audio(audio, **{**kwargs, "sampling_rate": self.feature_extractor.sampling_rate})
 
     def _tokenizer_adds_bos(self) -> bool:
-        return self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
+        return (
+            self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
+        )
 
     def _wrap_instructions(self, texts: list[str], clips: list[Any] | None) -> list[str]:
         """Texts that have audio but no placeholder become prompts; where all clips have one, there is none to wrap."""
@@ -244,9 +250,7 @@ class SalmonnProcessor(ProcessorMixin):
         if clips is None or (any(found) and not _is_nested(clips) and sum(found) == len(clips)):
             return texts
         owned = self._assign_clips(clips, found)
-        return [
-            text if count else self._wrap(text, own) for text, count, own in zip(texts, found, owned, strict=True)
-        ]
+        return [text if count else self._wrap(text, own) for text, count, own in zip(texts, found, owned, strict=True)]
 
     def _assign_clips(self, clips: list[Any], found: list[int]) -> list[int]:
         """How many clips each text has; checks them against its placeholders, of which an instruction has none."""
@@ -303,7 +307,7 @@ class SalmonnProcessor(ProcessorMixin):
             raise ValueError(f"Got {len(targets)} targets for {len(prompts)} texts; pass one target per text.")
         end = self.tokenizer.eos_token_id
         escaped = [self.escape(target) for target in targets]
-        answers = [ids + [end] for ids in self.tokenizer(escaped, add_special_tokens=False)["input_ids"]]
+        answers = [[*ids, end] for ids in self.tokenizer(escaped, add_special_tokens=False)["input_ids"]]
         rows = [list(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors=return_tensors)
         labels = [

@@ -2,6 +2,11 @@
 
 import json
 import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,6 @@ from modeling_salmonn import (
 from modeling_salmonn.hub.convert import convert_checkpoint
 
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,7 +133,8 @@ def tiny_config(text_model: str = "llama", audio: bool = True, **options: Any) -
         "initializer_range": 0.3,  # spread logits, so that greedy choices are clear
     }
     speech = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
-    speech |= {"num_mel_bins": 80, "decoder_layers": 1, "vocab_size": 99, "pad_token_id": 1}
+    speech |= {"num_mel_bins": 80, "decoder_layers": 1, "vocab_size": 99}
+    speech |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1, "decoder_start_token_id": 1}
     beats = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
     beats |= {"patch_embed_size": 16, "conv_pos_kernel": 16, "conv_pos_groups": 4}
     qformer = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -161,7 +166,7 @@ def tiny_processor(config: SalmonnConfig, chatml: bool = False, **options: Any) 
 def tiny_model(config: SalmonnConfig, lora: bool = False) -> SalmonnForConditionalGeneration:
     """Random weights that depend on the configuration alone; the adapter, if any, is not zero."""
     torch.manual_seed(0)
-    model = SalmonnForConditionalGeneration(config)
+    model = SalmonnForConditionalGeneration(deepcopy(config))
     if lora:
         model.add_lora()
         for name, parameter in model.named_parameters():
