@@ -184,12 +184,11 @@ class BeatsPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, BeatsPositionConv):
-            kernel, channels = module.conv.kernel_size[0], module.conv.in_channels
-            weight = module.conv.parametrizations.weight
-            init.normal_(weight.original1, mean=0.0, std=math.sqrt(4.0 / (kernel * channels)))
+        if isinstance(module, nn.Conv1d) and nn.utils.parametrize.is_parametrized(module):
+            weight: Any = module.parametrizations.weight
+            std = math.sqrt(4.0 / (module.kernel_size[0] * module.in_channels))
+            init.normal_(weight.original1, mean=0.0, std=std)
             init.copy_(weight.original0, torch.linalg.vector_norm(weight.original1, dim=(0, 1), keepdim=True))
-            init.zeros_(module.conv.bias)
         elif isinstance(module, BeatsAttention) and self.config.gated_relative_position:
             init.ones_(module.gate_scale)
 

@@ -15,8 +15,6 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from modeling_salmonn import (
     CHATML_CHAT_TEMPLATE,
@@ -27,6 +25,7 @@ from modeling_salmonn import (
     SalmonnProcessor,
 )
 from modeling_salmonn.hub.convert import convert_checkpoint
+from modeling_salmonn.hub.random_model import byte_tokenizer
 
 
 torch.set_num_threads(1)
@@ -38,7 +37,6 @@ CASES = ("tiny", "nobeats")
 SAMPLING_RATE = 16000
 SEGMENT_CHOICES = (30.0, [2, 5, 10, 30])
 TEXT_MODELS = ("llama", "qwen2", "qwen3")
-SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
 class ReferenceCase:
@@ -98,23 +96,6 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return ReferenceCase(folder, convert_case(folder, tmp_path_factory.mktemp("converted") / request.param))
 
 
-def tiny_tokenizer(chatml: bool = False) -> PreTrainedTokenizerFast:
-    """One token per byte, so that every text can be written; with a BOS unless it is for chat models."""
-    vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
-    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[character] = len(vocabulary)
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if not chatml:
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    names = {"unk_token": "<unk>", "eos_token": "<|im_end|>" if chatml else "</s>", "pad_token": "<unk>"}
-    names |= {} if chatml else {"bos_token": "<s>"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, additional_special_tokens=["<|im_start|>", "<|im_end|>"], **names
-    )
-
-
 def tiny_config(text_model: str = "llama", audio: bool = True, **options: Any) -> SalmonnConfig:
     """Both encoders with 30 s of positions, a few thousand parameters each."""
     text = {
@@ -160,7 +141,7 @@ def tiny_processor(config: SalmonnConfig, chatml: bool = False, **options: Any) 
         **options,
     )
     template = CHATML_CHAT_TEMPLATE if chatml else VICUNA_CHAT_TEMPLATE
-    return SalmonnProcessor(extractor, tiny_tokenizer(chatml), chat_template=template)
+    return SalmonnProcessor(extractor, byte_tokenizer(chatml), chat_template=template)
 
 
 def tiny_model(config: SalmonnConfig, lora: bool = False) -> SalmonnForConditionalGeneration:
