@@ -1,5 +1,6 @@
 """The `salmonn` command."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,16 @@ def readable_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def require_model(path: str) -> None:
+    """Tell a mistyped folder from a Hub id before the Hub is asked.
+
+    Raises:
+        ValueError: if `path` can only be a folder and there is none.
+    """
+    if not os.path.isdir(path) and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise ValueError(f"There is no folder {path}; give the folder or the Hub id of a SALMONN model.")
+
+
 @app.command()
 def ask(
     audio: Annotated[str, typer.Argument(help="Audio file or URL.")],
@@ -50,6 +61,7 @@ def ask(
 
         import modeling_salmonn  # noqa: F401  registers the classes
 
+        require_model(model)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
         if lora_scale is not None:
             options["lora_scale"] = lora_scale

@@ -29,7 +29,8 @@ from transformers import AutoTokenizer
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.modeling_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES, SalmonnForConditionalGeneration
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import AUDIO_TOKEN, SalmonnProcessor
 

@@ -185,7 +185,8 @@ class BeatsPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d) and nn.utils.parametrize.is_parametrized(module):
-            weight: Any = module.parametrizations.weight
+            parametrizations: Any = module.parametrizations
+            weight = parametrizations.weight
             std = math.sqrt(4.0 / (module.kernel_size[0] * module.in_channels))
             init.normal_(weight.original1, mean=0.0, std=std)
             init.copy_(weight.original0, torch.linalg.vector_norm(weight.original1, dim=(0, 1), keepdim=True))

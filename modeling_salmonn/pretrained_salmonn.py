@@ -1,0 +1,282 @@
+"""Loading and saving of SALMONN, and its LoRA adapter.
+
+A folder holds either the whole model or only what was trained:
+
+```
+full           config.json  model.safetensors      adapter_model.safetensors  adapter_config.json
+adapter-only   config.json  connector.safetensors  adapter_model.safetensors  adapter_config.json
+```
+
+In the second form the frozen bases are fetched from where the config says. In both, a missing or unexpected weight
+is an error that names it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.helpers import rescale_adapter_scale
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from .base_weights_salmonn import load_base_weights
+from .configuration_salmonn import SalmonnConfig
+
+
+# What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
+CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
+CONNECTOR_FILE = "connector.safetensors"
+LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+class SalmonnPreTrainedModel(PreTrainedModel):
+    """Loading and saving of SALMONN: full or adapter-only, and never with weights made up in silence."""
+
+    config_class = SalmonnConfig
+    config: SalmonnConfig
+    _base_loading_info: dict[str, Any]
+    _hf_peft_config_loaded: bool
+    base_model_prefix = "model"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "SalmonnQFormerLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the number of audio tokens depends on the data
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        output_loading_info: bool = False,
+        adapter_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a full or an adapter-only checkpoint, with its LoRA adapter where it has one.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            output_loading_info: also return the report of keys, and leave it to the caller to judge it.
+            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
+
+        Raises:
+            ValueError: if keys are missing or unexpected (unless `output_loading_info` is set), or a base that an
+                adapter-only checkpoint needs is not named or cannot be loaded completely.
+        """
+        path = pretrained_model_name_or_path
+        hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+        has_lora = path is not None and _find_file(path, "adapter_config.json", file_kwargs) is not None
+        if path is not None and (connector := _find_file(path, CONNECTOR_FILE, file_kwargs)):
+            config = kwargs.pop("config", None)
+            if not isinstance(config, PreTrainedConfig):
+                config = cls.config_class.from_pretrained(config or path, **file_kwargs)
+            dtype = _resolve_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), config)
+            weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
+            kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
+            model = super().from_pretrained(None, *model_args, **kwargs)
+            adapter_info = (
+                model.load_adapter(os.fspath(path), adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
+            )
+        else:
+            # Named here, or transformers would take the base from adapter_config.json for a Hub id.
+            adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": str(path)} if has_lora else {})
+            try:
+                model, adapter_info = super().from_pretrained(
+                    path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
+                )
+            except RuntimeError as error:  # what transformers makes of an adapter of other shapes
+                if "ignore_mismatched_sizes" not in str(error):
+                    raise
+                raise ValueError(
+                    f"The adapter of {path} has tensors of other shapes than config.json says; check lora_rank and "
+                    "the language model that it was trained for."
+                ) from error
+        info = {name: set(keys) for name, keys in model._base_loading_info.items()}
+        for name in ("missing_keys", "unexpected_keys"):
+            info[name] |= set(adapter_info.get(name, ()))
+        if output_loading_info:
+            return model, info
+        _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+        if has_lora:
+            model._require_trained_scaling(path)
+        return model
+
+    @staticmethod
+    def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
+        """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
+        if loading_info.mismatched_keys and not load_config.ignore_mismatched_sizes:
+            shapes = [
+                f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys
+            ]
+            raise ValueError(f"The weights do not fit the config: {'; '.join(sorted(shapes))}.")
+        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model._base_loading_info = loading_info.to_dict()
+        return loading_info
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        adapter_only: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        is_main_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Save a folder that `from_pretrained` loads with `trust_remote_code` and without this package.
+
+        Args:
+            save_directory: folder to write to.
+            adapter_only: write only what is trained (Q-Former, LayerNorms, projection, LoRA); the config must name
+                the bases by `speech_model_id`, `audio_model_id` and `text_model_id`.
+            state_dict: weights to save instead of the model's own.
+            is_main_process: whether this process writes, in distributed training.
+            **kwargs: as for every transformers model (`max_shard_size`, `push_to_hub`, ...).
+
+        Raises:
+            ValueError: if `adapter_only` is set and the config does not name the bases.
+        """
+        state_dict = state_dict if state_dict is not None else self.state_dict()
+        has_lora = self._hf_peft_config_loaded
+        if adapter_only:
+            self._require_base_ids()
+        if has_lora and is_main_process:
+            self._save_lora(save_directory, state_dict)
+        base_state = {
+            key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if ".lora_" not in key
+        }
+        try:
+            self._hf_peft_config_loaded = False  # transformers would write the adapter alone
+            if not adapter_only:
+                super().save_pretrained(
+                    save_directory, state_dict=base_state, is_main_process=is_main_process, **kwargs
+                )
+            elif is_main_process:
+                self._save_connector(save_directory, base_state)
+        finally:
+            self._hf_peft_config_loaded = has_lora
+        if is_main_process:
+            _remove_stale_weights(Path(save_directory), adapter_only, has_lora)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
+        self.config.name_or_path = repo_id
+        return super().push_to_hub(repo_id, **kwargs)
+
+    def add_lora(self) -> None:
+        """Attach a fresh LoRA adapter to the language model, as the config describes it (paper, section 3.1)."""
+        targets = "|".join(self.config.lora_target_modules)
+        self.add_adapter(
+            LoraConfig(
+                r=self.config.lora_rank,
+                lora_alpha=self.config.lora_alpha,
+                lora_dropout=self.config.lora_dropout,
+                # Whisper's attention has modules of the same names: only the language model is meant
+                target_modules=rf"(.*\.)?language_model\..*\.({targets})",
+            )
+        )
+
+    @contextmanager
+    def lora_scale(self, scale: float) -> Iterator[None]:
+        """Run the body with another LoRA scaling, then restore the trained one, also after an exception.
+
+        Args:
+            scale: absolute factor of the LoRA update: the trained one is `config.lora_scaling` (official: 4.0), the
+                discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off.
+
+        Raises:
+            ValueError: if the model has no LoRA adapter or the scale is negative.
+        """
+        if not self._hf_peft_config_loaded:
+            raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
+        if scale < 0:
+            raise ValueError(f"lora_scale must not be negative, got {scale}.")
+        with rescale_adapter_scale(self, scale / self.config.lora_scaling):
+            yield
+
+    def _require_trained_scaling(self, path: str | os.PathLike | None) -> None:
+        scalings = {self.peft_config[name].lora_alpha / self.peft_config[name].r for name in self.active_adapters()}
+        if scalings != {self.config.lora_scaling}:
+            raise ValueError(
+                f"adapter_config.json of {path} has the scaling {scalings}, but config.json says "
+                f"{self.config.lora_scaling}; make lora_alpha and lora_rank agree."
+            )
+
+    def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
+        os.makedirs(save_directory, exist_ok=True)
+        (name,) = self.active_adapters()
+        # AutoModel follows this name for a Hub id; a local folder is found without it
+        base = self.config.name_or_path
+        self.peft_config[name].base_model_name_or_path = base if base and not os.path.isdir(base) else None
+        self.peft_config[name].save_pretrained(save_directory)
+        adapter = {
+            f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()
+            for key, tensor in state_dict.items()
+            if ".lora_" in key
+        }
+        save_file(adapter, os.path.join(save_directory, "adapter_model.safetensors"), metadata={"format": "pt"})
+
+    def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
+        # With an empty state dict transformers writes everything but weights: config, code, generation config.
+        super().save_pretrained(save_directory, state_dict={})
+        connector = {
+            key: tensor.contiguous() for key, tensor in state_dict.items() if key.startswith(CONNECTOR_PREFIXES)
+        }
+        save_file(connector, os.path.join(save_directory, CONNECTOR_FILE), metadata={"format": "pt"})
+
+    def _require_base_ids(self) -> None:
+        parts = ["speech", "text"] + (["audio"] if self.config.audio_config is not None else [])
+        unnamed = [f"{part}_model_id" for part in parts if getattr(self.config, f"{part}_model_id") is None]
+        if unnamed:
+            raise ValueError(
+                f"An adapter-only checkpoint must name its bases, but config.{', config.'.join(unnamed)} "
+                "is not set; set Hub ids or local paths."
+            )
+
+
+def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) -> str | None:
+    found: Callable = cached_file
+    return found(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **file_kwargs,
+    )
+
+
+def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> None:
+    """Remove what an earlier save of another form left: the next load would prefer or add it."""
+    stale = [folder / name for name in LORA_FILES] if not has_lora else []
+    stale += folder.glob("model*.safetensors*") if adapter_only else [folder / CONNECTOR_FILE]
+    for file in stale:
+        file.unlink(missing_ok=True)
+
+
+def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:
+    if dtype in (None, "auto"):
+        dtype = config.dtype or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _require_complete(path: str | os.PathLike | None, info: dict[str, Any], ignore_mismatched: bool) -> None:
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = [] if ignore_mismatched else sorted(str(key) for key in info["mismatched_keys"])
+    if missing or unexpected or mismatched:
+        raise ValueError(
+            f"The weights of {path} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
+            f"shapes {mismatched}. Nothing is initialised at random in silence; pass output_loading_info=True to "
+            "load all the same and judge the report yourself."
+        )
+
+
+__all__ = ["SalmonnPreTrainedModel"]
