@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        errors.print(f"[bold red]Error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -57,10 +58,17 @@ def ask(
 ) -> None:
     """Answer a question about an audio file."""
     with readable_errors():
+        from torch import device as torch_device
         from transformers import pipeline
 
         import modeling_salmonn  # noqa: F401  registers the classes
 
+        try:
+            torch_device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"There is no device {device!r}; give cpu, cuda, cuda:1, mps or another of torch's."
+            ) from error
         require_model(model)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
         if lora_scale is not None:
@@ -104,6 +112,8 @@ def convert(
         console.print(
             f"Wrote {output}: {report.parameters:,} parameters, {report.trained_parameters:,} of them trained; "
             f"{len(report.mapped)} keys mapped, {len(report.obsolete)} obsolete (conversion_report.json).",
+            markup=False,
+            highlight=False,
             soft_wrap=True,
         )
 

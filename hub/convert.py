@@ -26,6 +26,7 @@ from modeling_salmonn.base_weights_salmonn import (
     load_text_weights,
     read_official_beats,
     read_torch_file,
+    readable_errors,
 )
 from modeling_salmonn.configuration_salmonn import BeatsConfig, SalmonnConfig
 from modeling_salmonn.hub.model_card import write_model_card
@@ -113,8 +114,9 @@ def convert_checkpoint(
     report = ConversionReport()
     trained = map_trained_weights(content["model"], report)
     settings = read_settings(config, content)
-    processor = build_processor(llm, whisper, beats, settings, trained)
-    model_config = build_config(whisper, beats, llm, settings, trained, processor, qformer_heads)
+    with readable_errors(f"{whisper} or {llm}"):
+        processor = build_processor(llm, whisper, beats, settings, trained)
+        model_config = build_config(whisper, beats, llm, settings, trained, processor, qformer_heads)
     model = build_model(model_config, whisper, beats, llm, trained, getattr(torch, dtype), report)
     if adapter_only:
         name_bases(model.config, whisper, beats, llm)
@@ -140,7 +142,12 @@ def map_trained_weights(weights: Mapping[str, torch.Tensor], report: ConversionR
             unknown.append(key)
     if unknown:
         raise ValueError(f"The checkpoint has keys that SALMONN does not know: {sorted(unknown)}.")
-    required = ["model.qformer.query_tokens", "model.projector.weight", "model.ln_speech.weight"]
+    required = [
+        "model.qformer.query_tokens",
+        "model.qformer.layers.0.fc1.weight",
+        "model.projector.weight",
+        "model.ln_speech.weight",
+    ]
     missing = [name for name in required if name not in mapped]
     if missing:
         raise ValueError(f"The checkpoint lacks {missing}; is it a SALMONN checkpoint with a window-level Q-Former?")
@@ -235,10 +242,13 @@ def build_config(
     audio_config = read_official_beats(beats)[0] if beats else None
     if audio_config is not None:
         audio_config.num_labels = 0  # the tagging head stays behind
+    speech_config, text_config = WhisperConfig.from_pretrained(whisper), AutoConfig.from_pretrained(llm)
+    for base in (speech_config, text_config):
+        base.name_or_path = ""  # a folder of this machine
     query_tokens = trained["model.qformer.query_tokens"]
     qformer_layers = {name.split(".")[3] for name in trained if name.startswith("model.qformer.layers.")}
     return SalmonnConfig(
-        speech_config=WhisperConfig.from_pretrained(whisper),
+        speech_config=speech_config,
         audio_config=audio_config,
         qformer_config={
             "hidden_size": query_tokens.shape[2],
@@ -247,7 +257,7 @@ def build_config(
             "intermediate_size": trained["model.qformer.layers.0.fc1.weight"].shape[0],
             "num_query_tokens": query_tokens.shape[1],
         },
-        text_config=AutoConfig.from_pretrained(llm),
+        text_config=text_config,
         audio_token_id=processor.audio_token_id,
         lora_rank=rank,
         lora_alpha=settings.get("lora_alpha", 32),

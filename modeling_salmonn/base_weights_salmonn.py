@@ -6,9 +6,13 @@ Nothing here executes a pickle: `.pt` files are read with `weights_only=True`.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, WhisperModel
 
 from .configuration_salmonn import BeatsConfig, SalmonnConfig
@@ -114,9 +118,23 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
     return beats_config_from_official(content["cfg"]), weights
 
 
+@contextmanager
+def readable_errors(model_id: str) -> Iterator[None]:
+    """Name the base in the many kinds of errors that a damaged, unsafe or absent file raises."""
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{model_id} cannot be loaded ({reason}). Give a Hub id or a folder with whole weights; pickled code in "
+            "them is never executed."
+        ) from error
+
+
 def load_speech_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """Whisper's encoder from a Hub id or folder, as `model.speech_encoder.*`."""
-    model, info = WhisperModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+    with readable_errors(model_id):
+        model, info = WhisperModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
     _require_complete(model_id, info)
     return {f"model.speech_encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
 
@@ -127,7 +145,8 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
         _, weights = read_official_beats(model_id)
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("classifier.")}
     else:
-        model, info = BeatsModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+        with readable_errors(model_id):
+            model, info = BeatsModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
         _require_complete(model_id, info)
         weights = model.state_dict()
     return {f"model.audio_encoder.{key}": tensor.to(dtype) for key, tensor in weights.items()}
@@ -135,7 +154,10 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
 
 def load_text_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """A causal language model from a Hub id or folder, as `model.language_model.*` and `lm_head.weight`."""
-    model, info = AutoModelForCausalLM.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+    with readable_errors(model_id):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            model_id, dtype=dtype, output_loading_info=True, **hub_kwargs
+        )
     _require_complete(model_id, info)
     prefix = f"{model.base_model_prefix}."
     weights = {}

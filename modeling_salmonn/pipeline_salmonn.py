@@ -1,5 +1,6 @@
 """The `audio-text` pipeline: audio and an instruction in, text out."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from threading import Thread
@@ -84,6 +85,11 @@ class AudioTextPipeline(Pipeline):
         thread.join()
         if failure:
             raise failure[0]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model with its processor."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def get_iterator(
         self, inputs: Iterable, num_workers: int, batch_size: int, preprocess: dict, forward: dict, postprocess: dict

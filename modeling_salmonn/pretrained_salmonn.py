@@ -41,6 +41,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     config_class = SalmonnConfig
     config: SalmonnConfig
     _base_loading_info: dict[str, Any]
+    _weight_conversions: Any
     _hf_peft_config_loaded: bool
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
@@ -91,17 +92,9 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         else:
             # Named here, or transformers would take the base from adapter_config.json for a Hub id.
             adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": str(path)} if has_lora else {})
-            try:
-                model, adapter_info = super().from_pretrained(
-                    path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
-                )
-            except RuntimeError as error:  # what transformers makes of an adapter of other shapes
-                if "ignore_mismatched_sizes" not in str(error):
-                    raise
-                raise ValueError(
-                    f"The adapter of {path} has tensors of other shapes than config.json says; check lora_rank and "
-                    "the language model that it was trained for."
-                ) from error
+            model, adapter_info = super().from_pretrained(
+                path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
+            )
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):
             info[name] |= set(adapter_info.get(name, ()))
@@ -115,14 +108,26 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
         """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
-        if loading_info.mismatched_keys and not load_config.ignore_mismatched_sizes:
-            shapes = [
-                f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys
-            ]
-            raise ValueError(f"The weights do not fit the config: {'; '.join(sorted(shapes))}.")
+        if not load_config.ignore_mismatched_sizes:
+            _require_shapes(loading_info, "The weights do not fit the config")
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         model._base_loading_info = loading_info.to_dict()
         return loading_info
+
+    def load_adapter(self, *args: Any, ignore_mismatched_sizes: bool = False, **kwargs: Any) -> Any:
+        """Load a PEFT adapter, as for every transformers model.
+
+        Raises:
+            ValueError: if a tensor of the adapter has another shape than the model needs, naming both.
+        """
+        conversions = getattr(self, "_weight_conversions", None)
+        try:
+            info = super().load_adapter(*args, ignore_mismatched_sizes=True, **kwargs)
+        finally:  # the adapter's own would rename the whole model when it is saved
+            self._weight_conversions = conversions
+        if not ignore_mismatched_sizes:
+            _require_shapes(info, "The adapter does not fit the model")
+        return info
 
     def save_pretrained(
         self,
@@ -260,6 +265,12 @@ def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> N
     stale += folder.glob("model*.safetensors*") if adapter_only else [folder / CONNECTOR_FILE]
     for file in stale:
         file.unlink(missing_ok=True)
+
+
+def _require_shapes(loading_info: Any, problem: str) -> None:
+    shapes = [f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys]
+    if shapes:
+        raise ValueError(f"{problem}: {'; '.join(sorted(shapes))}.")
 
 
 def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:

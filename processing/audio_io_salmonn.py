@@ -4,8 +4,10 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.request import Request, urlopen
 
 import numpy as np
 import soundfile
@@ -57,9 +59,10 @@ def load_mono(
     recording = read_recording(audio, target_rate if sampling_rate is None else sampling_rate, name)
     if recording.sampling_rate <= 0:
         raise ValueError(f"{recording.name} has a sampling rate of {recording.sampling_rate} Hz; give a positive one.")
-    samples = _to_mono(_to_float(recording), channel, recording.name)
-    if len(samples) == 0:
+    samples = _to_float(recording)
+    if 0 in samples.shape:
         raise ValueError(f"{recording.name} is empty: it has no samples.")
+    samples = _to_mono(samples, channel, recording.name)
     if recording.sampling_rate != target_rate:
         samples = _resample(samples, recording.sampling_rate, target_rate)
         if len(samples) == 0:
@@ -74,7 +77,7 @@ def read_recording(audio: AudioSource, sampling_rate: int, name: str = "audio") 
     """Decode audio without changing its rate or channels; `sampling_rate` is that of bare samples."""
     if isinstance(audio, (str, os.PathLike)):
         return _read_location(os.fspath(audio))
-    if isinstance(audio, (bytes, bytearray)):
+    if isinstance(audio, (bytes, bytearray, memoryview)):
         return _decode(bytes(audio), name)
     if hasattr(audio, "get_all_samples"):  # the decoder that `datasets` gives
         decoded = audio.get_all_samples()
@@ -90,7 +93,8 @@ def read_recording(audio: AudioSource, sampling_rate: int, name: str = "audio") 
 def _read_mapping(audio: Mapping[str, Any], sampling_rate: int, name: str) -> Recording:
     name = str(audio.get("path") or name)
     if audio.get("array") is not None:
-        return read_recording(audio["array"], int(audio.get("sampling_rate") or sampling_rate), name)
+        rate = audio.get("sampling_rate")
+        return read_recording(audio["array"], sampling_rate if rate is None else int(rate), name)
     if audio.get("bytes") is not None:
         return _decode(audio["bytes"], name)
     for key in ("path", "url"):
@@ -111,14 +115,12 @@ def _read_location(location: str) -> Recording:
 
 
 def _download(url: str) -> bytes:
-    import httpx
-
     try:
-        response = httpx.get(url, follow_redirects=True, timeout=URL_TIMEOUT_SECONDS)
-        response.raise_for_status()
-    except httpx.HTTPError as error:
+        request = Request(url, headers={"User-Agent": "modeling-salmonn"})
+        with urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
+            return response.read()
+    except (OSError, HTTPException) as error:
         raise ValueError(f"{url} cannot be downloaded: {error}") from error
-    return response.content
 
 
 def _decode(content: bytes, name: str) -> Recording:
@@ -171,25 +173,26 @@ def _decode_av(content: bytes, name: str) -> Recording | None:
 
 def _to_float(recording: Recording) -> Waveform:
     """Float32 samples; integer PCM is scaled to [-1, 1)."""
-    samples = recording.samples
+    samples, name = recording.samples, recording.name
     if samples.ndim not in (1, 2):
-        raise ValueError(
-            f"{recording.name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels)."
-        )
+        raise ValueError(f"{name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels).")
     if isinstance(samples, torch.Tensor):
         if samples.is_floating_point():
-            return samples.float()
-        if samples.dtype in (torch.bool, torch.complex64, torch.complex128):
-            raise ValueError(f"{recording.name} has the dtype {samples.dtype}; give float or integer PCM samples.")
-        info = torch.iinfo(samples.dtype)
-        return ((samples.double() - (info.max + info.min + 1) // 2) / ((info.max - info.min + 1) // 2)).float()
+            return samples.detach().float()
+        return torch.from_numpy(_pcm_to_float(samples.cpu().numpy(), name)).to(samples.device)
     if np.issubdtype(samples.dtype, np.floating):
         return samples.astype(np.float32, copy=False)
-    if not np.issubdtype(samples.dtype, np.integer):
-        raise ValueError(f"{recording.name} has the dtype {samples.dtype}; give float or integer PCM samples.")
+    return _pcm_to_float(samples, name)
+
+
+def _pcm_to_float(samples: np.ndarray, name: str) -> np.ndarray:
+    if not np.issubdtype(samples.dtype, np.integer) or samples.dtype.itemsize > 4:
+        raise ValueError(
+            f"{name} has the dtype {samples.dtype}; give float or integer PCM samples, the latter of 8 to 32 bits."
+        )
     limits = np.iinfo(samples.dtype)
-    middle = (int(limits.max) + int(limits.min) + 1) // 2  # 128 for unsigned bytes, else 0
-    half = (int(limits.max) - int(limits.min) + 1) // 2
+    middle = (limits.max + limits.min + 1) // 2  # 128 for unsigned bytes, else 0
+    half = (limits.max - limits.min + 1) // 2
     return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
 
 
@@ -205,7 +208,7 @@ def _to_mono(samples: Waveform, channel: int | None, name: str) -> Waveform:
 
 def _resample(samples: Waveform, rate: int, target_rate: int) -> Waveform:
     if isinstance(samples, torch.Tensor):
-        resampled = soxr.resample(samples.cpu().numpy(), rate, target_rate)
+        resampled = soxr.resample(samples.detach().cpu().numpy(), rate, target_rate)
         return torch.from_numpy(resampled).to(samples.device)
     return soxr.resample(np.ascontiguousarray(samples), rate, target_rate)
 

@@ -1,9 +1,11 @@
 """Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
 
+import os
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -140,7 +142,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         clips = self.fetch_audio(audio if is_batch(audio) else [audio], sampling_rate)
         if not clips:
             raise ValueError("Got an empty list of clips; pass at least one.")
-        features = self._extract([torch.as_tensor(clip) for clip in clips])
+        features = self._extract([_as_tensor(clip) for clip in clips])
         if return_tensors == "np":
             return BatchFeature({name: value.cpu().numpy() for name, value in features.items()})
         return BatchFeature(features)
@@ -161,8 +163,10 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         samples = load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name)
         seconds = len(samples) / self.sampling_rate
         if self.max_audio_seconds is not None and seconds > self.max_audio_seconds:
+            location = clip.get("path") if isinstance(clip, Mapping) else clip
+            shown = location if isinstance(location, (str, os.PathLike)) else name
             raise ValueError(
-                f"{clip if isinstance(clip, str) else name} lasts {seconds:.1f} s, more than max_audio_seconds "
+                f"{shown} lasts {seconds:.1f} s, more than max_audio_seconds "
                 f"{self.max_audio_seconds}; cut it or raise the limit."
             )
         return samples
@@ -284,9 +288,18 @@ def _kaldi_filters(num_bins: int) -> np.ndarray:
         )
 
 
+def _as_tensor(samples: Waveform) -> torch.Tensor:
+    """The same memory where torch can use it, else a copy: of arrays that run backwards or are read-only."""
+    if isinstance(samples, torch.Tensor):
+        return samples
+    return torch.from_numpy(np.require(samples, requirements=["C", "W"]))
+
+
 def is_batch(audio: Any) -> bool:
-    """Whether this is a list of clips, rather than one clip given as a list of numbers."""
-    return isinstance(audio, (list, tuple)) and not (len(audio) > 0 and isinstance(audio[0], (int, float)))
+    """Whether this is a list or a column of clips, rather than one clip given as a list of numbers."""
+    if not isinstance(audio, Sequence) or isinstance(audio, (str, bytes, bytearray, memoryview)):
+        return False
+    return not (len(audio) > 0 and isinstance(audio[0], Real))
 
 
 __all__ = ["SalmonnFeatureExtractor", "is_batch", "kaldi_fbank"]

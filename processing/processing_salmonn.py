@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -127,6 +128,8 @@ class SalmonnProcessor(ProcessorMixin):
         targets = _take_option(options, "text_target", "text_kwargs")
         if targets is None:
             return super().__call__(text=text, audio=audio, **options)
+        if text is None:
+            raise ValueError("text_target needs text: pass the prompts that the targets answer.")
         # Rows are padded once the targets are in place.
         return_tensors = _take_option(options, "return_tensors", "text_kwargs") or "pt"
         for name in ("padding", "padding_side"):
@@ -164,11 +167,16 @@ class SalmonnProcessor(ProcessorMixin):
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
+        options = dict(processor_kwargs or {})  # the library writes into it
+        # Of bare samples: they are brought to the extractor's rate here, and need no rate from then on.
+        rates = [_take_option(given, "sampling_rate", "audio_kwargs") for given in (kwargs, options)]
+        rate = next((given for given in rates if given is not None), None)
         clean = [
-            [self._clean_message(message, load_audio=tokenize) for message in messages] for messages in conversations
+            [self._clean_message(message, rate, load_audio=tokenize) for message in messages]
+            for messages in conversations
         ]
         return super().apply_chat_template(
-            clean if batched else clean[0], tokenize=tokenize, processor_kwargs=processor_kwargs, **kwargs
+            clean if batched else clean[0], tokenize=tokenize, processor_kwargs=options, **kwargs
         )
 
     def replace_audio_token(self, audio_inputs: dict[str, Any], audio_idx: int = 0, **kwargs: Any) -> str:
@@ -209,10 +217,7 @@ class SalmonnProcessor(ProcessorMixin):
         clips = _as_clips(audio)
         prompts = None
         if text is not None:
-            prompts = [text] if isinstance(text, str) else list(text)
-            if not all(isinstance(prompt, str) for prompt in prompts):
-                raise ValueError("text must be a string or a list of strings.")
-            prompts = self._wrap_instructions(prompts, clips)
+            prompts = self._wrap_instructions(_as_texts(text, "text"), clips)
             if _option(kwargs, "add_special_tokens", "text_kwargs", True) and self._tokenizer_adds_bos():
                 prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
         samples = None
@@ -257,7 +262,7 @@ class SalmonnProcessor(ProcessorMixin):
         if _is_nested(clips):
             if len(clips) != len(found):
                 raise ValueError(f"Got {len(clips)} lists of clips for {len(found)} texts; pass one list for each.")
-            owned = [len(clip) if isinstance(clip, list) else 1 for clip in clips]
+            owned = [len(clip) if is_batch(clip) else 1 for clip in clips]
         elif len(found) == 1:
             owned = [len(clips)]
         elif len(clips) == len(found) and all(count <= 1 for count in found):
@@ -280,28 +285,32 @@ class SalmonnProcessor(ProcessorMixin):
         content = [{"type": "audio"}] * num_clips + [{"type": "text", "text": instruction}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _clean_message(self, message: dict[str, Any], load_audio: bool) -> dict[str, Any]:
+    def _clean_message(self, message: dict[str, Any], sampling_rate: int | None, load_audio: bool) -> dict[str, Any]:
         content = message.get("content") or ""
         if isinstance(content, str):
             return message | {"content": self.escape(content)}
-        return message | {"content": [self._clean_part(part, load_audio) for part in content]}
+        parts: list[dict[str, Any]] = []
+        for is_text, group in groupby(content, key=lambda part: part.get("type") == "text"):
+            if is_text:  # joined, since a token may be spelled across two parts
+                parts.append({"type": "text", "text": self.escape("".join(_text_of(part) for part in group))})
+            else:
+                parts += [self._clean_part(part, sampling_rate, load_audio) for part in group]
+        return message | {"content": parts}
 
-    def _clean_part(self, part: dict[str, Any], load_audio: bool) -> dict[str, Any]:
-        if part.get("type") == "text":
-            return part | {"text": self.escape(part["text"])}
+    def _clean_part(self, part: dict[str, Any], sampling_rate: int | None, load_audio: bool) -> dict[str, Any]:
         if part.get("type") != "audio":
             raise ValueError(f"SALMONN takes 'audio' and 'text' content, not '{part.get('type')}'.")
         if not load_audio:
             return {"type": "audio"}
         source = part.get("audio", part)
-        samples = self.feature_extractor.fetch_audio(source, part.get("sampling_rate"))
+        samples = self.feature_extractor.fetch_audio(source, part.get("sampling_rate", sampling_rate))
         return {"type": "audio", "audio": samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples}
 
     def _add_targets(
         self, inputs: BatchFeature, text_target: str | Sequence[str], return_tensors: str | None
     ) -> BatchFeature:
         """Append answers and their end token; labels are -100 on the prompt and on padding."""
-        targets = [text_target] if isinstance(text_target, str) else list(text_target)
+        targets = _as_texts(text_target, "text_target")
         prompts = inputs["input_ids"]
         if len(targets) != len(prompts):
             raise ValueError(f"Got {len(targets)} targets for {len(prompts)} texts; pass one target per text.")
@@ -317,6 +326,20 @@ class SalmonnProcessor(ProcessorMixin):
         features = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         trained = BatchFeature({"labels": labels}, tensor_type=return_tensors)
         return BatchFeature({**padded, **features, **trained})
+
+
+def _as_texts(value: Any, name: str) -> list[str]:
+    """A list of strings; a single string makes a list of one."""
+    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} must be a string or a list of strings.")
+    return texts
+
+
+def _text_of(part: dict[str, Any]) -> str:
+    if not isinstance(part.get("text"), str):
+        raise ValueError(f"the text of a message must be a string, got {part.get('text')!r}.")
+    return part["text"]
 
 
 def _as_clips(audio: Any) -> list[Any] | None:
