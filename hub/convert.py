@@ -260,8 +260,8 @@ def build_config(
         text_config=text_config,
         audio_token_id=processor.audio_token_id,
         lora_rank=rank,
-        lora_alpha=settings.get("lora_alpha", 32),
-        lora_dropout=settings.get("lora_dropout", 0.1),
+        lora_alpha=_number(settings, "lora_alpha", 32),
+        lora_dropout=_number(settings, "lora_dropout", 0.1),
         lora_target_modules=targets or ["q_proj", "v_proj"],
         **_windows(settings),
     )
@@ -335,9 +335,16 @@ def _rename(key: str) -> str | None:
 
 def _windows(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "window_seconds": settings.get("second_per_window", 0.333333),
-        "stride_seconds": settings.get("second_stride", 0.333333),
+        "window_seconds": _number(settings, "second_per_window", 0.333333),
+        "stride_seconds": _number(settings, "second_stride", 0.333333),
     }
+
+
+def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
+    value = settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} in the model section must be a number, got {value!r}.")
+    return value
 
 
 def _write_folder(

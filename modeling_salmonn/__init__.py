@@ -1,7 +1,7 @@
 """SALMONN for Hugging Face: an auditory language model as config, model, processor and pipeline.
 
-Importing the package registers its classes, so that `AutoModel`, `AutoProcessor` and `pipeline("audio-text")` find
-them without `trust_remote_code`.
+Importing the package registers its classes, so that `AutoModel`, `AutoProcessor` and their kin find them without
+`trust_remote_code`.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForMultimodalLM, AutoProcessor

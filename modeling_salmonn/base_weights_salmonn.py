@@ -52,9 +52,8 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path}.") from error
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as a safe torch file ({reason}). It may be damaged, a Git-LFS pointer, or "
+            f"{path} cannot be read as a safe torch file ({_reason(error)}). It may be damaged, a Git-LFS pointer, or "
             "contain pickled code, which is never executed here."
         ) from error
     if not isinstance(content, dict):
@@ -124,10 +123,9 @@ def readable_errors(model_id: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{model_id} cannot be loaded ({reason}). Give a Hub id or a folder with whole weights; pickled code in "
-            "them is never executed."
+            f"{model_id} cannot be loaded ({_reason(error)}). Give a Hub id or a folder with whole weights; "
+            "pickled code in them is never executed."
         ) from error
 
 
@@ -186,6 +184,11 @@ def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: A
             )
         weights |= load(model_id, dtype, revision=getattr(config, f"{part}_model_revision") or "main", **hub_kwargs)
     return weights
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence: torch's next ones advise to run the pickled code."""
+    return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
 
 
 def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:

@@ -77,7 +77,7 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         path = pretrained_model_name_or_path
         hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
-        has_lora = path is not None and _find_file(path, "adapter_config.json", file_kwargs) is not None
+        has_lora = path is not None and _has_lora(path, file_kwargs)
         if path is not None and (connector := _find_file(path, CONNECTOR_FILE, file_kwargs)):
             config = kwargs.pop("config", None)
             if not isinstance(config, PreTrainedConfig):
@@ -114,12 +114,14 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         model._base_loading_info = loading_info.to_dict()
         return loading_info
 
-    def load_adapter(self, *args: Any, ignore_mismatched_sizes: bool = False, **kwargs: Any) -> Any:
+    def load_adapter(self, *args: Any, ignore_mismatched_sizes: bool | None = None, **kwargs: Any) -> Any:
         """Load a PEFT adapter, as for every transformers model.
 
         Raises:
             ValueError: if a tensor of the adapter has another shape than the model needs, naming both.
         """
+        if ignore_mismatched_sizes is None:
+            ignore_mismatched_sizes = getattr(kwargs.get("load_config"), "ignore_mismatched_sizes", False)
         conversions = getattr(self, "_weight_conversions", None)
         try:
             info = super().load_adapter(*args, ignore_mismatched_sizes=True, **kwargs)
@@ -145,11 +147,13 @@ class SalmonnPreTrainedModel(PreTrainedModel):
                 the bases by `speech_model_id`, `audio_model_id` and `text_model_id`.
             state_dict: weights to save instead of the model's own.
             is_main_process: whether this process writes, in distributed training.
-            **kwargs: as for every transformers model (`max_shard_size`, `push_to_hub`, ...).
+            **kwargs: as for every transformers model (`max_shard_size`, ...).
 
         Raises:
-            ValueError: if `adapter_only` is set and the config does not name the bases.
+            ValueError: if `adapter_only` is set and the config does not name the bases, or for `push_to_hub`.
         """
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError("save_pretrained does not upload; call model.push_to_hub(repo_id) instead.")
         state_dict = state_dict if state_dict is not None else self.state_dict()
         has_lora = self._hf_peft_config_loaded
         if adapter_only:
@@ -259,6 +263,14 @@ def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) 
     )
 
 
+def _has_lora(path: str | os.PathLike, file_kwargs: dict[str, Any]) -> bool:
+    found = [name for name in LORA_FILES if _find_file(path, name, file_kwargs) is not None]
+    if len(found) == 1:
+        (missing,) = set(LORA_FILES) - set(found)
+        raise ValueError(f"{path} has {found[0]} but no {missing}; download the folder again.")
+    return bool(found)
+
+
 def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> None:
     """Remove what an earlier save of another form left: the next load would prefer or add it."""
     stale = [folder / name for name in LORA_FILES] if not has_lora else []
@@ -283,10 +295,11 @@ def _require_complete(path: str | os.PathLike | None, info: dict[str, Any], igno
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     mismatched = [] if ignore_mismatched else sorted(str(key) for key in info["mismatched_keys"])
     if missing or unexpected or mismatched:
+        source = path or "the state dict"
         raise ValueError(
-            f"The weights of {path} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
-            f"shapes {mismatched}. Nothing is initialised at random in silence; pass output_loading_info=True to "
-            "load all the same and judge the report yourself."
+            f"The weights of {source} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
+            f"shapes {mismatched}. Nothing is initialised at random in silence; pass output_loading_info=True to load "
+            "all the same and judge the report yourself."
         )
 
 

@@ -540,8 +540,13 @@ def test_load_with_another_scaling_in_the_adapter_raises(saved_folder: Path, tmp
 def test_load_without_the_adapter_weights_raises(saved_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(saved_folder, tmp_path / "copy")
     (tmp_path / "copy" / ADAPTER).unlink()
-    with pytest.raises(OSError, match=ADAPTER):
+    with pytest.raises(ValueError, match=f"has adapter_config.json but no {ADAPTER}; download the folder again"):
         SalmonnForConditionalGeneration.from_pretrained(tmp_path / "copy")
+
+
+def test_save_does_not_upload(bucket_model: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"call model\.push_to_hub\(repo_id\) instead"):
+        bucket_model.save_pretrained(tmp_path, push_to_hub=True)
 
 
 @pytest.mark.parametrize(
