@@ -94,6 +94,15 @@ class BeatsAttention(nn.Module):
         first, second = self.gate_proj(query).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
         return first * (second * self.gate_scale - 1.0) + 2.0
 
+    def bias_mask(
+        self, query: torch.Tensor, position_bias: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What is added to the scores, `(B, heads, T, T)`: the largest tensor here, so it is made in one pass."""
+        if not self.config.gated_relative_position:
+            return position_bias.expand(query.shape[0], -1, -1, -1) + (0 if attention_mask is None else attention_mask)
+        gate = self.gate(query)
+        return gate * position_bias if attention_mask is None else torch.addcmul(attention_mask, gate, position_bias)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -106,13 +115,7 @@ class BeatsAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
 
-        if self.config.gated_relative_position:
-            mask = self.gate(query) * position_bias
-        else:
-            mask = position_bias.expand(query.shape[0], -1, -1, -1)
-        if attention_mask is not None:
-            mask = mask + attention_mask
-
+        mask = self.bias_mask(query, position_bias, attention_mask)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
