@@ -35,7 +35,13 @@ from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
 
 
-AUDIO_INPUTS = ("input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask")
+AUDIO_INPUTS = (
+    "input_features",
+    "input_features_mask",
+    "audio_input_features",
+    "audio_input_features_mask",
+    "encoder_hidden_states",
+)
 
 
 @dataclass
@@ -94,6 +100,33 @@ class SalmonnSpeechEncoder(WhisperEncoder):
         return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
 
 
+def _cut(features: torch.Tensor, members: list[tuple[int, Segment]], steps: int, axis: int = 0) -> torch.Tensor:
+    """Segments of `steps` mel frames out of clips `(clips, ...)`; `axis` is time within a clip."""
+    return torch.stack([features[clip].narrow(axis, segment.offset, steps) for clip, segment in members])
+
+
+def _cut_states(states: torch.Tensor, members: list[tuple[int, Segment]], frames: int) -> torch.Tensor:
+    """Segments `(segments, frames, width)` out of encoder states; frames that were cut off at their end are zero."""
+    starts = [segment.offset // MEL_FRAMES_PER_ENCODER_FRAME for _, segment in members]
+    states = nn.functional.pad(states, (0, 0, 0, max(0, max(starts) + frames - states.shape[1])))
+    return torch.stack(
+        [states[clip].narrow(0, start, frames) for (clip, _), start in zip(members, starts, strict=True)]
+    )
+
+
+def _place(clips: int, groups: list[list[tuple[int, Segment]]], states: list[torch.Tensor]) -> torch.Tensor:
+    """The segments' states at their place in the clips, `(clips, frames, hidden)`; the inverse of `_cut`."""
+    if len(groups) == 1 and len(groups[0]) == clips:
+        return states[0]
+    starts = [[segment.offset // MEL_FRAMES_PER_ENCODER_FRAME for _, segment in members] for members in groups]
+    end = max(max(start) + state.shape[1] for start, state in zip(starts, states, strict=True))
+    placed = states[0].new_zeros(clips, end, states[0].shape[-1])
+    for members, start, state in zip(groups, starts, states, strict=True):
+        for row, (clip, _) in enumerate(members):
+            placed[clip, start[row] : start[row] + state.shape[1]] = state[row]
+    return placed
+
+
 class SalmonnModel(SalmonnPreTrainedModel):
     """The encoders, the Q-Former and the language model without its head."""
 
@@ -125,10 +158,11 @@ class SalmonnModel(SalmonnPreTrainedModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: torch.Tensor,
+        input_features: torch.Tensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_input_features: torch.Tensor | None = None,
         audio_input_features_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnAudioOutput:
         """Turn clips into audio tokens (paper, section 3.1).
@@ -142,6 +176,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 Not used by a speech-only model.
             audio_input_features_mask (`torch.Tensor` of shape `(clips, frames)`, *optional*): 1 for the fbank frames
                 of each segment.
+            encoder_hidden_states (`torch.Tensor` of shape `(clips, encoder_frames, speech + audio)`, *optional*): what
+                `get_encoder_states` returned, instead of the features; frames that no window reads may be cut off.
             **kwargs: passed to the encoders (`output_hidden_states`, `output_attentions`).
 
         Returns:
@@ -151,22 +187,20 @@ class SalmonnModel(SalmonnPreTrainedModel):
             ValueError: if the model has an audio encoder and `audio_input_features` is not given, or the features are
                 shorter than the mask says.
         """
-        if self.audio_encoder is not None and audio_input_features is None:
-            raise ValueError(
-                "audio_input_features is missing: this model has an audio encoder; use its own processor."
-            )
-        clips, frames = input_features.shape[0], input_features.shape[-1]
-        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
-        groups = self._group_segments(lengths, frames)
-
+        features = (audio_input_features, audio_input_features_mask, encoder_hidden_states)
+        lengths, groups = self._plan_segments(input_features, input_features_mask, *features)
         windows, sizes, outputs = [], [], []
         for padded_frames, members in groups.items():
-            fused, encoded = self._encode_segments(
-                padded_frames, members, input_features, audio_input_features, audio_input_features_mask, **kwargs
-            )
-            windows.append(self._select_windows(fused, members))
+            if encoder_hidden_states is None:
+                states, encoded = self._encode_segments(
+                    padded_frames, members, input_features, audio_input_features, audio_input_features_mask, **kwargs
+                )
+                outputs.append((members, encoded))
+            else:
+                frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+                states = _cut_states(encoder_hidden_states, members, frames)
+            windows.append(self._select_windows(self._normalise(states), members))
             sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
-            outputs.append((members, encoded))
 
         tokens = self.projector(self.qformer(torch.cat(windows)).last_hidden_state)  # (windows, queries, text_hidden)
         if len(groups) > 1:  # windows came bucket by bucket; back to clip after clip
@@ -176,15 +210,79 @@ class SalmonnModel(SalmonnPreTrainedModel):
         return SalmonnAudioOutput(
             pooler_output=tokens.flatten(0, 1),
             token_counts=torch.tensor(num_tokens, device=tokens.device),
-            **self._gather_encoder_outputs(clips, outputs),
+            **self._gather_encoder_outputs(len(lengths), outputs),
         )
 
-    def _group_segments(self, lengths: list[int], frames: int) -> dict[int, list[tuple[int, Segment]]]:
+    @torch.no_grad()
+    def get_encoder_states(
+        self,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None = None,
+        audio_input_features: torch.Tensor | None = None,
+        audio_input_features_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What the encoders make of clips, before any trained weight; side by side: `encoder_hidden_states`.
+
+        Args:
+            input_features, input_features_mask, audio_input_features, audio_input_features_mask: see
+                `get_audio_features`. Without `audio_input_features` only the speech encoder runs.
+
+        Returns:
+            `(clips, encoder_frames, width)` of the speech encoder, then of the audio encoder, 20 ms a frame, zero
+            where there is no audio.
+        """
+        clips, frames = input_features.shape[0], input_features.shape[-1]
+        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
+        groups = self._group_segments(lengths, frames)
+        members = list(groups.values())
+        streams = [[self._encode_speech(padded, group, input_features)[0] for padded, group in groups.items()]]
+        if audio_input_features is not None:
+            features = (audio_input_features, audio_input_features_mask)
+            streams.append([self._encode_audio(padded, group, *features)[0] for padded, group in groups.items()])
+        return tuple(_place(clips, members, states) for states in streams)
+
+    def _plan_segments(
+        self,
+        input_features: torch.Tensor | None,
+        input_features_mask: torch.Tensor | None,
+        audio_input_features: torch.Tensor | None,
+        audio_input_features_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,
+    ) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
+        """Mel frames of each clip, and the segments of all clips by padded length."""
+        if encoder_hidden_states is not None:
+            self._check_encoder_states(encoder_hidden_states, input_features_mask)
+            assert input_features_mask is not None
+            lengths = input_features_mask.long().sum(-1).tolist()
+            return lengths, self._group_segments(lengths, None)
+        if input_features is None:
+            raise ValueError("Audio needs input_features or encoder_hidden_states.")
+        if self.audio_encoder is not None and audio_input_features is None:
+            raise ValueError(
+                "audio_input_features is missing: this model has an audio encoder; use its own processor."
+            )
+        clips, frames = input_features.shape[0], input_features.shape[-1]
+        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
+        return lengths, self._group_segments(lengths, frames)
+
+    def _check_encoder_states(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
+        width = self.config.qformer_config.encoder_hidden_size
+        if states.dim() != 3 or states.shape[-1] != width:
+            raise ValueError(
+                f"encoder_hidden_states has the shape {tuple(states.shape)}, but (clips, frames, {width}) is needed; "
+                "take it from get_encoder_states of a model with the same encoders."
+            )
+        if mask is None or mask.shape[0] != states.shape[0]:
+            raise ValueError(
+                "encoder_hidden_states needs input_features_mask with one row per clip, for their lengths."
+            )
+
+    def _group_segments(self, lengths: list[int], frames: int | None) -> dict[int, list[tuple[int, Segment]]]:
         """Segments of all clips by padded length; within a group they are in clip order."""
         groups: dict[int, list[tuple[int, Segment]]] = defaultdict(list)
         for clip, length in enumerate(lengths):
             for segment in self.audio_layout.split(length):
-                if segment.offset + segment.padded_frames > frames:
+                if frames is not None and segment.offset + segment.padded_frames > frames:
                     raise ValueError(
                         f"Clip {clip} has {length} frames of audio, which need "
                         f"{segment.offset + segment.padded_frames} padded frames, but the features have {frames}; pad "
@@ -202,65 +300,72 @@ class SalmonnModel(SalmonnPreTrainedModel):
         audio_input_features_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, Any]:
-        """Fused frames `(segments, frames, features)` of equally long segments, and the main encoder's output."""
-
-        def cut(features: torch.Tensor, axis: int) -> torch.Tensor:
-            return torch.stack(
-                [features[clip].narrow(axis, segment.offset, padded_frames) for clip, segment in members]
-            )
-
-        mel = cut(input_features, 1).to(self.speech_encoder.conv1.weight.dtype)
-        speech_kwargs = kwargs if self.audio_encoder is None else {}
-        speech = self.speech_encoder(mel, **speech_kwargs)
-        fused = self.ln_speech(speech.last_hidden_state)
+        """States `(segments, frames, speech + audio)` of equally long segments, and the main encoder's output."""
         if self.audio_encoder is None:
-            return fused, speech
+            return self._encode_speech(padded_frames, members, input_features, **kwargs)
         assert audio_input_features is not None
-        mask = cut(audio_input_features_mask, 0) if audio_input_features_mask is not None else None
-        audio = self.audio_encoder(cut(audio_input_features, 0), mask, **kwargs)
-        normalised = self.ln_audio(audio.last_hidden_state)
+        speech, _ = self._encode_speech(padded_frames, members, input_features)
+        audio, output = self._encode_audio(
+            padded_frames, members, audio_input_features, audio_input_features_mask, **kwargs
+        )
+        return torch.cat([speech, audio], dim=-1), output
+
+    def _encode_speech(
+        self, padded_frames: int, members: list[tuple[int, Segment]], features: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, Any]:
+        mel = _cut(features, members, padded_frames, axis=1).to(self.speech_encoder.conv1.weight.dtype)
+        output = self.speech_encoder(mel, **kwargs)
+        return output.last_hidden_state, output
+
+    def _encode_audio(
+        self,
+        padded_frames: int,
+        members: list[tuple[int, Segment]],
+        features: torch.Tensor,
+        features_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, Any]:
+        """BEATs' states on the frames of the speech encoder, zero where there is no audio."""
+        assert self.audio_encoder is not None
+        mask = None if features_mask is None else _cut(features_mask, members, padded_frames)
+        output = self.audio_encoder(_cut(features, members, padded_frames), mask, **kwargs)
+        states = output.last_hidden_state
         if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
-            normalised = normalised * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
-        surplus = fused.shape[1] - normalised.shape[1]
-        fused = nn.functional.pad(fused, (0, 0, 0, max(0, -surplus)))
-        normalised = nn.functional.pad(normalised, (0, 0, 0, max(0, surplus)))
-        return torch.cat([fused, normalised], dim=-1), audio
+            states = states * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
+        frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+        # negative padding cuts states that are longer
+        return nn.functional.pad(states, (0, 0, 0, frames - states.shape[1])), output
+
+    def _normalise(self, states: torch.Tensor) -> torch.Tensor:
+        """LayerNorm of each encoder's states; frames without audio, which are all zero, stay so."""
+        norms = [self.ln_speech] if self.audio_encoder is None else [self.ln_speech, self.ln_audio]
+        streams = states.to(self.ln_speech.weight.dtype).split([norm.weight.shape[0] for norm in norms], dim=-1)
+        fused = [norm(part) * part.any(-1, keepdim=True) for norm, part in zip(norms, streams, strict=True)]
+        return torch.cat(fused, dim=-1)
 
     def _select_windows(self, fused: torch.Tensor, members: list[tuple[int, Segment]]) -> torch.Tensor:
         """Windows `(windows, window_frames, features)` of the segments, those that `trim_audio_tokens` keeps."""
         layout = self.audio_layout
-        padded = members[0][1].padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
-        # (segments, windows, features, frames): a view; the longer stream may exceed the segment by a frame
-        views = fused[:, :padded].unfold(1, layout.window_frames, layout.stride_frames)
+        # (segments, windows, window_frames, features): a view
+        views = fused.unfold(1, layout.window_frames, layout.stride_frames).transpose(2, 3)
         counts = torch.tensor([layout.num_windows(segment) for _, segment in members])
         keep = torch.arange(views.shape[1]) < counts[:, None]
-        selected = views.flatten(0, 1) if keep.all() else views[keep.to(views.device)]
-        return selected.transpose(1, 2)
+        return views.flatten(0, 1) if keep.all() else views[keep.to(views.device)]
 
     @staticmethod
     def _gather_encoder_outputs(clips: int, outputs: list[tuple[list[tuple[int, Segment]], Any]]) -> dict[str, Any]:
         """Put the segments' encoder states back in place, `(clips, frames, hidden)`."""
-
-        def place(states: list[torch.Tensor]) -> torch.Tensor:
-            if len(outputs) == 1 and len(outputs[0][0]) == clips:
-                return states[0]
-            ends = [
-                segment.offset // MEL_FRAMES_PER_ENCODER_FRAME + state.shape[1]
-                for (members, _), state in zip(outputs, states, strict=True)
-                for _, segment in members
-            ]
-            placed = states[0].new_zeros(clips, max(ends), states[0].shape[-1])
-            for (members, _), state in zip(outputs, states, strict=True):
-                for row, (clip, segment) in enumerate(members):
-                    start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
-                    placed[clip, start : start + state.shape[1]] = state[row]
-            return placed
-
+        if not outputs:
+            return {}
+        members = [group for group, _ in outputs]
         encoded = [output for _, output in outputs]
-        gathered: dict[str, Any] = {"last_hidden_state": place([output.last_hidden_state for output in encoded])}
+        gathered: dict[str, Any] = {
+            "last_hidden_state": _place(clips, members, [output.last_hidden_state for output in encoded])
+        }
         if encoded[0].hidden_states is not None:
             gathered["hidden_states"] = tuple(
-                place(list(layer)) for layer in zip(*(output.hidden_states for output in encoded), strict=True)
+                _place(clips, members, list(layer))
+                for layer in zip(*(output.hidden_states for output in encoded), strict=True)
             )
         if encoded[0].attentions is not None:
             if len(encoded) > 1:
@@ -319,6 +424,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         input_features_mask: torch.Tensor | None = None,
         audio_input_features: torch.Tensor | None = None,
         audio_input_features_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -336,9 +442,13 @@ class SalmonnModel(SalmonnPreTrainedModel):
         audio_tokens = None
         if audio_embeds is not None and input_ids is not None:
             audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
-        elif input_features is not None:
+        elif input_features is not None or encoder_hidden_states is not None:
             audio_tokens = self.get_audio_features(
-                input_features, input_features_mask, audio_input_features, audio_input_features_mask
+                input_features,
+                input_features_mask,
+                audio_input_features,
+                audio_input_features_mask,
+                encoder_hidden_states,
             ).pooler_output
         if audio_tokens is not None:
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, audio_tokens)
@@ -376,9 +486,15 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
-    def get_audio_features(self, input_features: torch.Tensor, *args: Any, **kwargs: Any) -> SalmonnAudioOutput:
+    def get_audio_features(
+        self, input_features: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> SalmonnAudioOutput:
         """See `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, *args, **kwargs)
+
+    def get_encoder_states(self, input_features: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        """See `SalmonnModel.get_encoder_states`."""
+        return self.model.get_encoder_states(input_features, *args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -388,6 +504,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         input_features_mask: torch.Tensor | None = None,
         audio_input_features: torch.Tensor | None = None,
         audio_input_features_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -402,8 +519,9 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): prompt with one placeholder per audio token.
-            input_features, input_features_mask, audio_input_features, audio_input_features_mask: the clips of all
-                prompts in order, one row each; see `SalmonnModel.get_audio_features`.
+            input_features, input_features_mask, audio_input_features, audio_input_features_mask,
+                encoder_hidden_states: the clips of all prompts in order, one row each; see
+                `SalmonnModel.get_audio_features`.
             attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 for padding, on either side.
             inputs_embeds (`torch.Tensor` of shape `(batch, length, text_hidden)`): instead of `input_ids`.
             audio_embeds (`torch.Tensor` of shape `(batch, tokens, text_hidden)`): audio tokens of each prompt,
@@ -424,6 +542,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             input_features_mask=input_features_mask,
             audio_input_features=audio_input_features,
             audio_input_features_mask=audio_input_features_mask,
+            encoder_hidden_states=encoder_hidden_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -459,7 +578,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         Returns:
             Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
         """
-        if kwargs.get("input_features") is not None and kwargs.get("assistant_model") is None:
+        has_audio = any(kwargs.get(name) is not None for name in ("input_features", "encoder_hidden_states"))
+        if has_audio and kwargs.get("assistant_model") is None:
             kwargs = self._encode_audio_once(inputs, kwargs)
         with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
             return super().generate(inputs, **kwargs)

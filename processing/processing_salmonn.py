@@ -113,8 +113,10 @@ class SalmonnProcessor(ProcessorMixin):
                 for a text without audio). Without placeholders, a flat list gives one clip to each text, or all to
                 a single text. Each clip is a path, URL, bytes, array, tensor or `datasets` value.
             **kwargs: options, flat or in `text_kwargs` and `audio_kwargs`: `sampling_rate` is the rate in Hz of bare
-                samples; `text_target` are the answers to learn, one per text: they are added to `input_ids` with the
-                end token, give `labels`, and rows are padded on the right; all options of the tokenizer.
+                samples; `audio_frames` are the lengths in mel frames (10 ms) of clips that are encoded already, given
+                like `audio` and instead of it: the result then has no features; `text_target` are the answers to
+                learn, one per text: they are added to `input_ids` with the end token, give `labels`, and rows are
+                padded on the right; all options of the tokenizer.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` `(batch, length)`, padded on the left, the features
@@ -125,9 +127,12 @@ class SalmonnProcessor(ProcessorMixin):
                 for audio that cannot be used.
         """
         options: dict[str, Any] = dict(kwargs)
+        audio_frames = _take_option(options, "audio_frames", "audio_kwargs")
+        if audio_frames is not None:
+            text = self._expand_prompts(text, audio, audio_frames)
         targets = _take_option(options, "text_target", "text_kwargs")
         if targets is None:
-            return super().__call__(text=text, audio=audio, **options)
+            return self._prepare(text, audio, options, expanded=audio_frames is not None)
         if text is None:
             raise ValueError("text_target needs text: pass the prompts that the targets answer.")
         # Rows are padded once the targets are in place.
@@ -136,7 +141,8 @@ class SalmonnProcessor(ProcessorMixin):
             _take_option(options, name, "text_kwargs")
         options["text_kwargs"] = {**options.get("text_kwargs", {}), "padding": False, "return_tensors": None}
         options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
-        return self._add_targets(super().__call__(text=text, audio=audio, **options), targets, return_tensors)
+        inputs = self._prepare(text, audio, options, expanded=audio_frames is not None)
+        return self._add_targets(inputs, targets, return_tensors)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
@@ -305,6 +311,34 @@ class SalmonnProcessor(ProcessorMixin):
         source = part.get("audio", part)
         samples = self.feature_extractor.fetch_audio(source, part.get("sampling_rate", sampling_rate))
         return {"type": "audio", "audio": samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples}
+
+    def _prepare(self, text: Any, audio: Any, options: dict[str, Any], expanded: bool) -> BatchFeature:
+        """Inputs without targets; prompts whose placeholders are expanded already only need their ids."""
+        if not expanded:
+            return super().__call__(text=text, audio=audio, **options)
+        merged = self._merge_kwargs(
+            SalmonnProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **options
+        )
+        return BatchFeature(dict(self.tokenizer(text, **merged["text_kwargs"])))
+
+    def _expand_prompts(self, text: Any, audio: Any, audio_frames: Any) -> list[str]:
+        """Prompts with each placeholder repeated for a clip of which only the length is given."""
+        if text is None or audio is not None:
+            raise ValueError("audio_frames needs text and takes the place of audio; pass one of the two with text.")
+        given = list(audio_frames) if isinstance(audio_frames, Sequence) else [audio_frames]
+        lengths = [length for item in given for length in (item if isinstance(item, Sequence) else [item])]
+        clips = [[None] * len(item) if isinstance(item, Sequence) else None for item in given]
+        prompts = self._wrap_instructions(_as_texts(text, "text"), clips)
+        found = sum(prompt.count(self.audio_token) for prompt in prompts)
+        if found != len(lengths):
+            raise ValueError(f"Found {found} audio placeholders but {len(lengths)} clips; pass one clip for each.")
+        counts = iter(self.feature_extractor.audio_layout.num_audio_tokens(int(length)) for length in lengths)
+        if self._tokenizer_adds_bos():
+            prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
+        pieces = [prompt.split(self.audio_token) for prompt in prompts]
+        return [
+            first + "".join(self.audio_token * next(counts) + piece for piece in others) for first, *others in pieces
+        ]
 
     def _add_targets(
         self, inputs: BatchFeature, text_target: str | Sequence[str], return_tensors: str | None
