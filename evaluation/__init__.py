@@ -1,0 +1,1 @@
+"""How well a model does: metrics of the paper's tasks."""
