@@ -1,0 +1,1 @@
+"""salmonn-smol: the small model that this project trains and ships."""

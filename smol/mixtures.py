@@ -1,0 +1,119 @@
+"""Clips made of the corpus' clips: two voices at once, two utterances in a row, a voice over a sound.
+
+Made once and not on the fly, so that their encoder states can be cached.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, write_audiofolder
+from modeling_salmonn.smol.manifests import CUT_SCENE, read_metadata
+from modeling_salmonn.smol.transcripts import plain_transcript
+from modeling_salmonn.training.mixing import join_clips, overlap_clips
+
+
+TASKS = ("overlapped_speech", "speaker_verification", "speech_over_sound")
+COUNTS = {"train": 1500, "validation": 50, "test": 50}
+LONGEST_VOICE_SECONDS = 6.0
+OVERLAP_LEVEL_DB = 5.0
+QUIETER_SOUND_DB = (3.0, 15.0)  # a sound lies below the voice by as much
+Row = dict[str, Any]
+
+
+class MixtureMaker:
+    """Makes the clip of a name such as `overlapped_speech/000017.opus`; the name alone decides what it is.
+
+    Args:
+        rows: clips of one split, from `read_metadata`.
+        seed: of all choices.
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int = 0):
+        self.seed = seed
+        self.voices = []
+        for row in rows:
+            text = plain_transcript(row["text"], row["seconds"]) if row["kind"] == "speech" else None
+            if text and 0.6 < row["seconds"] < LONGEST_VOICE_SECONDS:
+                self.voices.append(row | {"text": text})
+        self.sounds = [row for row in rows if row["kind"] == "event" and row.get("sound_class")]
+        self.speakers: dict[str, list[Row]] = defaultdict(list)
+        for row in self.voices:
+            speaker = row.get("speaker") or row.get("voice")
+            if speaker and speaker != CUT_SCENE:
+                self.speakers[speaker].append(row)
+        self.speakers = {name: own for name, own in self.speakers.items() if len(own) > 1}
+
+    def tasks(self) -> list[str]:
+        """What these clips can make: telling speakers apart takes two."""
+        return [task for task in TASKS if task != "speaker_verification" or len(self.speakers) > 1]
+
+    def __call__(self, name: str) -> Clip:
+        task = name.split("/")[0]
+        makers: dict[str, Callable[[random.Random], Clip]] = {
+            "overlapped_speech": self._overlap,
+            "speaker_verification": self._pair,
+            "speech_over_sound": self._voice_over_sound,
+        }
+        return makers[task](random.Random(f"{self.seed}/{name}"))
+
+    def _overlap(self, rng: random.Random) -> Clip:
+        first, second = rng.sample(self.voices, 2)
+        audio = overlap_clips(_read(first), _read(second), OVERLAP_LEVEL_DB, rng)
+        return _clip(audio, [first, second], task="overlapped_speech", text=f"{first['text']}\n{second['text']}")
+
+    def _pair(self, rng: random.Random) -> Clip:
+        same = rng.random() < 0.5
+        if same:
+            pair = rng.sample(self.speakers[rng.choice(sorted(self.speakers))], 2)
+        else:
+            pair = [rng.choice(self.speakers[name]) for name in rng.sample(sorted(self.speakers), 2)]
+        audio = join_clips([_read(row) for row in pair])
+        return _clip(audio, pair, task="speaker_verification", text="Yes." if same else "No.")
+
+    def _voice_over_sound(self, rng: random.Random) -> Clip:
+        """A voice with a sound below it: to write down, or to say what the sound is."""
+        voice, sound = rng.choice(self.voices), rng.choice(self.sounds)
+        speech, background = _read(voice), _read(sound)
+        level = _level(speech) / max(_level(background), 1e-6) * 10 ** (-rng.uniform(*QUIETER_SOUND_DB) / 20)
+        length = max(len(speech), min(len(background), 2 * len(speech)))
+        audio = np.zeros(length, np.float32)
+        audio[: len(background[:length])] = level * background[:length]
+        start = rng.randint(0, length - len(speech))
+        audio[start : start + len(speech)] += speech
+        audio /= max(1.0, float(np.abs(audio).max()))
+        if rng.random() < 0.5:
+            return _clip(audio, [voice, sound], task="asr", text=voice["text"])
+        question = "What is heard behind the voice?"
+        answer = f"{sound['sound_class'].capitalize()}."
+        return _clip(audio, [voice, sound], task="audio_qa", question=question, text=answer)
+
+
+def _read(row: Row) -> np.ndarray:
+    samples, rate = soundfile.read(row["path"], dtype="float32")
+    assert rate == SAMPLING_RATE, row["path"]
+    return samples
+
+
+def _level(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def _clip(audio: np.ndarray, parts: Sequence[Row], **row: str) -> Clip:
+    origin = {name: "; ".join(dict.fromkeys(part[name] for part in parts)) for name in ("source", "licence")}
+    return Clip(audio, {"kind": "mixture", **row, **origin, "label_origin": "labels of the parts"})
+
+
+def make_mixtures(folders: Sequence[Path], output: Path, count: int, seed: int = 0, jobs: int = 1) -> list[Row]:
+    """Make `count` clips of each task from the clips of some audiofolders."""
+    maker = MixtureMaker([row for folder in folders for row in read_metadata(folder)], seed)
+    names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
+    return write_audiofolder(output, names, maker, jobs, title="Mixtures")
+
+
+__all__ = ["COUNTS", "MixtureMaker", "make_mixtures"]

@@ -1,0 +1,94 @@
+"""The architecture of salmonn-smol and its assembly from the bases."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, WhisperConfig
+
+from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
+from modeling_salmonn.processing.processing_salmonn import CHATML_CHAT_TEMPLATE, SalmonnProcessor
+
+
+WHISPER_ID = "openai/whisper-tiny.en"
+SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# Short clips pay for short segments: an encoder pass over 30 s costs twelve times one over 2 s.
+AUDIO_SETTINGS = {
+    "segment_seconds": [2, 4, 8, 15, 30],
+    "window_seconds": 0.12,
+    "stride_seconds": 0.12,
+    "trim_audio_tokens": True,
+}
+QFORMER = {
+    "hidden_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "intermediate_size": 1536,
+    "hidden_dropout_prob": 0.05,
+    "attention_probs_dropout_prob": 0.05,
+}
+BEATS = {
+    "hidden_size": 192,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "intermediate_size": 768,
+    "patch_embed_size": 192,
+    "conv_pos_kernel": 64,
+    "conv_pos_groups": 16,
+}
+# Short, since each token of the frame costs as much as one of the answer: audio stands bare in the user's turn.
+CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<SpeechHere>")
+LORA = {
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+def smol_config(whisper: Path, smollm2: Path, beats: bool = True) -> SalmonnConfig:
+    """Configuration of salmonn-smol on its bases, with or without the audio encoder."""
+    text = AutoConfig.from_pretrained(smollm2)
+    return SalmonnConfig(
+        speech_config=WhisperConfig.from_pretrained(whisper).to_dict(),
+        audio_config=dict(BEATS) if beats else None,
+        qformer_config=dict(QFORMER),
+        text_config=text,
+        audio_token_id=text.vocab_size,
+        speech_model_id=WHISPER_ID,
+        text_model_id=SMOLLM2_ID,
+        **AUDIO_SETTINGS,
+        **LORA,
+    )
+
+
+def smol_extractor(config: SalmonnConfig) -> SalmonnFeatureExtractor:
+    """The extractor with the settings of a configuration."""
+    return SalmonnFeatureExtractor(
+        num_fbank_bins=128 if config.audio_config is not None else 0,
+        segment_seconds=config.segment_seconds,
+        window_seconds=config.window_seconds,
+        stride_seconds=config.stride_seconds,
+        num_query_tokens=config.qformer_config.num_query_tokens,
+        trim_audio_tokens=config.trim_audio_tokens,
+    )
+
+
+def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
+    """Processor of salmonn-smol; the placeholder is the first id beyond the vocabulary."""
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    return SalmonnProcessor(smol_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def new_smol_model(whisper: Path, smollm2: Path, beats: bool = True, seed: int = 0) -> SalmonnForConditionalGeneration:
+    """salmonn-smol with its bases in place and everything else at random."""
+    torch.manual_seed(seed)
+    model = SalmonnForConditionalGeneration(smol_config(whisper, smollm2, beats))
+    bases = load_speech_weights(str(whisper), torch.float32) | load_text_weights(str(smollm2), torch.float32)
+    _, unexpected = model.load_state_dict(bases, strict=False)
+    if unexpected:
+        raise ValueError(f"The bases have the weights {unexpected}, which the model has not.")
+    model.tie_weights()
+    return model

@@ -1,0 +1,103 @@
+"""Assembling salmonn-smol, with small bases in the place of the real ones."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
+from transformers import (
+    AutoModelForCausalLM,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.hub.build_smol import SHIPPED_PREFIXES, build_smol, ship_smol
+from modeling_salmonn.hub.random_model import byte_tokenizer
+from modeling_salmonn.smol.bases import SMOLLM2_FOLDER, WHISPER_FOLDER
+
+
+@pytest.fixture(scope="module")
+def trained() -> SalmonnForConditionalGeneration:
+    config = tiny_config(
+        segment_seconds=[2, 5, 10, 30],
+        trim_audio_tokens=True,
+        speech_model_id="speech",
+        audio_model_id="audio",
+        text_model_id="text",
+    )
+    return tiny_model(config, lora=True)
+
+
+@pytest.fixture(scope="module")
+def bases(trained: SalmonnForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ordinary folders of the frozen parts that `trained` has."""
+    folder = tmp_path_factory.mktemp("bases")
+    state = trained.state_dict()
+    speech_config = deepcopy(trained.config.speech_config)
+    speech_config.update({"decoder_attention_heads": 2, "decoder_ffn_dim": 32})
+    whisper = WhisperForConditionalGeneration(speech_config)
+    prefix = "model.speech_encoder."
+    whisper.model.encoder.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    )
+    whisper.save_pretrained(folder / WHISPER_FOLDER)
+    WhisperFeatureExtractor().save_pretrained(folder / WHISPER_FOLDER)
+    text = AutoModelForCausalLM.from_config(trained.config.text_config)
+    prefix = "model.language_model."
+    text.model.load_state_dict(
+        {
+            name.removeprefix(prefix).replace(".base_layer", ""): value
+            for name, value in state.items()
+            if name.startswith(prefix) and ".lora_" not in name
+        }
+    )
+    text.lm_head.load_state_dict({"weight": state["lm_head.weight"]})
+    text.save_pretrained(folder / SMOLLM2_FOLDER)
+    byte_tokenizer(chatml=True).save_pretrained(folder / SMOLLM2_FOLDER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped(trained: SalmonnForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shipped") / "salmonn-smol"
+    ship_smol(trained, folder)
+    return folder
+
+
+@torch.no_grad()
+def test_built_folder_is_the_trained_model(
+    tmp_path: Path, trained: SalmonnForConditionalGeneration, bases: Path, shipped: Path
+) -> None:
+    build_smol(tmp_path / "smol", bases=bases, shipped=shipped)
+    model = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "smol")
+    assert model.dtype == torch.float32
+    processor = SalmonnProcessor.from_pretrained(tmp_path / "smol")
+    inputs = processor(text="What is it?", audio=make_clip(2.5), sampling_rate=SAMPLING_RATE)
+    torch.testing.assert_close(model(**inputs).logits, trained(**inputs).logits, atol=0.05, rtol=0.05)
+
+
+def test_shipped_folder_has_no_base_and_half_the_bits(shipped: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(shipped / "connector.safetensors")
+    assert all(name.startswith(SHIPPED_PREFIXES) for name in weights)
+    assert any(name.startswith("model.audio_encoder.") for name in weights)
+    adapter = load_file(shipped / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in (*weights.values(), *adapter.values())} == {torch.float16}
+
+
+def test_existing_output_raises_and_stays(tmp_path: Path, bases: Path, shipped: Path) -> None:
+    kept = tmp_path / "smol" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(ValueError, match="exists already"):
+        build_smol(tmp_path / "smol", bases=bases, shipped=shipped)
+    assert kept.read_text() == "mine"
+
+
+def test_missing_weights_raise_and_leave_nothing(tmp_path: Path, bases: Path) -> None:
+    with pytest.raises(ValueError, match=r"lacks config\.json, connector\.safetensors"):
+        build_smol(tmp_path / "smol", bases=bases, shipped=tmp_path / "nothing")
+    assert list(tmp_path.iterdir()) == []
