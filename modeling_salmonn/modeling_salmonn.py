@@ -21,11 +21,8 @@ from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin
 from transformers.generation import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from .audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, Segment
 from .configuration_salmonn import SalmonnConfig
@@ -33,6 +30,8 @@ from .modeling_beats import BeatsModel
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
+from .segment_tensors_salmonn import cut_segments, cut_states, place_segments
+from .speech_encoder_salmonn import SalmonnSpeechEncoder
 
 
 AUDIO_INPUTS = (
@@ -70,61 +69,6 @@ class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
 
     audio_hidden_states: torch.Tensor | None = None
-
-
-class SalmonnSpeechEncoder(WhisperEncoder):
-    """Whisper's encoder that also takes segments shorter than 30 s, with the position table cut to them.
-
-    LayerDrop is not applied: no released Whisper has it.
-    """
-
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> BaseModelOutputWithPooling:
-        """Encode log-mel features.
-
-        Args:
-            input_features (`torch.Tensor` of shape `(segments, mel, frames)`): 10 ms a frame, an even number of them.
-
-        Returns:
-            Output with `last_hidden_state` of shape `(segments, frames / 2, hidden)`.
-        """
-        hidden_states = nn.functional.gelu(self.conv1(input_features))
-        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).transpose(1, 2)
-        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
-        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, None, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
-
-
-def _cut(features: torch.Tensor, members: list[tuple[int, Segment]], steps: int, axis: int = 0) -> torch.Tensor:
-    """Segments of `steps` mel frames out of clips `(clips, ...)`; `axis` is time within a clip."""
-    return torch.stack([features[clip].narrow(axis, segment.offset, steps) for clip, segment in members])
-
-
-def _cut_states(states: torch.Tensor, members: list[tuple[int, Segment]], frames: int) -> torch.Tensor:
-    """Segments `(segments, frames, width)` out of encoder states; frames that were cut off at their end are zero."""
-    starts = [segment.offset // MEL_FRAMES_PER_ENCODER_FRAME for _, segment in members]
-    states = nn.functional.pad(states, (0, 0, 0, max(0, max(starts) + frames - states.shape[1])))
-    return torch.stack(
-        [states[clip].narrow(0, start, frames) for (clip, _), start in zip(members, starts, strict=True)]
-    )
-
-
-def _place(clips: int, groups: list[list[tuple[int, Segment]]], states: list[torch.Tensor]) -> torch.Tensor:
-    """The segments' states at their place in the clips, `(clips, frames, hidden)`; the inverse of `_cut`."""
-    if len(groups) == 1 and len(groups[0]) == clips:
-        return states[0]
-    starts = [[segment.offset // MEL_FRAMES_PER_ENCODER_FRAME for _, segment in members] for members in groups]
-    end = max(max(start) + state.shape[1] for start, state in zip(starts, states, strict=True))
-    placed = states[0].new_zeros(clips, end, states[0].shape[-1])
-    for members, start, state in zip(groups, starts, states, strict=True):
-        for row, (clip, _) in enumerate(members):
-            placed[clip, start[row] : start[row] + state.shape[1]] = state[row]
-    return placed
 
 
 class SalmonnModel(SalmonnPreTrainedModel):
@@ -192,13 +136,14 @@ class SalmonnModel(SalmonnPreTrainedModel):
         windows, sizes, outputs = [], [], []
         for padded_frames, members in groups.items():
             if encoder_hidden_states is None:
+                assert input_features is not None  # checked by _plan_segments
                 states, encoded = self._encode_segments(
                     padded_frames, members, input_features, audio_input_features, audio_input_features_mask, **kwargs
                 )
                 outputs.append((members, encoded))
             else:
                 frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
-                states = _cut_states(encoder_hidden_states, members, frames)
+                states = cut_states(encoder_hidden_states, members, frames)
             windows.append(self._select_windows(self._normalise(states), members))
             sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
 
@@ -239,7 +184,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if audio_input_features is not None:
             features = (audio_input_features, audio_input_features_mask)
             streams.append([self._encode_audio(padded, group, *features)[0] for padded, group in groups.items()])
-        return tuple(_place(clips, members, states) for states in streams)
+        return tuple(place_segments(clips, members, states) for states in streams)
 
     def _plan_segments(
         self,
@@ -313,7 +258,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
     def _encode_speech(
         self, padded_frames: int, members: list[tuple[int, Segment]], features: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, Any]:
-        mel = _cut(features, members, padded_frames, axis=1).to(self.speech_encoder.conv1.weight.dtype)
+        mel = cut_segments(features, members, padded_frames, axis=1).to(self.speech_encoder.conv1.weight.dtype)
         output = self.speech_encoder(mel, **kwargs)
         return output.last_hidden_state, output
 
@@ -327,8 +272,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
     ) -> tuple[torch.Tensor, Any]:
         """BEATs' states on the frames of the speech encoder, zero where there is no audio."""
         assert self.audio_encoder is not None
-        mask = None if features_mask is None else _cut(features_mask, members, padded_frames)
-        output = self.audio_encoder(_cut(features, members, padded_frames), mask, **kwargs)
+        mask = None if features_mask is None else cut_segments(features_mask, members, padded_frames)
+        output = self.audio_encoder(cut_segments(features, members, padded_frames), mask, **kwargs)
         states = output.last_hidden_state
         if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
             states = states * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
@@ -360,11 +305,11 @@ class SalmonnModel(SalmonnPreTrainedModel):
         members = [group for group, _ in outputs]
         encoded = [output for _, output in outputs]
         gathered: dict[str, Any] = {
-            "last_hidden_state": _place(clips, members, [output.last_hidden_state for output in encoded])
+            "last_hidden_state": place_segments(clips, members, [output.last_hidden_state for output in encoded])
         }
         if encoded[0].hidden_states is not None:
             gathered["hidden_states"] = tuple(
-                _place(clips, members, list(layer))
+                place_segments(clips, members, list(layer))
                 for layer in zip(*(output.hidden_states for output in encoded), strict=True)
             )
         if encoded[0].attentions is not None:

@@ -9,6 +9,7 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
+from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
 
 
@@ -16,49 +17,6 @@ AUDIO_TOKEN = "<SpeechHere>"
 IGNORED_LABEL = -100
 # Written into text from users where it spells a token of the vocabulary: invisible, and no longer that token.
 ZERO_WIDTH_SPACE = "\u200b"
-
-_CONTENT_MACRO = """\
-{%- macro render(content) -%}
-{%- if content is string -%}{{ content }}
-{%- else -%}
-{%- for part in content -%}
-{%- if part.type == 'audio' -%}<Speech><SpeechHere></Speech>{{ ' ' }}
-{%- elif part.type == 'text' -%}{{ part.text }}
-{%- else -%}{{ raise_exception("SALMONN takes 'audio' and 'text' content, not '" ~ part.type ~ "'.") }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
-"""
-
-# The form of the official models: USER: <Speech>...</Speech> instruction\nASSISTANT: answer</s>
-VICUNA_CHAT_TEMPLATE = (
-    _CONTENT_MACRO
-    + """\
-{{- bos_token -}}
-{%- for message in messages -%}
-{%- if message.role == 'user' -%}{{ 'USER: ' }}{{ render(message.content) }}{{ '\\nASSISTANT:' }}
-{%- elif message.role == 'assistant' -%}
-{%- generation -%}{{ ' ' }}{{ render(message.content) }}{{ eos_token }}{%- endgeneration -%}
-{%- else -%}{{ render(message.content) }}{{ '\\n' }}
-{%- endif -%}
-{%- endfor -%}
-"""
-)
-# For language models that were trained on <|im_start|>role ... <|im_end|>
-CHATML_CHAT_TEMPLATE = (
-    _CONTENT_MACRO
-    + """\
-{%- for message in messages -%}
-{{- '<|im_start|>' ~ message.role ~ '\\n' -}}
-{%- if message.role == 'assistant' -%}
-{%- generation -%}{{ render(message.content) }}{{ '<|im_end|>' }}{%- endgeneration -%}{{ '\\n' }}
-{%- else -%}{{ render(message.content) }}{{ '<|im_end|>\\n' }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
-)
 
 
 class SalmonnProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]

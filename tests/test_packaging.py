@@ -11,7 +11,7 @@ from conftest import ROOT
 import modeling_salmonn
 
 
-SUBPACKAGES = [name for name in ("processing", "hub", "training", "evaluation") if (ROOT / name).is_dir()]
+SUBPACKAGES = [name for name in ("processing", "hub", "training", "smol", "evaluation") if (ROOT / name).is_dir()]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from modeling_salmonn.configuration_salmonn import AUTO_MAP, CUSTOM_PIPELINES
 REQUIRED_PACKAGES = {"torch", "transformers", "peft", "safetensors", "numpy", "soundfile", "soxr", "httpx"}
 REQUIRED_PACKAGES |= {"huggingface_hub"}
 PROCESSOR_MODULES = {"processing_salmonn", "feature_extraction_salmonn"}
-FOLDERS = [ROOT / name for name in ("modeling_salmonn", "processing", "hub", "training", "evaluation")]
+FOLDERS = [ROOT / name for name in ("modeling_salmonn", "processing", "hub", "training", "smol", "evaluation")]
 COMMAND_LINE = ROOT / "hub" / "cli.py"
 MAX_FILE_LINES, MAX_MODELING_LINES, MAX_FUNCTION_LINES = 400, 600, 80
 

@@ -1,0 +1,117 @@
+"""Settings of a stage: YAML, words of the command line, and what is said about mistakes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    path = tmp_path / "stage.yaml"
+    path.write_text(f"stage: 2\noutput_dir: {tmp_path}/out\nlearning_rate: 1e-4\nmodel: some/model\n")
+    return path
+
+
+def parse(stage: Path, *words: str) -> SalmonnTrainingArguments:
+    return parse_arguments([str(stage), *words])
+
+
+def test_defaults_are_those_of_the_research_code(tmp_path: Path) -> None:
+    arguments = SalmonnTrainingArguments(output_dir=str(tmp_path))
+    assert (arguments.weight_decay, arguments.adam_beta1, arguments.adam_beta2) == (0.05, 0.9, 0.999)
+    assert (arguments.learning_rate, arguments.warmup_steps) == (3e-5, 3000)
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-5, "warmup_lr_rate": pytest.approx(1e-6 / 3e-5)}
+    assert arguments.per_device_train_batch_size == 8
+
+
+def test_other_schedules_get_no_settings_of_the_default_one(tmp_path: Path) -> None:
+    arguments = SalmonnTrainingArguments(output_dir=str(tmp_path), lr_scheduler_type="cosine")
+    assert arguments.lr_scheduler_kwargs is None
+
+
+def test_each_process_collates_its_own_batches(tmp_path: Path) -> None:
+    assert SalmonnTrainingArguments(output_dir=str(tmp_path)).accelerator_config.dispatch_batches is False
+
+
+def test_numbers_that_yaml_takes_for_text_become_numbers(stage: Path) -> None:
+    assert parse(stage).learning_rate == 1e-4
+
+
+def test_words_win_over_the_file(stage: Path) -> None:
+    arguments = parse(stage, "stage=3", "learning_rate=2e-5", "gradient_checkpointing=true", "run_name=7")
+    assert (arguments.stage, arguments.learning_rate) == (3, 2e-5)
+    assert arguments.gradient_checkpointing is True
+    assert arguments.run_name == "7"
+
+
+def test_words_may_hold_lists_and_mappings(stage: Path) -> None:
+    arguments = parse(stage, "train_data=[a.json, {path: b.jsonl, task: asr}]", "task_weights={asr: 2}")
+    assert arguments.train_data == ["a.json", {"path": "b.jsonl", "task": "asr"}]
+    assert arguments.task_weights == {"asr": 2.0}
+
+
+def test_config_is_found_beside_the_file(stage: Path) -> None:
+    (stage.parent / "sizes.json").write_text("{}")
+    assert parse(stage, "config=sizes.json").config == str(stage.parent / "sizes.json")
+    assert parse(stage, "config=elsewhere.json").config == "elsewhere.json"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learning_rte=1"], "Unknown key 'learning_rte' in the command line; did you mean 'learning_rate'?"),
+        (["zzzzz=1"], "Unknown key 'zzzzz' in the command line; see SalmonnTrainingArguments"),
+        (["learning_rate=fast"], "learning_rate is 'fast', but it needs float"),
+        (["stage=4"], "stage is 4, but it needs one of 1, 2, 3"),
+        (["bf16=1"], "bf16 is 1, but it needs bool"),
+        (["max_steps=true"], "max_steps is True, but it needs int"),
+        (["max_steps=1.5"], "max_steps is 1.5, but it needs int"),
+        (["train_lora=7"], "train_lora is 7, but it needs bool"),
+        (["task_weights={asr: much}"], "task_weights.asr is 'much', but it needs float"),
+        (["train_data=[3]"], r"train_data is \[3\], but it needs text or dict or list"),
+        (["stage"], "Got the word 'stage'; settings are written key=value"),
+        (["dtype=bfloat16"], "set bf16=true"),
+        (["task_temperature=0"], "task_temperature must be positive"),
+        (["label_smoothing_factor=0.1"], "label_smoothing_factor would compare labels with the tokens before them"),
+        (["max_bad_clips=-1"], "max_bad_clips must not be negative"),
+        (["feature_cache=x", "train_audio_encoder=true"], "feature_cache holds outputs of frozen encoders"),
+    ],
+)
+def test_mistake_in_a_word_raises(stage: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(stage, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lerning_rate: 1", "Unknown key 'lerning_rate' in .*stage.yaml; did you mean 'learning_rate'?"),
+        ("- 1", "holds a list; it needs to map keys to values"),
+        ("a: [", "is not YAML"),
+        ("1: 2", "Unknown key 1 in"),
+    ],
+)
+def test_mistake_in_the_file_raises(stage: Path, content: str, message: str) -> None:
+    stage.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse(stage)
+
+
+@pytest.mark.parametrize("words", [[], ["stage=1"]])
+def test_words_without_a_file_raise(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="Name the YAML file"):
+        parse_arguments(words)
+
+
+def test_missing_file_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"There is no file .*none\.yaml"):
+        parse_arguments([str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.parametrize("value", ["true", "path/to/checkpoint-3"])
+def test_resuming_takes_a_folder_or_true(stage: Path, value: Any) -> None:
+    expected = True if value == "true" else value
+    assert parse(stage, f"resume_from_checkpoint={value}").resume_from_checkpoint == expected

@@ -1,0 +1,77 @@
+"""Clips that cannot be read: reported by name, counted, and one too many is an error."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import SAMPLING_RATE, make_clip
+
+from modeling_salmonn import SalmonnProcessor
+from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, header_seconds
+
+
+def reader(processor: SalmonnProcessor, limit: int = 5, max_seconds: float | None = None) -> ClipReader:
+    return ClipReader(processor.feature_extractor, BadClips(limit), max_seconds)
+
+
+def test_good_clip_is_read_at_the_encoders_rate(bucket_processor: SalmonnProcessor, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, make_clip(1.0, rate=8000), 8000)
+    assert len(reader(bucket_processor).read(str(path))) == SAMPLING_RATE
+
+
+def test_bad_clip_is_reported_once_by_name(
+    bucket_processor: SalmonnProcessor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"RIFF and nothing else")
+    clips = reader(bucket_processor)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            with pytest.raises(UnreadableClipError, match=r"broken\.wav"):
+                clips.read(str(path))
+    (record,) = caplog.records
+    assert f"Skipping the clip {path}: " in record.getMessage()
+    assert "cannot be decoded" in record.getMessage()
+
+
+def test_long_clip_is_bad(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    assert len(reader(bucket_processor, max_seconds=2.0).read(str(wav_file))) == 1.5 * SAMPLING_RATE
+    clips = reader(bucket_processor, max_seconds=1.0)
+    with pytest.raises(UnreadableClipError):
+        clips.read(str(wav_file))
+    assert clips.bad_clips.names == {str(wav_file)}
+
+
+def test_one_bad_clip_too_many_raises(bucket_processor: SalmonnProcessor) -> None:
+    clips = reader(bucket_processor, limit=1)
+    with pytest.raises(UnreadableClipError):
+        clips.read("/none/a.wav")
+    with pytest.raises(ValueError, match=r"2 clips cannot be read, more than max_bad_clips 1; the last one is /n"):
+        clips.read("/none/b.wav")
+
+
+def test_processes_and_resumed_runs_count_together(tmp_path: Path) -> None:
+    file = tmp_path / "output" / "bad_clips.txt"
+    BadClips(2, file).report("a.wav", "empty")
+    BadClips(2, file).report("a.wav", "empty")  # the same clip, found bad by another process
+    BadClips(2, file).report("b.wav", "two\nlines")
+    assert [line.split("\t") for line in file.read_text().splitlines()] == [
+        ["a.wav", "empty"],
+        ["a.wav", "empty"],
+        ["b.wav", "two lines"],
+    ]
+    with pytest.raises(ValueError, match=rf"3 clips cannot be read \(listed in {file}\), more than max_bad_clips 2"):
+        BadClips(2, file).report("c.wav", "empty")
+
+
+def test_clip_is_named_by_its_path() -> None:
+    assert clip_name("a.wav") == clip_name({"path": "a.wav", "bytes": b""}) == "a.wav"
+    assert clip_name({"bytes": b""}) == "a clip without a path"
+
+
+def test_length_comes_from_the_header(wav_file: Path) -> None:
+    assert header_seconds(str(wav_file)) == 1.5
+    assert header_seconds("/none.wav") is None
+    assert header_seconds({"bytes": b""}) is None

@@ -1,0 +1,117 @@
+"""Batches of examples, and fine-tuning with nothing but `transformers.Trainer`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLING_RATE, make_clip, tiny_model
+from transformers import Trainer, TrainingArguments
+
+from modeling_salmonn import SalmonnConfig, SalmonnProcessor
+from modeling_salmonn.training.collator import SalmonnCollator
+
+
+def example(seconds: float | None = 0.5, **options: Any) -> dict[str, Any]:
+    audio = None if seconds is None else make_clip(seconds)
+    return {"audio": audio, "instruction": "What do you hear?", "answer": "a tone"} | options
+
+
+def test_batch_is_that_of_the_processor(bucket_processor: SalmonnProcessor) -> None:
+    examples = [example(0.5), example(2.5, answer="a longer tone", instruction="Hm?")]
+    batch = SalmonnCollator(bucket_processor)(examples)
+    expected = bucket_processor(
+        text=["What do you hear?", "Hm?"],
+        audio=[entry["audio"] for entry in examples],
+        sampling_rate=SAMPLING_RATE,
+        text_target=["a tone", "a longer tone"],
+    )
+    assert batch.keys() == expected.keys()
+    assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_audio_may_be_a_path(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    collator = SalmonnCollator(bucket_processor)
+    batches = [collator([example(audio=audio)]) for audio in (str(wav_file), {"path": str(wav_file)})]
+    assert torch.equal(batches[0]["input_features"], batches[1]["input_features"])
+
+
+def test_rows_without_audio_are_text(bucket_processor: SalmonnProcessor) -> None:
+    batch = SalmonnCollator(bucket_processor)([example(None), example(0.5)])
+    audio_token = bucket_processor.audio_token_id
+    assert (batch["input_ids"] == audio_token).sum(1).tolist() == [0, 2]
+    assert len(batch["input_features"]) == 1
+    text = bucket_processor.tokenizer.decode(batch["input_ids"][0])
+    assert "USER:" in text
+    assert "Speech" not in text
+
+
+def test_inputs_of_generation_have_no_answer(bucket_processor: SalmonnProcessor) -> None:
+    inputs = SalmonnCollator(bucket_processor).prepare([example(0.5)])
+    assert "labels" not in inputs
+    assert bucket_processor.tokenizer.decode(inputs["input_ids"][0]).endswith("ASSISTANT:")
+
+
+def test_plain_trainer_fine_tunes(
+    bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor, tmp_path: Path
+) -> None:
+    """As in a notebook: model, collator and processor, and nothing else."""
+    model = tiny_model(bucket_config)
+    model.add_lora()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        max_steps=8,
+        learning_rate=0.1,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=8,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    rows = [example(0.3 + 0.2 * index, answer=f"tone {index}") for index in range(4)]
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=SalmonnCollator(bucket_processor),
+        train_dataset=rows,
+        eval_dataset=rows[:2],
+        processing_class=bucket_processor,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0] - 0.1
+    assert np.isfinite(trainer.state.log_history[-1]["train_loss"])
+    assert any("eval_loss" in entry for entry in trainer.state.log_history)
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {name for name in before if ".lora_" in name}
+    trainer.save_model()
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+class RecordedStates:
+    """What the encoders made of clips, as `EncoderCache` returns it."""
+
+    def __init__(self, states: dict[str, tuple[torch.Tensor, int]]):
+        self.states = states
+
+    def get(self, path: str) -> tuple[torch.Tensor, int]:
+        return self.states[path]
+
+
+def test_cached_states_are_padded_to_one_length(bucket_processor: SalmonnProcessor) -> None:
+    pytest.importorskip("modeling_salmonn.training.feature_cache")
+    cache = RecordedStates({"a.wav": (torch.ones(100, 40), 50), "b.wav": (2 * torch.ones(250, 40), 310)})
+    rows = [example(None, path="a.wav"), example(None), example(None, path="b.wav")]
+    batch = SalmonnCollator(bucket_processor, cache)(rows)
+    assert "input_features" not in batch
+    assert batch["encoder_hidden_states"].shape == (2, 250, 40)
+    assert batch["encoder_hidden_states"].sum((1, 2)).tolist() == [4000, 20000]
+    assert batch["input_features_mask"].sum(1).tolist() == [50, 310]
+    counts = (batch["input_ids"] == bucket_processor.audio_token_id).sum(1).tolist()
+    layout = bucket_processor.feature_extractor.audio_layout
+    assert counts == [layout.num_audio_tokens(50), 0, layout.num_audio_tokens(310)]

@@ -1,0 +1,122 @@
+"""The cache of encoder states: what it gives is what the encoders give, whatever interrupts it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
+
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.training.collator import SalmonnCollator
+from modeling_salmonn.training.feature_cache import EncoderCache
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    paths = []
+    for index, seconds in enumerate((0.3, 1.9, 2.2, 7.0, 34.0)):
+        path = tmp_path / f"clip{index}.wav"
+        soundfile.write(path, make_clip(seconds, seed=index), SAMPLING_RATE)
+        paths.append(str(path))
+    return paths
+
+
+def make_cache(
+    tmp_path: Path, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, **options: object
+) -> EncoderCache:
+    options = {"dtype": torch.float32} | options
+    return EncoderCache(tmp_path / "cache", model, processor.feature_extractor, **options)
+
+
+@torch.no_grad()
+def test_cached_batch_gives_the_loss_of_audio(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    assert cache.encode(clips, batch_size=2, progress=False) == []
+    examples = [{"path": clip, "audio": clip, "instruction": "What?", "answer": "A tone."} for clip in clips]
+    with_audio = bucket_model(**SalmonnCollator(bucket_processor)(examples)).loss
+    with_cache = bucket_model(**SalmonnCollator(bucket_processor, cache)(examples)).loss
+    torch.testing.assert_close(with_cache, with_audio, atol=1e-5, rtol=1e-5)
+
+
+def test_cached_states_are_the_same_alone_and_in_a_batch(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    batched = make_cache(tmp_path / "batched", bucket_model, bucket_processor)
+    batched.encode(clips, batch_size=len(clips), progress=False)
+    alone = make_cache(tmp_path / "alone", bucket_model, bucket_processor)
+    for clip in clips:
+        states, frames = batched.get(clip)
+        expected, expected_frames = alone.get(clip)
+        assert frames == expected_frames
+        torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_encoding_again_writes_nothing(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    make_cache(tmp_path, bucket_model, bucket_processor).encode(clips, progress=False)
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    written = [file.stat().st_mtime_ns for file in files]
+    assert len(files) == 2 * len(clips)
+    make_cache(tmp_path, bucket_model, bucket_processor).encode(clips, progress=False)
+    assert [file.stat().st_mtime_ns for file in files] == written
+
+
+def test_damaged_file_is_encoded_again(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    expected, _ = cache.get(clips[1])
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    states, _ = cache.get(clips[1])
+    assert torch.equal(states, expected)
+
+
+def test_changed_clip_gets_states_of_its_own(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    before, _ = make_cache(tmp_path, bucket_model, bucket_processor).get(clips[1])
+    soundfile.write(clips[1], make_clip(1.9, seed=9), SAMPLING_RATE)
+    after, _ = make_cache(tmp_path, bucket_model, bucket_processor).get(clips[1])
+    assert not torch.equal(before, after)
+
+
+def test_other_encoder_weights_get_a_folder_of_their_own(
+    tmp_path: Path, clips: list[str], bucket_processor: SalmonnProcessor
+) -> None:
+    model = tiny_model(tiny_config(segment_seconds=[2, 5, 10, 30], trim_audio_tokens=True))
+    cache = make_cache(tmp_path, model, bucket_processor)
+    with torch.no_grad():
+        model.model.audio_encoder.patch_projection.weight.mul_(1.1)
+    changed = make_cache(tmp_path, model, bucket_processor)
+    assert changed.folders["speech"] == cache.folders["speech"]
+    assert changed.folders["audio"] != cache.folders["audio"]
+
+
+def test_unreadable_clips_are_named_and_the_others_encoded(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF no audio")
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    problems = cache.encode([*clips[:2], str(broken), str(tmp_path / "missing.wav")], progress=False)
+    assert len(problems) == 2
+    assert any("broken.wav" in problem for problem in problems)
+    assert any("missing.wav" in problem for problem in problems)
+    assert cache.get(clips[0])[1] == 30
+    with pytest.raises(ValueError, match=r"broken\.wav"):
+        cache.get(str(broken))
+
+
+def test_half_precision_stays_close(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    full, _ = make_cache(tmp_path / "full", bucket_model, bucket_processor).get(clips[2])
+    half, _ = make_cache(tmp_path / "half", bucket_model, bucket_processor, dtype=torch.float16).get(clips[2])
+    assert half.dtype == torch.float16
+    np.testing.assert_allclose(half.float(), full, atol=5e-3)

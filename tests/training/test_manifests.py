@@ -1,0 +1,187 @@
+"""Rows from manifests, annotation files of the research code, and `datasets`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import soundfile
+from conftest import SAMPLING_RATE, make_clip
+from workspace import write_jsonl
+
+from modeling_salmonn.training.manifests import (
+    DataSource,
+    load_rows,
+    load_stream,
+    normalise_row,
+    parse_sources,
+    read_manifest,
+    row_seconds,
+)
+
+
+ROWS = [
+    {"path": "a.wav", "text": "hello", "task": "asr"},
+    {"path": "b.wav", "text": "two", "task": "audio_qa", "Q": "How many?", "expand_wav": ["c.wav", "/abs/d.wav"]},
+]
+
+
+def source(path: Path, **options: Any) -> DataSource:
+    return DataSource(str(path), **options)
+
+
+@pytest.mark.parametrize("form", ["annotation", "list", "jsonl"])
+def test_rows_are_read_in_every_form(form: str, tmp_path: Path) -> None:
+    file = tmp_path / ("rows.jsonl" if form == "jsonl" else "rows.json")
+    if form == "jsonl":
+        write_jsonl(file, ROWS)
+    else:
+        file.write_text(json.dumps(ROWS if form == "list" else {"annotation": ROWS}))
+    rows = load_rows([source(file)])
+    assert rows[0] == {"path": f"{tmp_path}/a.wav", "text": "hello", "task": "asr"}
+    assert rows[1] == ROWS[1] | {"path": f"{tmp_path}/b.wav", "expand_wav": [f"{tmp_path}/c.wav", "/abs/d.wav"]}
+
+
+def test_paths_may_start_from_another_folder(tmp_path: Path) -> None:
+    rows = load_rows(parse_sources(str(write_jsonl(tmp_path / "rows.jsonl", ROWS)), audio_root="/clips"))
+    assert rows[0]["path"] == "/clips/a.wav"
+
+
+def test_columns_and_task_of_the_source_fill_in(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"path": "a.wav", "words": "hello"}])
+    rows = load_rows(parse_sources({"path": str(file), "columns": {"text": "words"}, "task": "asr"}))
+    assert rows[0] == {"path": f"{tmp_path}/a.wav", "text": "hello", "task": "asr"}
+    assert rows.column("task") == ["asr"]
+    assert rows.column("text") == ["hello"]
+
+
+def test_sources_are_one_after_the_other(tmp_path: Path) -> None:
+    first = write_jsonl(tmp_path / "first.jsonl", ROWS)
+    second = write_jsonl(tmp_path / "second.jsonl", [{"path": "e.wav", "text": "five", "seconds": 2.5}])
+    rows = load_rows([source(first), source(second, task="asr")])
+    assert [row["text"] for row in rows] == ["hello", "two", "five"]
+    assert [row["text"] for row in rows[1:]] == ["two", "five"]
+    assert rows[-1]["text"] == "five"
+    assert rows.column("task") == ["asr", "audio_qa", "asr"]
+    assert row_seconds(rows) == [None, None, 2.5]
+    assert [row["text"] for row in rows.select([True, False, True])] == ["hello", "five"]
+    with pytest.raises(IndexError, match="no row 3 among 3"):
+        rows[3]
+
+
+def test_long_rows_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0] | {"duration": seconds} for seconds in (1.0, 200.0)])
+    assert len(load_rows([source(file)], max_seconds=180)) == 1
+    assert "Leaving out 1 rows longer than 180 s." in caplog.text
+
+
+def test_text_may_hold_line_separators(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert read_manifest(file) == [{"text": "a\u2028b"}]
+
+
+def read(given: DataSource) -> list[dict[str, Any]]:
+    rows = list(load_stream(given, seed=0, epoch=0)) if given.streaming else list(load_rows([given]))
+    return sorted(rows, key=lambda row: row["text"])
+
+
+@pytest.fixture(scope="module")
+def audio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audiofolder")
+    for index in range(3):
+        soundfile.write(folder / f"{index}.wav", make_clip(0.5, seed=index), SAMPLING_RATE)
+    rows = [{"file_name": f"{index}.wav", "text": f"row {index}", "kind": "asr"} for index in range(3)]
+    write_jsonl(folder / "metadata.jsonl", rows)
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_audio_folder_is_read(
+    streaming: bool, audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows = read(source(audio_folder, columns={"task": "kind"}, streaming=streaming))
+    assert rows == [{"path": f"{audio_folder}/{n}.wav", "text": f"row {n}", "task": "asr"} for n in range(3)]
+
+
+def test_split_of_an_audio_folder_is_read(audio_folder: Path) -> None:
+    given = source(audio_folder.parent, split=audio_folder.name, columns={"task": "kind"})
+    assert len(load_rows([given])) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_audio_within_a_table_is_not_decoded(streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    audio = {"bytes": b"not to be decoded", "path": "a.wav"}
+    table = datasets.Dataset.from_list([{"audio": audio, "text": "hello", "task": "asr"}])
+    table.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "rows.parquet")
+    (row,) = read(source(tmp_path / "rows.parquet", streaming=streaming))
+    assert row == {"path": audio, "text": "hello", "task": "asr"}
+
+
+def test_stream_is_shuffled_anew_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows = [{"path": "a.wav", "text": str(index), "task": "asr"} for index in range(20)]
+    given = source(write_jsonl(tmp_path / "rows.jsonl", rows), streaming=True)
+    orders = [[row["text"] for row in load_stream(given, seed=0, epoch=epoch)] for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_parquet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.Dataset.from_list(ROWS[:1]).to_parquet(tmp_path / "rows.parquet")
+    assert load_rows([source(tmp_path / "rows.parquet", audio_root="/clips")])[0]["path"] == "/clips/a.wav"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", '{"text": "a"}\n{', "line 2 of .*rows.jsonl is not JSON"),
+        ("rows.jsonl", "[1]", "Row 0 of .* is a list; each row needs to be an object"),
+        ("rows.json", '{"rows": []}', "needs to hold a list of rows"),
+        ("rows.json", "[]", "has no rows"),
+        ("rows.json", '[{"text": "a", "path": "b"}]', r"lacks \['task'\]; name them in the source's columns"),
+        ("rows.json", '[{"text": 1}, {"text": "a"}]', "has a column of several types"),
+    ],
+)
+def test_unusable_manifest_raises(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows([source(tmp_path / name)])
+
+
+@pytest.mark.parametrize("path", ["/none/rows.jsonl", "/none/rows.json"])
+def test_missing_manifest_raises(path: str) -> None:
+    with pytest.raises(ValueError, match=f"There is no manifest {path}"):
+        load_rows([DataSource(path)])
+
+
+def test_folder_without_metadata_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no audio folder: it has none of"):
+        load_rows([source(tmp_path)])
+
+
+def test_file_of_another_form_raises(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").touch()
+    with pytest.raises(ValueError, match=r"is none of \['.csv'"):
+        load_rows([source(tmp_path / "rows.txt")])
+
+
+def test_missing_folder_raises() -> None:
+    with pytest.raises(ValueError, match="There is no data at /none/folder"):
+        load_rows([DataSource("/none/folder")])
+
+
+@pytest.mark.parametrize("row", [{"task": "asr"}, {"task": "asr", "text": None}, {"task": "asr", "text": 3}])
+def test_row_without_text_raises(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Give each row a text"):
+        normalise_row(row, DataSource("rows.jsonl"))
+
+
+@pytest.mark.parametrize("value", [{"task": "asr"}, {"path": "a.json", "sampling": 3}])
+def test_unknown_source_field_raises(value: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="needs 'path', and knows nothing but"):
+        parse_sources(value)

@@ -1,0 +1,127 @@
+"""The watch for task over-fitting."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from workspace import Workspace, make_workspace, write_jsonl
+
+from modeling_salmonn.processing.prompts import load_prompts
+from modeling_salmonn.training.overfitting import OverfittingCallback, read_probes, story_margin
+from modeling_salmonn.training.run import build_trainer
+from modeling_salmonn.training.trainer import SalmonnTrainer
+
+
+CAPTION, STORY = "a tone", "Once there was a tone that nobody heard."
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = make_workspace(tmp_path_factory.mktemp("probes"), lora=True)
+    probes = [{"path": f"clip{index}.wav", "caption": CAPTION, "story": STORY} for index in range(2)]
+    write_jsonl(workspace.folder / "probes.jsonl", probes)
+    captions = [{"path": f"clip{index}.wav", "text": CAPTION, "task": "story"} for index in range(4)]
+    write_jsonl(workspace.folder / "captions.jsonl", captions)
+    return workspace
+
+
+def watched(workspace: Workspace, output: Path, **changes: Any) -> SalmonnTrainer:
+    settings = {"probes": str(workspace.folder / "probes.jsonl"), "eval_data": str(workspace.manifest)}
+    return build_trainer(workspace.arguments(output, **(settings | changes)))
+
+
+def curves(trainer: SalmonnTrainer, name: str) -> dict[int, float]:
+    return {entry["step"]: entry[name] for entry in trainer.state.log_history if name in entry}
+
+
+def test_losses_are_those_of_the_model(workspace: Workspace, tmp_path: Path) -> None:
+    trainer = watched(workspace, tmp_path)
+    processor, prompts = trainer.processing_class, load_prompts()
+    callback = OverfittingCallback(trainer, str(workspace.folder / "probes.jsonl"), processor, prompts)
+    losses = callback.measure()
+    kinds = ("nothing", "transcript", "caption", "story")
+    assert losses.keys() == {(answer, kind) for answer in ("caption", "story") for kind in kinds}
+    expected = []
+    for index in range(2):
+        inputs = processor(
+            text=[prompts["story"][0]],
+            audio=[[str(workspace.folder / f"clip{index}.wav")]],
+            text_target=[CAPTION],
+        )
+        with torch.no_grad():
+            expected.append(float(trainer.model.eval()(**inputs).loss))
+    assert losses["caption", "story"] == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_margin_compares_a_story_with_short_answers_where_a_story_is_asked_for() -> None:
+    losses = {("story", "story"): 3.0, ("caption", "story"): 1.0, ("transcript", "story"): 2.0, ("caption", "x"): 9.0}
+    assert story_margin(losses) == 1.5
+
+
+def test_curves_are_logged_at_the_start_and_at_each_evaluation(workspace: Workspace, tmp_path: Path) -> None:
+    trainer = watched(workspace, tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="no")
+    trainer.train()
+    assert curves(trainer, "eval_story_margin").keys() == {0, 2, 4}
+    names = [f"eval_perplexity_{answer}_under_nothing" for answer in ("caption", "story")]
+    assert all(value > 1 for name in names for value in curves(trainer, name).values())
+    ratio = math.log(curves(trainer, "eval_perplexity_story_under_story")[0])
+    ratio -= math.log(curves(trainer, "eval_perplexity_caption_under_story")[0])
+    assert curves(trainer, "eval_story_margin")[0] == pytest.approx(ratio, rel=1e-4)
+
+
+def test_collapse_into_captions_is_warned_of(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training on captions, whatever is asked for, puts stories out of reach."""
+    trainer = watched(
+        workspace,
+        tmp_path,
+        train_data=str(workspace.folder / "captions.jsonl"),
+        eval_strategy="steps",
+        eval_steps=6,
+        max_steps=12,
+        learning_rate=0.02,
+        save_strategy="no",
+    )
+    trainer.model.requires_grad_(True)  # the adapter of so small a model cannot do such damage alone
+    with caplog.at_level(logging.WARNING, "modeling_salmonn"):
+        trainer.train()
+    margins = curves(trainer, "eval_story_margin")
+    assert margins[12] > margins[0] + 0.5
+    assert "Task over-fitting: under the story instruction" in caplog.text
+    assert f"({margins[0]:.2f} at the start)" in caplog.text
+
+
+def test_steady_margin_is_not_warned_of(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = watched(workspace, tmp_path, eval_strategy="steps", eval_steps=2, learning_rate=1e-9, save_strategy="no")
+    with caplog.at_level(logging.WARNING, "modeling_salmonn"):
+        trainer.train()
+    assert "over-fitting" not in caplog.text
+
+
+def test_resumed_run_compares_with_its_own_start(workspace: Workspace, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2}
+    first = watched(workspace, tmp_path, max_steps=2, **settings)
+    first.train()
+    resumed = watched(workspace, tmp_path, max_steps=4, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert curves(resumed, "eval_story_margin").keys() == {0, 2, 4}
+    assert curves(resumed, "eval_story_margin")[0] == curves(first, "eval_story_margin")[0]
+
+
+@pytest.mark.parametrize("missing", ["path", "story", "caption"])
+def test_incomplete_probe_raises(missing: str, tmp_path: Path) -> None:
+    probe = {"path": "a.wav", "story": STORY, "caption": CAPTION}
+    del probe[missing]
+    with pytest.raises(ValueError, match=r"Probe 0 of .* it needs 'path', 'story', and one of"):
+        read_probes(str(write_jsonl(tmp_path / "probes.jsonl", [probe])))
+
+
+def test_empty_probes_raise(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There are no probes in"):
+        read_probes(str(write_jsonl(tmp_path / "probes.jsonl", [])))

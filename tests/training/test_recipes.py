@@ -1,0 +1,118 @@
+"""The recipes and accelerate configurations that come with the package."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_multi_gpu_env
+from conftest import ROOT
+
+from modeling_salmonn.training.arguments import parse_arguments
+from modeling_salmonn.training.dry_run import build_empty, dry_run
+from modeling_salmonn.training.models import load_config
+from modeling_salmonn.training.stages import sharded_layers
+
+
+SIZES = ("salmonn-13b", "salmonn-7b", "salmonn-smol")
+RECIPES = [ROOT / "training" / "recipes" / size / f"stage{stage}.yaml" for size in SIZES for stage in (1, 2, 3)]
+ACCELERATE = sorted((ROOT / "training" / "accelerate").glob("*.yaml"))
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def words_of(recipe: Path) -> list[str]:
+    """The launch command that a recipe opens with."""
+    first = recipe.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    return first.removeprefix("# ").split()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_recipe_is_valid_and_opens_with_its_command(recipe: Path) -> None:
+    arguments = parse_arguments([str(recipe)])
+    assert arguments.stage == int(recipe.stem[-1])
+    words = words_of(recipe)
+    assert words[-1] == str(recipe.relative_to(ROOT))
+    assert words[:2] in (["accelerate", "launch"], ["salmonn", "train"])
+    if words[0] == "accelerate":
+        launched = launch_command_parser().parse_args(words[2:])
+        assert (launched.module, launched.training_script) == (True, "modeling_salmonn.training.run")
+        assert launched.config_file is None or (ROOT / launched.config_file).is_file()
+
+
+@pytest.mark.parametrize("recipe", RECIPES[:6], ids=name_of)
+def test_large_models_keep_the_optimiser_of_the_research_code(recipe: Path) -> None:
+    arguments = parse_arguments([str(recipe)])
+    assert (arguments.learning_rate, arguments.weight_decay) == (3e-5, 0.05)
+    assert (arguments.adam_beta1, arguments.adam_beta2) == (0.9, 0.999)
+    if arguments.stage < 3:
+        assert (arguments.warmup_steps, arguments.per_device_train_batch_size) == (3000, 8)
+        assert arguments.lr_scheduler_kwargs["min_lr"] == 1e-5
+        assert 3e-5 * arguments.lr_scheduler_kwargs["warmup_lr_rate"] == pytest.approx(1e-6, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("size", "total", "trained"),
+    [("salmonn-13b", 13_776_293_744, 33_332_992), ("salmonn-7b", 7_495_698_288, 30_186_240)],
+)
+def test_dry_run_counts_without_weights(size: str, total: int, trained: int) -> None:
+    """The paper: about 33 M parameters are trained, 0.24 % of all."""
+    arguments = parse_arguments([str(ROOT / "training" / "recipes" / size / "stage1.yaml"), "dry_run=true"])
+    config = load_config(arguments.config)
+    assert all(parameter.is_meta for parameter in build_empty(config, torch.bfloat16).parameters())
+    report = dry_run(arguments, config)
+    row = next(line for line in report.splitlines() if line.startswith("all "))
+    assert row.split()[1:3] == [f"{total:,}", f"{trained:,}"]
+    layers = 40 if size == "salmonn-13b" else 32
+    assert f"Layers to shard: 12 BeatsLayer, {layers} LlamaDecoderLayer, 2 SalmonnQFormerLayer, 32 Whisper" in report
+    unsharded = float(report.split("together ")[1].split(".\n")[0])
+    assert total * 2 / 2**30 < unsharded < total * 2 / 2**30 + 4  # bfloat16, and the little that is trained
+
+
+def launch_arguments(path: Path) -> Any:
+    parser = launch_command_parser()
+    arguments = parser.parse_args(["--config_file", str(path), "-m", "modeling_salmonn.training.run", "stage.yaml"])
+    known = {action.dest for action in parser._actions}
+    config = load_config_from_file(str(path))
+    given = {**config.fsdp_config, **config.deepspeed_config}
+    assert given
+    assert given.keys() <= known
+    return _validate_launch_command(arguments)[0]
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=name_of)
+def test_accelerate_configuration_is_valid(path: Path) -> None:
+    arguments = launch_arguments(path)
+    assert arguments.num_processes == 8
+    assert arguments.mixed_precision == "bf16"
+    assert arguments.use_fsdp == ("fsdp" in path.name)
+    assert arguments.use_deepspeed == ("deepspeed" in path.name)
+    assert words_of(path)[3] == str(path.relative_to(ROOT))
+    if arguments.use_deepspeed:
+        assert f"zero{arguments.zero_stage}" in path.name
+
+
+def test_fsdp_wraps_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = (path for path in ACCELERATE if "fsdp" in path.name)
+    monkeypatch.setattr(os, "environ", os.environ | prepare_multi_gpu_env(launch_arguments(path)))
+    model = build_empty(load_config(str(RECIPES[0].parent / "config.json")), torch.bfloat16)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2
+    assert plugin.transformer_cls_names_to_wrap is None  # the trainer names them
+    plugin.transformer_cls_names_to_wrap = list(sharded_layers(model))
+    plugin.set_auto_wrap_policy(model)
+    wrapped = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+    assert {layer.__name__ for layer in wrapped} == set(sharded_layers(model))
+
+
+def test_smol_configuration_names_its_bases() -> None:
+    content = yaml.safe_load((RECIPES[-1].parent / "config.json").read_text())
+    assert all(content[f"{part}_model_id"] for part in ("speech", "audio", "text"))

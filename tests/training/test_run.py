@@ -1,0 +1,104 @@
+"""Running a stage: from a SALMONN or from bases, by command line, with all kinds of data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+from workspace import Workspace, make_workspace
+
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.hub.cli import app
+from modeling_salmonn.training.run import build_trainer, main, train
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("run"))
+
+
+def stage_file(workspace: Workspace, folder: Path, **changes: Any) -> str:
+    file = folder / "stage.yaml"
+    file.write_text(yaml.safe_dump(workspace.settings(folder / "out", **({"max_steps": 1} | changes))))
+    return str(file)
+
+
+def test_command_trains_and_saves_a_model(workspace: Workspace, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", stage_file(workspace, tmp_path), "max_steps=2"])
+    assert result.exit_code == 0, result.output
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    SalmonnForConditionalGeneration.from_pretrained(tmp_path / "out")
+    SalmonnProcessor.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learning_rte=1"], "did you mean 'learning_rate'?"),
+        (["train_data=/none.jsonl"], "There is no manifest /none.jsonl."),
+        (["train_data=[]"], "There is nothing to train on; set train_data"),
+        (["model=null"], "Give model, a SALMONN to go on from, or config"),
+        (["prompts=/none.json"], "There is no prompt file /none.json"),
+    ],
+)
+def test_mistake_is_told_in_a_line(
+    words: list[str], message: str, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stage_file(workspace, tmp_path)
+    result = CliRunner().invoke(app, ["train", file, *words])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match="Error: "):
+        main([file, *words])
+
+
+def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    source = {"path": str(workspace.manifest), "streaming": True}
+    trainer = build_trainer(workspace.arguments(tmp_path / "out", train_data=source, max_steps=8))
+    trainer.train()  # 12 rows, 2 a step: more than an epoch
+    assert trainer.state.global_step == 8
+    with pytest.raises(ValueError, match="streaming and some are not"):
+        build_trainer(workspace.arguments(tmp_path, train_data=[source, str(workspace.manifest)]))
+
+
+def test_more_bad_clips_than_the_limit_end_training(workspace: Workspace, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    for row in rows[:6]:
+        row["path"] = "/none/" + row["path"]
+    manifest = workspace.folder / "half.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"3 clips cannot be read .* more than max_bad_clips 2"):
+        train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=2, max_steps=10))
+    train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=6, max_steps=2))
+
+
+def test_workers_report_to_one_list(workspace: Workspace, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    rows[0]["path"] = "/none.wav"
+    manifest = workspace.folder / "workers.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    losses = []
+    for workers in (0, 2):
+        output = tmp_path / str(workers)
+        settings = {"train_data": str(manifest), "dataloader_num_workers": workers, "max_steps": 6}
+        trainer = build_trainer(workspace.arguments(output, save_strategy="no", **settings))
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        assert {line.split("\t")[0] for line in (output / "bad_clips.txt").read_text().splitlines()} == {"/none.wav"}
+    assert losses[0] == losses[1]
+
+
+def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("modeling_salmonn.training.feature_cache")
+    losses = []
+    for cache in (None, str(tmp_path / "cache")):
+        trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, save_strategy="no"))
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # states are kept in half precision

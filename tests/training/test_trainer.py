@@ -1,0 +1,273 @@
+"""The trainer: its loss, its optimiser, its checkpoints, and what training leaves alone."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from workspace import Workspace, make_workspace, quick_config
+
+from modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.training.run import build_trainer
+from modeling_salmonn.training.stages import part_of
+from modeling_salmonn.training.trainer import SalmonnTrainer, keep_label_positions
+
+
+def still(**options: Any) -> Any:
+    """A configuration without dropout in what is trained: batches then compare exactly."""
+    config = quick_config(lora_dropout=0.0, **options)
+    config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("trainer"), config=still())
+
+
+@pytest.fixture
+def trainer(workspace: Workspace, tmp_path: Path) -> SalmonnTrainer:
+    return build_trainer(workspace.arguments(tmp_path))
+
+
+def batch_of(trainer: SalmonnTrainer, rows: list[int]) -> dict[str, torch.Tensor]:
+    return trainer.data_collator([trainer.train_dataset[row] for row in rows])
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    found = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    model.zero_grad()
+    return found
+
+
+def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_logits_of_labels_alone_give_the_same_loss_and_gradients(trainer: SalmonnTrainer) -> None:
+    batch = batch_of(trainer, [0, 1, 2])
+    for count in (None, torch.tensor(40)):
+        options = {} if count is None else {"num_items_in_batch": count}
+        plain = trainer.model(**batch, **options)
+        plain.loss.backward()
+        expected = gradients(trainer.model)
+        kept = trainer.model(**keep_label_positions(batch), **options)
+        kept.loss.backward()
+        assert torch.allclose(kept.loss, plain.loss, rtol=1e-5)
+        assert_close(gradients(trainer.model), expected)
+    labelled = (batch["labels"][:, 1:] != -100).any(0).sum()
+    assert kept.logits.shape[1] == labelled < plain.logits.shape[1]
+
+
+def test_training_computes_few_logits(trainer: SalmonnTrainer) -> None:
+    batch = batch_of(trainer, [0, 1])
+    _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert outputs.logits.shape[1] < batch["input_ids"].shape[1] / 2
+    trainer.args.prediction_loss_only = False
+    _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert outputs.logits.shape[1] == batch["input_ids"].shape[1]
+
+
+def test_gradient_accumulation_equals_one_large_batch(workspace: Workspace, tmp_path: Path) -> None:
+    weights = []
+    for name, size, steps in (("large", 4, 1), ("small", 1, 4)):
+        arguments = workspace.arguments(
+            tmp_path / name,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            max_steps=2,
+            adam_epsilon=1e-3,  # so that rounding is not blown up to a whole step
+            save_strategy="no",
+        )
+        trainer = build_trainer(arguments)
+        trainer.train()
+        weights.append(dict(trainer.model.named_parameters()))
+    assert_close(*weights)
+
+
+def test_training_changes_what_the_stage_trains_and_nothing_else(trainer: SalmonnTrainer) -> None:
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.train()
+    changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {part_of(name) for name in changed} == {"connector", "lora"}
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    # a softmax over a single query leaves its weights without a gradient
+    idle = {name for name in trained if ".self_attention.query." in name or ".self_attention.key." in name}
+    assert trained - idle <= changed <= trained
+
+
+def test_parts_have_learning_rates_of_their_own(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments(
+        tmp_path, learning_rate=1.0, connector_learning_rate=2.0, lora_learning_rate=3.0, train_speech_encoder=True
+    )
+    trainer = build_trainer(arguments)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates, decays = defaultdict(set), defaultdict(set)
+    for group in trainer.create_optimizer().param_groups:
+        for parameter in group["params"]:
+            rates[part_of(names[id(parameter)])].add(group["lr"])
+            decays[group["weight_decay"]].add(names.pop(id(parameter)))
+    assert rates == {"connector": {2.0}, "lora": {3.0}, "speech_encoder": {1.0}}
+    assert decays.keys() == {0.0, 0.05}
+    assert "model.ln_speech.weight" in decays[0.0]
+    assert all(name.endswith("bias") or "norm" in name or ".ln_" in name for name in decays[0.0])
+    left = {part_of(name) for name in names.values()}
+    assert left == {"audio_encoder", "language_model"}
+
+
+def test_learning_rate_follows_the_research_code(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments(tmp_path, learning_rate=3e-5, warmup_steps=3000)
+    trainer = build_trainer(arguments)
+    trainer.create_optimizer_and_scheduler(num_training_steps=9000)
+    rates = []
+    for _ in range(9000):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[1500] == pytest.approx((1e-6 + 3e-5) / 2, rel=1e-2)
+    assert max(rates) == rates[2999] == pytest.approx(3e-5)
+    assert rates[5999] == pytest.approx(2e-5, rel=1e-2)
+    assert min(rates[3000:]) == rates[-1] == pytest.approx(1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_no_graph_of_encoders(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    losses, found, graphs = [], [], []
+    for checkpointing in (False, True):
+        arguments = workspace.arguments(
+            tmp_path / str(checkpointing), gradient_checkpointing=checkpointing, max_steps=1, save_strategy="no"
+        )
+        trainer = build_trainer(arguments)
+        encoders = (trainer.model.model.speech_encoder, trainer.model.model.audio_encoder)
+        for encoder in encoders:
+            encoder.register_forward_hook(
+                lambda module, inputs, output: graphs.append(output.last_hidden_state.requires_grad)
+            )
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, batch_of(trainer, [0, 1])).backward()
+        found.append(gradients(trainer.model))
+    assert trainer.model.model.language_model.layers[0].gradient_checkpointing
+    assert losses[0] == losses[1]
+    assert_close(*found)
+    assert graphs
+    assert not any(graphs)
+
+
+def test_low_precision_bases_are_trained_in_mixed_precision(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments(
+        tmp_path,
+        dtype="bfloat16",
+        bf16=True,
+        max_steps=2,
+        eval_data=str(workspace.manifest),
+        eval_strategy="steps",
+        eval_steps=1,
+        sample_new_tokens=2,
+    )
+    trainer = build_trainer(arguments)
+    trainer.train()
+    types = {(part_of(name), parameter.dtype) for name, parameter in trainer.model.named_parameters()}
+    assert ("lora", torch.float32) in types
+    assert ("connector", torch.float32) in types
+    assert ("language_model", torch.bfloat16) in types
+    with safe_open(tmp_path / "checkpoint-2" / "adapter_model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118  not a dict
+
+
+def test_evaluation_is_by_task_and_over_all(workspace: Workspace, tmp_path: Path) -> None:
+    trainer = build_trainer(workspace.arguments(tmp_path, eval_data=str(workspace.manifest)))
+    metrics = trainer.evaluate()
+    expected = (metrics["eval_asr_loss"] + metrics["eval_audio_caption_loss"]) / 2
+    assert metrics["eval_loss"] == pytest.approx(expected)
+    assert metrics["eval_asr_loss"] != metrics["eval_audio_caption_loss"]
+    assert any("eval_loss" in entry for entry in trainer.state.log_history)
+
+
+def named_bases(workspace: Workspace, folder: Path) -> Path:
+    """The same model, whose configuration names its bases."""
+    model = SalmonnForConditionalGeneration.from_pretrained(workspace.model)
+    for part in ("speech", "audio", "text"):
+        setattr(model.config, f"{part}_model_id", f"some/{part}")
+    model.save_pretrained(folder)
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((workspace.model / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("trained", ["adapter", "encoder"])
+def test_checkpoints_hold_only_what_is_trained_where_bases_are_named(
+    trained: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    model = named_bases(workspace, tmp_path / "named")
+    arguments = workspace.arguments(
+        tmp_path / "out", model=str(model), max_steps=1, train_speech_encoder=trained == "encoder"
+    )
+    build_trainer(arguments).train()
+    files = {path.name for path in (tmp_path / "out" / "checkpoint-1").iterdir()}
+    adapter = {"connector.safetensors", "adapter_model.safetensors", "adapter_config.json"}
+    weights = {name for name in files if name.startswith("model") and name.endswith(".safetensors")}
+    if trained == "adapter":
+        assert adapter <= files
+        assert weights == set()
+    else:
+        assert "connector.safetensors" not in files
+        assert weights == {"model.safetensors"}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "complete.json"} <= files
+
+
+def test_older_checkpoints_are_deleted_once_a_newer_one_is_complete(workspace: Workspace, tmp_path: Path) -> None:
+    build_trainer(workspace.arguments(tmp_path, save_total_limit=2)).train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    assert all(json.loads((path / "complete.json").read_text()) for path in tmp_path.glob("checkpoint-*"))
+
+
+def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments(
+        tmp_path,
+        eval_data=str(workspace.manifest),
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=3,
+        learning_rate=0.5,  # so large that the loss rises
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_asr_loss",
+    )
+    trainer = build_trainer(arguments)
+    trainer.train()
+    losses = [entry["eval_asr_loss"] for entry in trainer.state.log_history if "eval_asr_loss" in entry]
+    assert min(losses) < losses[-1]
+    assert trainer.evaluate()["eval_asr_loss"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_alignment_loss_is_added_and_its_head_is_trained(workspace: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("modeling_salmonn.training.alignment")
+    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    file = workspace.folder / "aligned.jsonl"
+    file.write_text("".join(json.dumps(row | {"alignment_text": "a"}) + "\n" for row in rows))
+    changes = {"train_data": str(file), "max_steps": 2}
+    plain = build_trainer(workspace.arguments(tmp_path / "plain", **changes))
+    plain.train()
+    aligned = build_trainer(workspace.arguments(tmp_path / "aligned", alignment_weight=0.5, **changes))
+    before = [parameter.clone() for parameter in aligned.alignment_head.parameters()]
+    aligned.train()
+    first, second = (trainer.state.log_history[0]["loss"] for trainer in (plain, aligned))
+    assert second > first + 0.1
+    pairs = zip(before, aligned.alignment_head.parameters(), strict=True)
+    assert all(not torch.equal(old, new) for old, new in pairs)
+    resumed = build_trainer(workspace.arguments(tmp_path / "resumed", alignment_weight=0.5, **changes))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "aligned" / "checkpoint-1"))
+    assert resumed.state.log_history[1]["loss"] == aligned.state.log_history[1]["loss"]
+    pairs = zip(resumed.alignment_head.parameters(), aligned.alignment_head.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)

@@ -1,0 +1,67 @@
+"""Checkpoints that survive an interruption: one counts only when its last file, the list of all others, is written."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+CHECKPOINT_PREFIX = "checkpoint-"
+MARKER = "complete.json"
+
+
+def mark_complete(folder: Path) -> None:
+    """Write the list of the folder's files and sizes, in one step."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
+    unfinished = folder / f"{MARKER}.tmp"
+    unfinished.write_text(json.dumps(sizes, indent=1, sort_keys=True))
+    os.replace(unfinished, folder / MARKER)
+
+
+def mark_incomplete(folder: Path) -> None:
+    """Take the mark away before the folder is written to again."""
+    (folder / MARKER).unlink(missing_ok=True)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder was written to its end, and all its files are still there in their sizes."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
+def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
+    """The newest complete checkpoint of an output folder; `None` if there is none."""
+    by_step = {
+        int(number): path
+        for path in Path(folder).glob(f"{CHECKPOINT_PREFIX}*")
+        if (number := path.name.removeprefix(CHECKPOINT_PREFIX)).isdigit()
+    }
+    return next((by_step[step] for step in sorted(by_step, reverse=True) if is_complete(by_step[step])), None)
+
+
+def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """All the model's weights in a checkpoint, connector, adapter or whole model, as they are named in the files.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    names = ("connector.safetensors", "adapter_model.safetensors")
+    files = [*Path(folder).glob("model*.safetensors"), *(Path(folder) / name for name in names)]
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        weights |= load_file(file) if file.is_file() else {}
+    if not weights:
+        raise ValueError(f"There are no weights in {folder}; give a checkpoint folder to resume from.")
+    return weights
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MARKER)]
+
+
+__all__ = ["is_complete", "last_complete_checkpoint", "mark_complete", "mark_incomplete", "read_weights"]

@@ -1,0 +1,123 @@
+"""Reading clips for training: one that cannot be read is reported by its name and replaced, up to a limit."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+
+
+logger = logging.getLogger(__name__)
+
+
+class UnreadableClipError(Exception):
+    """A clip that has been reported and is to be replaced."""
+
+
+class BadClips:
+    """Names of the clips that could not be read, in a file that all processes and resumed runs share.
+
+    Args:
+        limit: how many different clips may be bad.
+        file: where they are listed, one `name <tab> reason` a line; `None` keeps them in memory.
+    """
+
+    def __init__(self, limit: int, file: Path | None = None):
+        self.limit = limit
+        self.file = file
+        self.names: set[str] = set()
+
+    def report(self, name: str, reason: object) -> None:
+        """Note a bad clip.
+
+        Raises:
+            ValueError: if there are more than the limit by now.
+        """
+        if name in self.names:
+            return
+        self.names.add(name)
+        logger.warning("Skipping the clip %s: %s", name, reason)
+        known = self.names
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+            known = {line.split("\t")[0] for line in self.file.read_text(encoding="utf-8").splitlines()}
+        if len(known) > self.limit:
+            where = f" (listed in {self.file})" if self.file else ""
+            raise ValueError(
+                f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
+                f"{name}: {reason}. Repair or drop them, or raise the limit."
+            )
+
+
+class ClipReader:
+    """Reads clips as mono samples at the encoders' rate.
+
+    Args:
+        extractor: knows how to read audio of any kind.
+        bad_clips: where bad ones are reported.
+        max_seconds: longer clips are bad.
+    """
+
+    def __init__(self, extractor: SalmonnFeatureExtractor, bad_clips: BadClips, max_seconds: float | None = None):
+        self.extractor = extractor
+        self.bad_clips = bad_clips
+        self.max_seconds = max_seconds
+
+    def read(self, clip: Any) -> np.ndarray:
+        """Samples `(samples,)` of a path or of what `datasets` gives.
+
+        Raises:
+            UnreadableClipError: if it cannot be read; it has been reported.
+            ValueError: if it is one too many.
+        """
+        name = clip_name(clip)
+        if name in self.bad_clips.names:
+            raise UnreadableClipError(name)
+        try:
+            samples = self.extractor.fetch_audio(clip)
+            seconds = len(samples) / SAMPLING_RATE
+            if self.max_seconds is not None and seconds > self.max_seconds:
+                raise ValueError(f"it lasts {seconds:.1f} s, more than max_audio_seconds {self.max_seconds}")
+        except (ValueError, OSError) as error:
+            self.bad_clips.report(name, error)
+            raise UnreadableClipError(name) from error
+        return samples
+
+
+class CachedClips:
+    """Stands in for a `ClipReader` where a feature cache has the clips: knows the bad ones, and reads nothing."""
+
+    def __init__(self, bad_clips: BadClips):
+        self.bad_clips = bad_clips
+
+    def read(self, clip: Any) -> None:
+        """Nothing.
+
+        Raises:
+            UnreadableClipError: if the cache could not read it either.
+        """
+        if clip_name(clip) in self.bad_clips.names:
+            raise UnreadableClipError(clip_name(clip))
+
+
+def clip_name(clip: Any) -> str:
+    """What to call a clip: its path, where it has one."""
+    path = clip.get("path") if isinstance(clip, Mapping) else clip
+    return str(path) if path is not None else "a clip without a path"
+
+
+def header_seconds(clip: Any) -> float | None:
+    """Length of a file from its header, `None` if it has none that can be read."""
+    try:
+        return soundfile.info(clip).duration if isinstance(clip, str) else None
+    except (soundfile.SoundFileError, OSError):
+        return None
+
+
+__all__ = ["BadClips", "CachedClips", "ClipReader", "UnreadableClipError", "clip_name", "header_seconds"]

@@ -1,0 +1,69 @@
+"""Batches: examples with a clip, an instruction and an answer become inputs and labels of the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from modeling_salmonn.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME
+from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+
+
+class SalmonnCollator:
+    """Collates examples for `transformers.Trainer` (with `remove_unused_columns=False`).
+
+    An example is a mapping with `instruction`, `answer`, and `audio`: a path, samples at 16 kHz, or anything else that
+    the processor reads; `None` for text alone. `Trainer`, this and the processor are all that fine-tuning needs.
+
+    Args:
+        processor: the model's processor.
+        cache: an `EncoderCache`: the encoders' outputs are then looked up by the example's `path`.
+        alignment: also make the labels of the alignment loss, from `alignment_text` and `alignment_words`.
+    """
+
+    def __init__(self, processor: SalmonnProcessor, cache: Any = None, alignment: bool = False):
+        self.processor = processor
+        self.cache = cache
+        self.alignment = alignment
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Inputs, padded on the right, with `labels`."""
+        batch = dict(self.prepare(examples, text_target=[example["answer"] for example in examples]))
+        if self.alignment:
+            from modeling_salmonn.training.alignment import alignment_labels
+
+            tokenizer = self.processor.tokenizer
+            heard = [example for example in examples if self._has_clip(example)]
+            batch |= alignment_labels(heard, tokenizer) if heard else {}
+        return batch
+
+    def prepare(self, examples: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:
+        """Inputs of the instructions alone, as `generate` takes them; options are the processor's."""
+        texts = [example["instruction"] for example in examples]
+        if self.cache is not None:
+            return self._prepare_cached(examples, texts, options)
+        clips = [[example["audio"]] if self._has_clip(example) else [] for example in examples]
+        return self.processor(text=texts, audio=clips, sampling_rate=SAMPLING_RATE, **options)
+
+    def _has_clip(self, example: Mapping[str, Any]) -> bool:
+        return example.get("audio" if self.cache is None else "path") is not None
+
+    def _prepare_cached(
+        self, examples: Sequence[Mapping[str, Any]], texts: list[str], options: dict[str, Any]
+    ) -> BatchFeature:
+        found = [[self.cache.get(example["path"])] if self._has_clip(example) else [] for example in examples]
+        counts = [[frames for _, frames in clips] for clips in found]
+        inputs = self.processor(text=texts, audio_frames=counts, **options)
+        states = [clip.float() for clips in found for clip, _ in clips]
+        if states:
+            lengths = torch.tensor([count for clips in counts for count in clips])
+            padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+            frames = torch.arange(MEL_FRAMES_PER_ENCODER_FRAME * padded.shape[1])
+            inputs["encoder_hidden_states"] = padded
+            inputs["input_features_mask"] = (frames < lengths[:, None]).long()
+        return inputs
+
+
+__all__ = ["SalmonnCollator"]

@@ -1,0 +1,118 @@
+"""What a stage would need: the model is built from its configuration alone, without any weights or memory for them."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments
+from modeling_salmonn.training.stages import part_of, prepare_stage, sharded_layers
+
+
+GIGABYTE = 2**30
+GRADIENT_AND_OPTIMISER_BYTES = 4 + 8  # float32: the gradient, and AdamW's two averages
+TYPICAL_TEXT_TOKENS = 128
+USUAL_DEVICES = 8
+NAMED_LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # where accelerate's launcher passes them on
+# Floats that a decoder layer keeps for the backward pass, per token and hidden feature: inputs of its norms, of its
+# projections, of the gated feed-forward layer (whose width is 2.7 times the hidden size in LLaMA)
+KEPT_PER_FEATURE = 20
+
+
+def dry_run(arguments: SalmonnTrainingArguments, config: SalmonnConfig) -> str:
+    """Build the model without weights and report its size.
+
+    Args:
+        arguments: of the stage.
+        config: of the model.
+
+    Returns:
+        A table of parameters and memory.
+
+    Raises:
+        ValueError: if accelerate was told to shard layers that the model does not have.
+    """
+    model = build_empty(config, getattr(torch, arguments.dtype))
+    prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
+    lines = [f"{'part':<16}{'parameters':>16}{'trained':>16}{'GiB':>8}"]
+    for part, (count, trained, size) in _sizes(model).items():
+        lines.append(f"{part:<16}{count:>16,}{trained:>16,}{size / GIGABYTE:>8.2f}")
+    layers = ", ".join(f"{count} {name}" for name, count in _layers_to_shard(model).items())
+    memory = estimate_memory(model, arguments)
+    devices = arguments.world_size if arguments.world_size > 1 else USUAL_DEVICES
+    whole = "; ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in memory.items())
+    return "\n".join(
+        [
+            *lines,
+            f"Layers to shard: {layers}.",
+            f"GiB on each device, unsharded: {whole}; together {sum(memory.values()) / GIGABYTE:.2f}.",
+            f"GiB on each device, sharded over {devices}: {_sharded(memory, devices) / GIGABYTE:.2f}.",
+        ]
+    )
+
+
+def build_empty(config: SalmonnConfig, dtype: torch.dtype) -> SalmonnForConditionalGeneration:
+    """The model on the meta device."""
+    with torch.device("meta"):
+        return SalmonnForConditionalGeneration(config).to(dtype)
+
+
+def estimate_memory(model: SalmonnForConditionalGeneration, arguments: SalmonnTrainingArguments) -> dict[str, float]:
+    """Bytes of weights, of gradients with optimiser states, and roughly of a batch's activations."""
+    text = model.config.text_config
+    layout = model.config.audio_layout
+    tokens = arguments.per_device_train_batch_size * (
+        layout.num_audio_tokens(layout.longest_segment) + TYPICAL_TEXT_TOKENS
+    )
+    kept = 1 if arguments.gradient_checkpointing else KEPT_PER_FEATURE
+    computed = 2 if arguments.bf16 or arguments.fp16 else 4
+    activations = tokens * text.hidden_size * text.num_hidden_layers * kept * computed
+    labelled = arguments.per_device_train_batch_size * TYPICAL_TEXT_TOKENS
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "weights": sum(parameter.numel() * parameter.element_size() for parameter in _unique(model)),
+        "gradients and optimiser": trained * GRADIENT_AND_OPTIMISER_BYTES,
+        "activations": activations + labelled * text.vocab_size * (computed + 2 * 4),
+    }
+
+
+def _layers_to_shard(model: nn.Module) -> dict[str, int]:
+    """Those that accelerate's configuration names, otherwise those that the trainer names; with their number."""
+    existing = sharded_layers(model)
+    named = [name for name in os.environ.get(NAMED_LAYERS, "").split(",") if name]
+    missing = sorted(set(named) - existing.keys())
+    if missing:
+        raise ValueError(
+            f"accelerate is to shard the layers {missing}, but this model repeats {sorted(existing)}; correct "
+            "fsdp_transformer_layer_cls_to_wrap, or leave it out."
+        )
+    return {name: existing[name] for name in named or existing}
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Parameters, trained parameters and bytes of each part, and of all."""
+    counts: Counter[str] = Counter()
+    trained: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        for part in (part_of(name), "all"):
+            counts[part] += parameter.numel()
+            trained[part] += parameter.numel() if parameter.requires_grad else 0
+            sizes[part] += parameter.numel() * parameter.element_size()
+    order = [part for part in counts if part != "all"] + ["all"]
+    return {part: (counts[part], trained[part], sizes[part]) for part in order}
+
+
+def _sharded(memory: Mapping[str, float], devices: int) -> float:
+    return memory["activations"] + (memory["weights"] + memory["gradients and optimiser"]) / devices
+
+
+def _unique(model: nn.Module) -> Iterable[nn.Parameter]:
+    return {id(parameter): parameter for parameter in model.parameters()}.values()
+
+
+__all__ = ["build_empty", "dry_run", "estimate_memory"]

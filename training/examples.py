@@ -1,0 +1,287 @@
+"""Examples for the collator: a clip, an instruction, an answer.
+
+Each example makes its choices (instruction, partners, levels, replacements) with a generator of its own, seeded by the
+draw that the sampler numbers; so a resumed run, or one with other workers, makes the same ones.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch.utils.data import Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from modeling_salmonn.processing.prompts import choose_prompt, format_prompt
+from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError, header_seconds
+from modeling_salmonn.training.manifests import Row, Rows, row_seconds
+from modeling_salmonn.training.mixing import join_clips, overlap_clips
+from modeling_salmonn.training.mixture import MixtureSampler, task_shares
+
+
+Example: TypeAlias = dict[str, Any]
+
+OVERLAP_TASK = "overlapped_speech"
+VERIFICATION_TASK = "speaker_verification"
+TOKENS_PER_SECOND = 3  # of audio, one a window
+CHARACTERS_PER_TOKEN = 4  # of text, roughly
+USUAL_SECONDS = 10.0  # of clips whose length is not known
+SAME_TASK_ATTEMPTS, ATTEMPTS = 20, 100
+FIELDS_OF_Q = ("question", "language", "slots")  # what `Q` may stand for in an instruction
+OWN_NAMES = ("prompts", "task", "rng", "template")  # arguments of the functions that fill in fields
+
+
+@dataclass(frozen=True)
+class MadeOnTheFly:
+    """Rows that are made of others: how many an epoch counts, and of what.
+
+    Args:
+        overlap: mixtures of two rows of `overlap_task`.
+        overlap_task: the task they come from.
+        overlap_level_db: largest difference in level.
+        verification: pairs of rows with a `speaker`, half of them of one.
+    """
+
+    overlap: int = 0
+    overlap_task: str = "asr"
+    overlap_level_db: float = 5.0
+    verification: int = 0
+
+
+class ExampleMaker:
+    """Turns a row into an example.
+
+    Args:
+        prompts: instructions of each task, from `load_prompts`.
+        reader: reads the clips, or leaves that to the collator's feature cache.
+    """
+
+    def __init__(self, prompts: Mapping[str, list[str]], reader: ClipReader | CachedClips):
+        self.prompts = dict(prompts)
+        self.reader = reader
+
+    def make(self, row: Row, rng: random.Random) -> Example:
+        """The example of a row, with an instruction drawn by `rng`."""
+        return {
+            "audio": self.read(row),
+            "path": row.get("path"),
+            "instruction": self.instruction(row, rng),
+            "answer": row["text"],
+            "task": row["task"],
+            "alignment_text": row.get("alignment_text"),
+            "alignment_words": row.get("alignment_words"),
+        }
+
+    def read(self, row: Row) -> Any:
+        """Samples of the row's clips; `None` for a row without audio, and where a cache has them."""
+        clips = [row["path"]] if row.get("path") else []
+        clips += row.get("expand_wav") or []
+        if len(clips) > 1 and isinstance(self.reader, CachedClips):
+            raise ValueError(
+                f"The row of {clips[0]} joins {len(clips)} clips, which a feature cache does not hold; "
+                "leave feature_cache out."
+            )
+        samples = [self.reader.read(clip) for clip in clips]
+        present = [clip for clip in samples if clip is not None]
+        return join_clips(present) if present else None
+
+    def instruction(self, row: Row, rng: random.Random) -> str:
+        """The row's own prompt, or one of its task's, with the fields filled in."""
+        values: dict[str, str] = dict.fromkeys(FIELDS_OF_Q, str(row["Q"])) if row.get("Q") else {}
+        values |= {name: value for name, value in row.items() if isinstance(value, str) and name not in OWN_NAMES}
+        if row.get("prompt"):
+            return format_prompt(row["prompt"], **values)
+        return choose_prompt(self.prompts, row["task"], rng, **values)
+
+
+class ExampleSet(Dataset):
+    """Examples of rows, and of mixtures and pairs of rows that are made on the fly.
+
+    Args:
+        rows: the rows.
+        maker: turns them into examples.
+        made: what to make of them besides.
+        task_weights, temperature, examples_per_epoch, group_lengths: of `sampler()`; see `MixtureSampler`.
+        seed: of the choices that the examples make.
+
+    Raises:
+        ValueError: if a task has no instructions, or there is nothing to mix or to pair.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        maker: ExampleMaker,
+        made: MadeOnTheFly | None = None,
+        task_weights: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+        examples_per_epoch: int | None = None,
+        group_lengths: bool = False,
+        seed: int = 0,
+    ):
+        self.rows = rows
+        self.maker = maker
+        self.made = made or MadeOnTheFly()
+        self.task_weights = task_weights
+        self.temperature = temperature
+        self.examples_per_epoch = examples_per_epoch
+        self.group_lengths = group_lengths
+        self.seed = seed
+        self.row_tasks: list[str] = rows.column("task")
+        self.tasks = self.row_tasks + [OVERLAP_TASK] * self.made.overlap + [VERIFICATION_TASK] * self.made.verification
+        self.members = defaultdict(list)
+        for index, task in enumerate(self.row_tasks):
+            self.members[task].append(index)
+        self.speakers = self._group_speakers() if self.made.verification else {}
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Example:
+        index, draw = key if isinstance(key, tuple) else (key, key)
+        rng = random.Random(f"{self.seed}/{draw}")
+        task = self.tasks[index]
+        for attempt in range(ATTEMPTS):
+            example = self._make_readable(index, rng)
+            if example is not None:
+                return example
+            if task in self.members:  # mixtures and pairs simply draw other rows
+                index = rng.choice(self.members[task] if attempt < SAME_TASK_ATTEMPTS else range(len(self.rows)))
+        raise ValueError(f"No clip of the task {task!r} can be read, nor could {ATTEMPTS} tries find another.")
+
+    def by_task(self) -> dict[str, "ExampleSet"]:
+        """One set per task, in the rows' order."""
+        selected = {task: self.rows.select([own == task for own in self.row_tasks]) for task in self.members}
+        return {task: ExampleSet(rows, self.maker, seed=self.seed) for task, rows in selected.items()}
+
+    def sampler(self, batch_size: int, seed: int) -> MixtureSampler:
+        """Sampler of whole batches of `batch_size`, over all processes."""
+        shares = task_shares(Counter(self.tasks), self.task_weights, self.temperature)
+        weights = self.rows.column("weight", 1.0) + [1.0] * (len(self) - len(self.rows))
+        lengths = self.lengths() if self.group_lengths else None
+        return MixtureSampler(self.tasks, shares, batch_size, weights, lengths, self.examples_per_epoch, seed)
+
+    def lengths(self) -> list[float]:
+        """About how many tokens each example has, of audio and of text."""
+        seconds = [
+            header_seconds(self.rows[index].get("path")) if known is None else known
+            for index, known in enumerate(tqdm(row_seconds(self.rows), desc="Clip lengths", leave=False))
+        ]
+        own = [
+            (USUAL_SECONDS if length is None else length) * TOKENS_PER_SECOND + len(text) / CHARACTERS_PER_TOKEN
+            for length, text in zip(seconds, self.rows.column("text"), strict=True)
+        ]
+        mean = sum(own) / len(own)
+        return own + [2 * mean] * (len(self) - len(own))
+
+    def _make_readable(self, index: int, rng: random.Random) -> Example | None:
+        try:
+            return self._make(index, rng)
+        except UnreadableClipError:
+            return None
+
+    def _make(self, index: int, rng: random.Random) -> Example:
+        if index < len(self.rows):
+            return self.maker.make(self.rows[index], rng)
+        if self.tasks[index] == OVERLAP_TASK:
+            return self._overlap(rng)
+        return self._verification(rng)
+
+    def _overlap(self, rng: random.Random) -> Example:
+        """Two voices at once; the answer has the one that sets in first on its first line."""
+        first, second = (self.rows[index] for index in rng.sample(self.members[self.made.overlap_task], 2))
+        example = self.maker.make({"task": OVERLAP_TASK, "text": f"{first['text']}\n{second['text']}"}, rng)
+        voices = self.maker.read(first), self.maker.read(second)
+        return example | {"audio": overlap_clips(*voices, self.made.overlap_level_db, rng)}
+
+    def _verification(self, rng: random.Random) -> Example:
+        """Two utterances one after the other, of one speaker or of two."""
+        same = rng.random() < 0.5
+        if same:
+            speaker = rng.choice([name for name, rows in self.speakers.items() if len(rows) > 1])
+            pair = rng.sample(self.speakers[speaker], 2)
+        else:
+            pair = [rng.choice(self.speakers[speaker]) for speaker in rng.sample(list(self.speakers), 2)]
+        example = self.maker.make({"task": VERIFICATION_TASK, "text": "Yes" if same else "No"}, rng)
+        return example | {"audio": join_clips([self.maker.read(self.rows[index]) for index in pair])}
+
+    def _group_speakers(self) -> dict[str, list[int]]:
+        speakers = defaultdict(list)
+        for index, speaker in enumerate(self.rows.column("speaker")):
+            if speaker is not None:
+                speakers[speaker].append(index)
+        return dict(speakers)
+
+    def _check(self) -> None:
+        prompts = self.rows.column("prompt") + [None] * (len(self) - len(self.rows))
+        unprompted = {task for task, prompt in zip(self.tasks, prompts, strict=True) if not prompt}
+        unknown = sorted(unprompted - self.maker.prompts.keys())
+        if unknown:
+            raise ValueError(
+                f"There are no instructions for the tasks {unknown}; add them to the prompts file, which has "
+                f"{sorted(self.maker.prompts)}, or give these rows a 'prompt'."
+            )
+        if self.made.overlap and len(self.members.get(self.made.overlap_task, [])) < 2:
+            raise ValueError(
+                f"overlap_examples needs two rows of the task {self.made.overlap_task!r}, but the data have the "
+                f"tasks {sorted(self.members)}; set overlap_task."
+            )
+        if self.made.verification and (
+            len(self.speakers) < 2 or max(len(rows) for rows in self.speakers.values()) < 2
+        ):
+            raise ValueError(
+                "verification_examples needs rows of two speakers, and two rows of one of them; give rows a 'speaker'."
+            )
+        if isinstance(self.maker.reader, CachedClips) and (self.made.overlap or self.made.verification):
+            raise ValueError("A feature cache does not hold clips that are made on the fly; leave feature_cache out.")
+
+
+class ExampleStream(IterableDataset):
+    """Examples of streamed rows, one source or several drawn from at random until all are used up.
+
+    Args:
+        streams: calls that start a source anew, given the epoch.
+        maker: turns rows into examples.
+        weights: how often each source is drawn from, 0 for not at all; equally if not given.
+        seed: of the draws, and of the choices that the examples make.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Callable[[int], Iterable[Row]]],
+        maker: ExampleMaker,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+    ):
+        self.streams = list(streams)
+        self.maker = maker
+        self.weights = list(weights or [1.0] * len(streams))
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Example]:
+        for draw, row in enumerate(self._rows()):
+            with suppress(UnreadableClipError):  # the next row takes its place
+                yield self.maker.make(row, random.Random(f"{self.seed}/{self.epoch}/{draw}"))
+
+    def _rows(self) -> Iterator[Row]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        weights = {source: weight for source, weight in enumerate(self.weights) if weight > 0}
+        iterators = [iter(stream(self.epoch)) for stream in self.streams]
+        while weights:
+            (source,) = rng.choices(list(weights), list(weights.values()))
+            row = next(iterators[source], None)
+            if row is None:
+                del weights[source]
+            else:
+                yield row
+
+
+__all__ = ["Example", "ExampleMaker", "ExampleSet", "ExampleStream", "MadeOnTheFly"]

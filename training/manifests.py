@@ -1,0 +1,285 @@
+"""Rows of training data: our manifests, the research code's annotation files, and whatever `datasets` reads.
+
+A row has `path` (one clip), `text` (the answer) and `task`, and may have `Q` (a question or the value of a field of
+the instruction), `prompt` (an explicit instruction), `expand_wav` (clips to join behind the first), `weight`,
+`alignment_text`, `alignment_words`, `seconds`, `speaker`, and fields that instructions name, such as `language`.
+"""
+
+import json
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import numpy as np
+import pyarrow
+
+
+logger = logging.getLogger(__name__)
+
+Row: TypeAlias = dict[str, Any]
+
+MANIFEST_SUFFIXES = (".json", ".jsonl")
+FILE_READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audio folder
+UNDECODED_AUDIO = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+SECONDS_COLUMNS = ("seconds", "duration")
+SHUFFLE_BUFFER = 1000  # rows of a stream
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows come from.
+
+    Args:
+        path: `.jsonl`, `.json`, `.csv` or `.parquet` file, audio folder (with `metadata.jsonl` or its like, whose
+            `file_name` is the clip), or Hub id.
+        task: task of the rows that name none.
+        columns: our name of a column to its name in the source, such as `{text: transcription}`.
+        split: split of a Hub data set, or folder within an audio folder.
+        name: configuration of a Hub data set.
+        streaming: read rows one after the other instead of all of them first.
+        audio_root: folder that relative audio paths start from; the manifest's own if not given.
+    """
+
+    path: str
+    task: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    split: str = "train"
+    name: str | None = None
+    streaming: bool = False
+    audio_root: str | None = None
+
+
+def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]:
+    """Data sources as the arguments have them: one or a list, each a path or a mapping of `DataSource`'s fields.
+
+    Raises:
+        ValueError: for a mapping without `path` or with unknown fields.
+    """
+    sources = []
+    for item in value if isinstance(value, list) else [value]:
+        given = dict(item) if isinstance(item, Mapping) else {"path": item}
+        known = {entry.name for entry in fields(DataSource)}
+        if "path" not in given or not given.keys() <= known:
+            raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
+        source = DataSource(**given)
+        sources.append(replace(source, audio_root=source.audio_root or audio_root))
+    return sources
+
+
+class Rows(Sequence[Row]):
+    """Rows of several sources one after the other; each source stays in Arrow, with columns of its own."""
+
+    def __init__(self, parts: Sequence[tuple[DataSource, datasets.Dataset]]):
+        self.parts = list(parts)
+        self.ends = list(accumulate(len(table) for _, table in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"There is no row {index} among {len(self)}.")
+        part = bisect_right(self.ends, position)
+        source, table = self.parts[part]
+        return normalise_row(table[position - self.ends[part] + len(table)], source)
+
+    def column(self, name: str, default: Any = None) -> list[Any]:
+        """One value of every row, without reading the others."""
+        values: list[Any] = []
+        for source, table in self.parts:
+            given = source.columns.get(name, name)
+            fallback = source.task if name == "task" else default
+            found = table[given] if given in table.column_names else [None] * len(table)
+            values += [fallback if value is None else value for value in found]
+        return values
+
+    def select(self, keep: Sequence[bool] | np.ndarray) -> "Rows":
+        """The rows that a mask keeps."""
+        starts = [0, *self.ends]
+        return Rows(
+            [
+                (source, table.select(np.flatnonzero(np.asarray(keep[start:end]))))
+                for (source, table), start, end in zip(self.parts, starts, self.ends, strict=False)
+            ]
+        )
+
+
+def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -> Rows:
+    """Read all rows of the sources.
+
+    Args:
+        sources: where they come from; none of them streaming.
+        max_seconds: leave out rows whose `seconds` (or `duration`) say that they are longer.
+
+    Raises:
+        ValueError: if a source is missing, cannot be read, has no rows, or lacks `text`, `task` or the audio.
+    """
+    opened = [_open_folder(source) for source in sources]
+    rows = Rows([(source, _load_table(source)) for source in opened])
+    if max_seconds is not None:
+        keep = [seconds is None or seconds <= max_seconds for seconds in row_seconds(rows)]
+        if not all(keep):
+            logger.warning("Leaving out %d rows longer than %g s.", keep.count(False), max_seconds)
+        rows = rows.select(keep)
+    if not len(rows):
+        raise ValueError(f"There are no rows in {[source.path for source in sources]}; give data to train on.")
+    return rows
+
+
+def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
+    """Rows of a streaming source as they come, shuffled a little and anew in each epoch."""
+    source = _open_folder(source)
+    table = _load_dataset(source).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+    table.set_epoch(epoch)
+    return (normalise_row(row, source) for row in table)
+
+
+def row_seconds(rows: Rows) -> list[float | None]:
+    """Length of each row's audio, where a column tells."""
+    columns = [rows.column(name) for name in SECONDS_COLUMNS]
+    return [next((value for value in values if value is not None), None) for values in zip(*columns, strict=True)]
+
+
+def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
+    """A row under our column names, without empty fields, and with paths that can be opened.
+
+    Raises:
+        ValueError: if it has no `text` or no `task`.
+    """
+    renames = {theirs: ours for ours, theirs in source.columns.items()}
+    clean = {renames.get(name, name): value for name, value in row.items() if value is not None}
+    if "path" not in clean and "audio" in clean:
+        clean["path"] = clean.pop("audio")
+    if source.task is not None:
+        clean.setdefault("task", source.task)
+    for name in ("text", "task"):
+        if not isinstance(clean.get(name), str):
+            raise ValueError(
+                f"A row of {source.path} has {name}={clean.get(name)!r}: {row}. Give each row a {name}, or name its "
+                "column in the source's columns" + (", or the source a task." if name == "task" else ".")
+            )
+    for name in ("path", "expand_wav"):
+        if clean.get(name):
+            clean[name] = _locate(clean[name], source)
+    return clean
+
+
+def _locate(path: Any, source: DataSource) -> Any:
+    if isinstance(path, list):
+        return [_locate(item, source) for item in path]
+    if not isinstance(path, str) or "://" in path or os.path.isabs(path):
+        return path
+    folder = source.audio_root or (Path(source.path).parent if os.path.isfile(source.path) else ".")
+    return os.path.join(folder, path)
+
+
+def _open_folder(source: DataSource) -> DataSource:
+    """The metadata file of an audio folder; other sources as they are."""
+    if not os.path.isdir(source.path):
+        return source
+    folders = (Path(source.path), Path(source.path) / source.split)
+    found = [folder / name for folder in folders for name in METADATA_FILES if (folder / name).is_file()]
+    if not found:
+        raise ValueError(f"{source.path} is no audio folder: it has none of {METADATA_FILES}, which name its clips.")
+    return replace(source, path=str(found[0]), columns={"path": "file_name"} | source.columns)
+
+
+def _load_table(source: DataSource) -> datasets.Dataset:
+    is_manifest = source.path.endswith(MANIFEST_SUFFIXES)
+    table = _load_manifest(source.path) if is_manifest else _load_dataset(source)
+    needed = {"text"} | ({"task"} if source.task is None else set())
+    missing = {name for name in needed if source.columns.get(name, name) not in table.column_names}
+    if missing:
+        raise ValueError(
+            f"{source.path} has the columns {sorted(table.column_names)} and lacks {sorted(missing)}; name them in "
+            "the source's columns, or give the source a task."
+        )
+    return table
+
+
+def _load_manifest(path: str) -> datasets.Dataset:
+    rows = read_manifest(path)
+    if not rows:
+        raise ValueError(f"The manifest {path} has no rows.")
+    try:
+        return datasets.Dataset.from_list(rows)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise ValueError(f"{path} has a column of several types ({error}); each column needs one.") from error
+
+
+def _load_dataset(source: DataSource) -> Any:
+    """A file or a Hub data set, with its audio not yet decoded."""
+    where: dict[str, Any] = {"path": source.path, "name": source.name}
+    if os.path.isfile(source.path):
+        suffix = Path(source.path).suffix
+        if suffix not in FILE_READERS:
+            raise ValueError(f"{source.path} is none of {sorted(FILE_READERS)}; give data in one of these forms.")
+        where = {"path": FILE_READERS[suffix], "data_files": {source.split: source.path}}
+    elif source.path.startswith((".", "/", "~")):
+        raise ValueError(f"There is no data at {source.path}; give a manifest, a folder or a Hub id.")
+    try:
+        table = datasets.load_dataset(**where, split=source.split, streaming=source.streaming)
+    except Exception as error:  # datasets raises many kinds
+        raise ValueError(f"{source.path} cannot be read as a data set: {error}") from error
+    for name, feature in (table.features or {}).items():
+        if isinstance(feature, datasets.Audio):
+            table = table.cast_column(name, UNDECODED_AUDIO)  # its own type wants a decoder even for encoding
+    return table
+
+
+def read_manifest(path: str | os.PathLike) -> list[Row]:
+    """Read `.jsonl` with one row a line, or `.json` with a list of rows or `{"annotation": [rows]}`.
+
+    Returns:
+        Rows that all have the same keys; `None` where one was not given.
+
+    Raises:
+        ValueError: if the file is missing or not of that form, naming the line or row.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"There is no manifest {path}.")
+    content = file.read_text(encoding="utf-8")
+    rows = _read_lines(content, file) if file.suffix == ".jsonl" else _read_json(content, file)
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"Row {index} of {file} is a {type(row).__name__}; each row needs to be an object.")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in keys} for row in rows]
+
+
+def _read_lines(content: str, file: Path) -> list[Any]:
+    rows = []
+    for number, line in enumerate(content.split("\n"), start=1):  # texts may hold other line ends
+        if line.strip():
+            rows.append(_parse(line, f"line {number} of {file}"))
+    return rows
+
+
+def _read_json(content: str, file: Path) -> list[Any]:
+    rows = _parse(content, str(file))
+    if isinstance(rows, dict):
+        rows = rows.get("annotation")
+    if not isinstance(rows, list):
+        raise ValueError(f'{file} needs to hold a list of rows, or {{"annotation": [rows]}}.')
+    return rows
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON ({error}).") from error
+
+
+__all__ = ["DataSource", "Row", "Rows", "load_rows", "load_stream", "parse_sources", "read_manifest", "row_seconds"]

@@ -1,0 +1,147 @@
+"""Watches for task over-fitting (paper, section 3.3).
+
+By Bayes, `P(answer | audio, instruction) ~ P(answer | audio) * P(instruction | answer, audio)`. Training on
+transcripts and captions biases the first factor, an implicit language model, towards short answers, until instructions
+that ask for something else no longer count. On a few fixed clips this module follows the perplexity of short and of
+long answers under no instruction, under the instruction of the short ones, and under that of the long ones.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL, SalmonnProcessor
+from modeling_salmonn.training.manifests import read_manifest
+from modeling_salmonn.training.trainer import keep_label_positions
+
+
+logger = logging.getLogger(__name__)
+
+# Kinds of answers that a probe may have, and the task whose first instruction asks for them.
+SHORT_KINDS = {"transcript": "asr", "caption": "audio_caption"}
+LONG_KINDS = {"story": "story"}
+NO_INSTRUCTION = "nothing"
+MARGIN = "eval_story_margin"
+WORRYING_GROWTH = 0.5  # in nats per token: a factor of 1.6 in perplexity
+
+
+class OverfittingCallback(TrainerCallback):
+    """Logs perplexities at the start and at each evaluation, and warns when stories get out of reach.
+
+    Args:
+        trainer: whose model is watched.
+        probes: JSON lines with `path`, `story`, and `caption`, `transcript` or both; a few are enough.
+        processor: the model's.
+        prompts: instructions of each task.
+
+    Raises:
+        ValueError: if a probe lacks the story, or all short answers.
+    """
+
+    def __init__(self, trainer: Any, probes: str, processor: SalmonnProcessor, prompts: Mapping[str, list[str]]):
+        self.trainer = trainer
+        self.processor = processor
+        self.probes = read_probes(probes)
+        tasks = SHORT_KINDS | LONG_KINDS
+        self.instructions = {NO_INSTRUCTION: ""} | {kind: prompts[task][0] for kind, task in tasks.items()}
+        self.last_step = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The start, against which everything is compared; a resumed run has it in its log."""
+        if self._start(state) is None:
+            self._report(state)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Once for all sets of an evaluation."""
+        if state.global_step != self.last_step:
+            self._report(state)
+
+    def _report(self, state: Any) -> None:
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        self.last_step = state.global_step
+        if not (sharded or state.is_world_process_zero):
+            return
+        losses = self.measure()
+        margin = story_margin(losses)
+        perplexities = {
+            f"eval_perplexity_{answer}_under_{instruction}": float(torch.tensor(loss).exp())
+            for (answer, instruction), loss in losses.items()
+        }
+        start = self._start(state)
+        self.trainer.log(perplexities | {MARGIN: margin})
+        if start is not None and margin > 0 and margin - start > WORRYING_GROWTH:
+            logger.warning(
+                "Task over-fitting: under the story instruction, stories cost %.2f nats per token more than short "
+                "answers (%.2f at the start). The model answers untrained instructions with transcripts or captions; "
+                "stop earlier, or go on to activation tuning (stage 3).",
+                margin,
+                start,
+            )
+
+    @staticmethod
+    def _start(state: Any) -> float | None:
+        return next((entry[MARGIN] for entry in state.log_history if MARGIN in entry), None)
+
+    def measure(self) -> dict[tuple[str, str], float]:
+        """Mean loss per token of each kind of answer under each instruction, over the probes."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        was_training = model.training
+        model.eval()
+        found = defaultdict(list)
+        with torch.no_grad(), self.trainer.accelerator.autocast():
+            for probe in self.probes:
+                answers = [kind for kind in SHORT_KINDS | LONG_KINDS if probe.get(kind)]
+                pairs = [(answer, instruction) for answer in answers for instruction in self.instructions]
+                for pair, loss in zip(pairs, self._losses(model, probe, pairs), strict=True):
+                    found[pair].append(loss)
+        model.train(was_training)
+        return {pair: sum(losses) / len(losses) for pair, losses in found.items()}
+
+    def _losses(self, model: Any, probe: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Mean loss per token of each answer, all in one batch."""
+        inputs = self.processor(
+            text=[self.instructions[instruction] for _, instruction in pairs],
+            audio=[[probe["path"]] for _ in pairs],
+            text_target=[probe[answer] for answer, _ in pairs],
+        ).to(self.trainer.args.device)
+        kept = keep_label_positions(dict(inputs))
+        targets = kept.pop("shift_labels")
+        kept.pop("labels")
+        logits = model(**kept).logits.float()
+        losses = nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
+        )
+        return (losses.sum(1) / (targets != IGNORED_LABEL).sum(1)).tolist()
+
+
+def story_margin(losses: Mapping[tuple[str, str], float]) -> float:
+    """By how many nats per token a story is less likely than a short answer where a story is asked for."""
+    short = [losses[kind, "story"] for kind in SHORT_KINDS if (kind, "story") in losses]
+    return losses["story", "story"] - sum(short) / len(short)
+
+
+def read_probes(path: str) -> list[dict[str, Any]]:
+    """Probes with paths that can be opened.
+
+    Raises:
+        ValueError: if there are none, or one lacks what is compared.
+    """
+    probes = read_manifest(path)
+    for index, probe in enumerate(probes):
+        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in SHORT_KINDS)):
+            raise ValueError(
+                f"Probe {index} of {path} has {sorted(name for name, value in probe.items() if value)}; it needs "
+                f"'path', 'story', and one of {sorted(SHORT_KINDS)}."
+            )
+    if not probes:
+        raise ValueError(f"There are no probes in {path}.")
+    return [probe | {"path": str(Path(path).parent / probe["path"])} for probe in probes]
+
+
+__all__ = ["OverfittingCallback", "read_probes", "story_margin"]

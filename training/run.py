@@ -1,0 +1,230 @@
+"""Runs a stage.
+
+```
+salmonn train STAGE.yaml [key=value ...]
+accelerate launch -m modeling_salmonn.training.run STAGE.yaml [key=value ...]
+```
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+from transformers import set_seed
+from transformers.trainer_utils import TrainOutput
+
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.prompts import load_prompts
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
+from modeling_salmonn.training.callbacks import SampleCallback
+from modeling_salmonn.training.checkpoints import last_complete_checkpoint
+from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader
+from modeling_salmonn.training.collator import SalmonnCollator
+from modeling_salmonn.training.dry_run import dry_run
+from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
+from modeling_salmonn.training.manifests import load_rows, load_stream, parse_sources
+from modeling_salmonn.training.models import build_model, build_processor, load_config
+from modeling_salmonn.training.overfitting import OverfittingCallback
+from modeling_salmonn.training.stages import prepare_stage
+from modeling_salmonn.training.trainer import SalmonnTrainer
+
+
+logger = logging.getLogger(__name__)
+
+BAD_CLIPS_FILE = "bad_clips.txt"
+
+
+def train(arguments: SalmonnTrainingArguments) -> TrainOutput:
+    """Train a stage from beginning to end, or from its last complete checkpoint, and save the result.
+
+    Args:
+        arguments: model, data and stage; `resume_from_checkpoint` is a checkpoint, or `true` for the newest one.
+
+    Raises:
+        ValueError: if model or data cannot be read, naming what is wrong.
+    """
+    checkpoint = find_checkpoint(arguments)
+    return run_training(build_trainer(arguments, resumed=checkpoint is not None), checkpoint)
+
+
+def run_training(trainer: SalmonnTrainer, checkpoint: str | None) -> TrainOutput:
+    """Train, save the model into the output folder, and log the metrics."""
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return output
+
+
+def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) -> SalmonnTrainer:
+    """The trainer of a stage with its model and data.
+
+    Args:
+        arguments: model, data and stage.
+        resumed: keep the list of bad clips of the earlier run.
+    """
+    processor = build_processor(arguments)
+    train_data, eval_data = build_data(arguments, processor, resumed)  # first: its mistakes are told at once
+    set_seed(arguments.seed)
+    model = build_model(arguments, processor)
+    prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
+    cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
+    collator = SalmonnCollator(processor, cache, alignment=arguments.alignment_weight > 0)
+    trainer = SalmonnTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=train_data,
+        eval_dataset=eval_data or None,
+        processing_class=processor,
+        alignment_head=build_alignment_head(arguments, model),
+    )
+    if eval_data and arguments.sample_new_tokens:
+        samples = [examples[0] for examples in eval_data.values()]
+        trainer.add_callback(SampleCallback(trainer, samples, collator, arguments.sample_new_tokens))
+    if arguments.probes:
+        prompts = load_prompts(arguments.prompts)
+        trainer.add_callback(OverfittingCallback(trainer, arguments.probes, processor, prompts))
+    return trainer
+
+
+def build_data(
+    arguments: SalmonnTrainingArguments, processor: SalmonnProcessor, resumed: bool = False
+) -> tuple[ExampleSet | ExampleStream, dict[str, ExampleSet]]:
+    """Training examples, and evaluation examples by task.
+
+    Raises:
+        ValueError: if there are no data, or streamed and other sources at once.
+    """
+    file = Path(arguments.output_dir or ".") / BAD_CLIPS_FILE
+    if not resumed and arguments.should_save:
+        file.unlink(missing_ok=True)
+    bad_clips = BadClips(arguments.max_bad_clips, file)
+    reader: ClipReader | CachedClips = CachedClips(bad_clips)
+    if not arguments.feature_cache:
+        reader = ClipReader(processor.feature_extractor, bad_clips, arguments.max_audio_seconds)
+    maker = ExampleMaker(load_prompts(arguments.prompts), reader)
+    eval_data = {}
+    if arguments.eval_data:
+        rows = load_rows(parse_sources(arguments.eval_data, arguments.audio_root), arguments.max_audio_seconds)
+        eval_data = ExampleSet(rows, maker, seed=arguments.seed).by_task()
+    return _training_examples(arguments, maker), eval_data
+
+
+def _training_examples(arguments: SalmonnTrainingArguments, maker: ExampleMaker) -> ExampleSet | ExampleStream:
+    if not arguments.train_data:
+        raise ValueError("There is nothing to train on; set train_data, for instance train_data=rows.jsonl.")
+    sources = parse_sources(arguments.train_data, arguments.audio_root)
+    if any(source.streaming for source in sources):
+        if not all(source.streaming for source in sources):
+            raise ValueError("Some sources of train_data are streaming and some are not; set all alike.")
+        streams: list[Callable[[int], Iterable]] = [partial(load_stream, source, arguments.seed) for source in sources]
+        weights = [arguments.task_weights.get(source.task or "", 1.0) for source in sources]
+        return ExampleStream(streams, maker, weights, arguments.seed)
+    return ExampleSet(
+        load_rows(sources, arguments.max_audio_seconds),
+        maker,
+        MadeOnTheFly(
+            arguments.overlap_examples,
+            arguments.overlap_task,
+            arguments.overlap_level_db,
+            arguments.verification_examples,
+        ),
+        task_weights=arguments.task_weights,
+        temperature=arguments.task_temperature,
+        examples_per_epoch=arguments.examples_per_epoch,
+        group_lengths=arguments.group_lengths,
+        seed=arguments.seed,
+    )
+
+
+def build_cache(
+    arguments: SalmonnTrainingArguments, model: Any, processor: SalmonnProcessor, data: Sequence[Any]
+) -> Any:
+    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none."""
+    if not arguments.feature_cache:
+        return None
+    from modeling_salmonn.training.feature_cache import EncoderCache
+
+    if any(isinstance(examples, ExampleStream) for examples in data):
+        raise ValueError("A feature cache cannot be filled from streaming sources; leave feature_cache out.")
+    cache = EncoderCache(arguments.feature_cache, model.to(arguments.device), processor.feature_extractor)
+    bad_clips = data[0].maker.reader.bad_clips
+    paths = list(dict.fromkeys(row["path"] for examples in data for row in examples.rows if row.get("path")))
+    with arguments.main_process_first(desc="encoding the clips"):
+        for problem in cache.encode(paths):
+            name, _, reason = problem.partition(": ")
+            bad_clips.report(name, reason)
+    return cache
+
+
+def build_alignment_head(arguments: SalmonnTrainingArguments, model: Any) -> Any:
+    """The head of the alignment loss, if it has any weight."""
+    if arguments.alignment_weight <= 0:
+        return None
+    from modeling_salmonn.training.alignment import AlignmentHead
+
+    return AlignmentHead(model.get_input_embeddings().weight)
+
+
+def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
+    """The checkpoint to resume from: the one that is named, or the newest complete one of the output folder.
+
+    Raises:
+        ValueError: if the one that is named does not exist.
+    """
+    wanted = arguments.resume_from_checkpoint
+    if not wanted:
+        return None
+    if isinstance(wanted, str):
+        if not os.path.isdir(wanted):
+            raise ValueError(f"There is no checkpoint {wanted}; give its folder, or true for the newest one.")
+        return wanted
+    found = last_complete_checkpoint(str(arguments.output_dir))
+    if found is None:
+        logger.warning("There is no complete checkpoint in %s; training starts anew.", arguments.output_dir)
+        return None
+    logger.info("Resuming from %s.", found)
+    return str(found)
+
+
+def show_progress(arguments: SalmonnTrainingArguments) -> None:
+    """Log to the terminal, from the main process alone."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("modeling_salmonn").setLevel(logging.INFO if arguments.should_log else logging.ERROR)
+
+
+def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
+    """The trainer that the words of a command line ask for, and its checkpoint; `None` after a dry run.
+
+    Raises:
+        ValueError: if the words, the model or the data cannot be used.
+    """
+    arguments = parse_arguments(words)
+    show_progress(arguments)
+    if arguments.dry_run:
+        typer.echo(dry_run(arguments, load_config(str(arguments.config or arguments.model))))
+        return None
+    checkpoint = find_checkpoint(arguments)
+    return build_trainer(arguments, resumed=checkpoint is not None), checkpoint
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the stage of a command line; what is wrong with it ends the program with one line."""
+    try:
+        prepared = prepare(words)
+    except (ValueError, OSError) as error:
+        sys.exit(f"Error: {' '.join(str(error).split())}")
+    if prepared is not None:
+        run_training(*prepared)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+
+
+__all__ = ["build_trainer", "main", "prepare", "run_training", "train"]

@@ -1,0 +1,125 @@
+"""What a stage trains: Q-Former, LayerNorms, projection and LoRA; on demand also the encoders.
+
+All three stages train the same parts (paper, section 3.3); they differ in data and length.
+"""
+
+from collections import Counter, defaultdict
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
+
+
+ENCODERS = ("speech_encoder", "audio_encoder")
+
+
+def prepare_stage(
+    model: SalmonnForConditionalGeneration,
+    train_lora: bool = True,
+    train_speech_encoder: bool = False,
+    train_audio_encoder: bool = False,
+) -> None:
+    """Choose what is trained, in place.
+
+    What is trained becomes float32, whatever type the bases have. Frozen encoders stay in eval mode from now on, also
+    after `model.train()`.
+
+    Args:
+        model: gets a fresh LoRA adapter if it has none and `train_lora` is set.
+        train_lora: whether the adapter is trained.
+        train_speech_encoder, train_audio_encoder: whether these encoders are.
+
+    Raises:
+        ValueError: if the audio encoder of a model without one is to be trained.
+    """
+    if train_audio_encoder and model.model.audio_encoder is None:
+        raise ValueError("train_audio_encoder is set, but this model has no audio encoder; leave it out.")
+    if train_lora and not model._hf_peft_config_loaded:
+        model.add_lora()
+    trained = {"connector"} | ({"lora"} if train_lora else set())
+    trained |= {"speech_encoder"} if train_speech_encoder else set()
+    trained |= {"audio_encoder"} if train_audio_encoder else set()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in trained)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for encoder in ENCODERS:
+        module = getattr(model.model, encoder)
+        if module is not None:
+            keep_in_eval(module, encoder not in trained)
+
+
+def part_of(name: str) -> str:
+    """Part of the model that a parameter belongs to, by its name."""
+    if ".lora_" in name:
+        return "lora"
+    if name.startswith(CONNECTOR_PREFIXES):
+        return "connector"
+    for encoder in ENCODERS:
+        if name.startswith(f"model.{encoder}."):
+            return encoder
+    return "language_model"
+
+
+def trained_parameters(model: nn.Module) -> dict[str, list[str]]:
+    """Names of the trained parameters of each part."""
+    names = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            names[part_of(name)].append(name)
+    return dict(names)
+
+
+def keep_in_eval(module: nn.Module, keep: bool = True) -> None:
+    """Make a module stay in eval mode (no dropout, no LayerDrop) whatever `train()` asks for, or end that."""
+    module.__dict__.pop("train", None)
+    if keep:
+        module.eval()
+        module.__dict__["train"] = MethodType(_ignore_train, module)
+
+
+def _ignore_train(module: nn.Module, mode: bool = True) -> nn.Module:
+    return module
+
+
+def sharded_layers(model: Any) -> dict[str, int]:
+    """Classes of the repeated layers, and how many there are of each: the units that FSDP shards and gathers.
+
+    transformers' own list also has layers of the Whisper decoder, which SALMONN does not have.
+    """
+    counts = Counter(type(module).__name__ for module in model.modules())
+    return {name: counts[name] for name in sorted(model._no_split_modules) if counts[name]}
+
+
+def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights, named as `save_pretrained` names them, into the model, in the model's own types.
+
+    Raises:
+        ValueError: if a trained parameter is missing, or a weight has no place or another shape.
+    """
+    places: dict[str, Any] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        places[name.replace(".base_layer.", ".").replace(".default.", ".")] = tensor
+    given = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    missing = sorted(name for name, tensor in places.items() if tensor.requires_grad and name not in given)
+    unknown = sorted(given.keys() - places.keys())
+    shapes = [name for name in given.keys() & places.keys() if given[name].shape != places[name].shape]
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"The checkpoint does not fit the model: missing {missing}, unexpected {unknown}, of other shapes "
+            f"{sorted(shapes)}; resume with the settings that it was trained with."
+        )
+    with torch.no_grad():
+        for name, tensor in given.items():
+            place = places[name]
+            if isinstance(place, DTensor):  # sharded by FSDP
+                tensor = distribute_tensor(tensor.to(place.device), place.device_mesh, place.placements)
+            place.copy_(tensor)
+
+
+__all__ = ["keep_in_eval", "load_trained", "part_of", "prepare_stage", "sharded_layers", "trained_parameters"]
