@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modeling_salmonn.smol.cli import app as smol_app
+from modeling_salmonn.training.activation_cli import app as activate
 
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(smol_app, name="smol")
+app.add_typer(activate, name="activate")
 console = Console()
 errors = Console(stderr=True)
 

@@ -1,0 +1,58 @@
+"""Which clips a model writes answers about, and which of them it is asked a question about."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_salmonn.training.manifests import METADATA_FILES, Row, read_manifest
+
+
+def read_clips(source: str) -> list[Row]:
+    """Clips to answer about: rows of a manifest or an audio folder that have a `path`; nothing else is needed.
+
+    Args:
+        source: `.jsonl` or `.json` manifest, or a folder with `metadata.jsonl`, whose `file_name` is the path.
+
+    Raises:
+        ValueError: if the source cannot be read, or a row names no file.
+    """
+    file = Path(source).expanduser()
+    if file.is_dir():
+        file = file / METADATA_FILES[0]
+    rows = []
+    for index, row in enumerate(read_manifest(file)):
+        clean = {name: value for name, value in row.items() if value is not None}
+        path = clean.get("path", clean.get("file_name"))
+        if not isinstance(path, str):
+            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path'.")
+        joined = [locate(name, file.parent) for name in clean.get("expand_wav") or []]
+        rows.append(clean | {"path": locate(path, file.parent)} | ({"expand_wav": joined} if joined else {}))
+    return rows
+
+
+def locate(path: str, folder: Path) -> str:
+    """An absolute path, from a manifest's folder; URLs as they are."""
+    return path if "://" in path else str((folder / path).absolute())
+
+
+def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
+    """The clips in the order in which they are tried: each path once, with its question if one of its rows has one."""
+    by_path: dict[str, Row] = {}
+    for row in clips:
+        if row["path"] not in by_path or (question_of(row) and not question_of(by_path[row["path"]])):
+            by_path[row["path"]] = row
+    return random.Random(seed).sample(list(by_path.values()), len(by_path))
+
+
+def question_of(row: Row) -> str | None:
+    """The question of a row whose task is to answer one."""
+    question = row.get("Q") or row.get("question")
+    return question if question and str(row.get("task")).endswith("_qa") else None
+
+
+def asks_question(index: int, share: float) -> bool:
+    """Whether clip number `index` gets a question, so that of any first clips the share does."""
+    return int((index + 1) * share) > int(index * share)
+
+
+__all__ = ["asks_question", "choose_clips", "locate", "question_of", "read_clips"]

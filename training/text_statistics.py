@@ -1,0 +1,135 @@
+"""Figures of generated text: words, loops, overlap with other text, error rate. Pure functions of strings."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import jiwer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+
+LOOP_WORDS, LOOP_TIMES = 5, 3
+STUTTER = re.compile(r"(.{1,10}?)\1{15,}", re.DOTALL)  # one to ten characters, sixteen times in a row
+
+APOSTROPHES = "'\u2019"
+CLOSING_MARKS = APOSTROPHES + '"\u201d)]'
+
+_WORD = re.compile(rf"[^\W_]+(?:[{APOSTROPHES}][^\W_]+)*")
+_SENTENCE_END = re.compile(rf"[.!?\u2026]+[{re.escape(CLOSING_MARKS)}]*(?=\s|$)")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in small letters, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text that have words, without their end marks; a line end ends one too."""
+    parts = [part for line in text.splitlines() for part in _SENTENCE_END.split(line)]
+    return [part.strip() for part in parts if split_words(part)]
+
+
+def end_at_sentence(text: str) -> str:
+    """The text up to the end of its last whole sentence; empty if it has none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else ""
+
+
+def diversity(answers: Sequence[str]) -> float:
+    """Mean number of different words in an answer (paper, section 4.2)."""
+    return sum(len(set(split_words(answer))) for answer in answers) / len(answers)
+
+
+def repeats_itself(text: str, length: int = LOOP_WORDS, times: int = LOOP_TIMES) -> bool:
+    """Whether a text is caught in a loop.
+
+    Args:
+        text: the text.
+        length: a sequence of as many words is looked for.
+        times: it makes a loop if it comes so often. Overlaps count, so that seven times the same word are a loop of
+            five words three times.
+
+    Returns:
+        Also true where the same few characters come sixteen times in a row, in text that has no words to count.
+    """
+    counts = Counter(ngrams(split_words(text), length))
+    return bool(counts and max(counts.values()) >= times) or STUTTER.search(text) is not None
+
+
+def repeat_rate(answers: Sequence[str]) -> float:
+    """Share of the answers that are caught in a loop (paper, table 4)."""
+    return sum(map(repeats_itself, answers)) / len(answers)
+
+
+def ngrams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    """All sequences of `length` words."""
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
+def ngram_overlap(text: str, source: str, length: int = 3) -> float:
+    """Share of a text's sequences of words that a source has too.
+
+    Args:
+        text: the text; if it has fewer words than `length`, it is one sequence.
+        source: what it may have been taken from.
+        length: words of a sequence.
+    """
+    words = split_words(text)
+    length = min(length, len(words))
+    if not length:
+        return 0.0
+    found = set(ngrams(split_words(source), length))
+    own = ngrams(words, length)
+    return sum(sequence in found for sequence in own) / len(own)
+
+
+def similarity(first: str, second: str) -> float:
+    """1 for the same words in the same order, 0 for none in common: edits of words, relative to the longer text."""
+    words, others = split_words(first), split_words(second)
+    if not words or not others:
+        return float(words == others)
+    edits = jiwer.process_words(" ".join(words), " ".join(others))
+    return 1 - (edits.substitutions + edits.deletions + edits.insertions) / max(len(words), len(others))
+
+
+def normalise_english(text: str) -> str:
+    """Text as Whisper's authors compare it: small letters, no punctuation, numbers as digits, no contractions.
+
+    British spellings stay as they are: the table for them comes with Whisper's tokenizer alone.
+    """
+    return _normaliser()(text)
+
+
+def word_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float | None:
+    """Word errors of all texts together, relative to the words of the references, after `normalise_english`.
+
+    Returns:
+        The rate, above 1 if more words were added than there are; `None` if no reference has a word.
+    """
+    pairs = zip(map(normalise_english, references), map(normalise_english, hypotheses), strict=True)
+    spoken = [(reference, hypothesis) for reference, hypothesis in pairs if split_words(reference)]
+    if not spoken:
+        return None
+    return float(jiwer.wer([reference for reference, _ in spoken], [hypothesis for _, hypothesis in spoken]))
+
+
+@lru_cache(maxsize=1)
+def _normaliser() -> EnglishTextNormalizer:
+    return EnglishTextNormalizer({})
+
+
+__all__ = [
+    "CLOSING_MARKS",
+    "diversity",
+    "end_at_sentence",
+    "ngram_overlap",
+    "ngrams",
+    "normalise_english",
+    "repeat_rate",
+    "repeats_itself",
+    "similarity",
+    "split_sentences",
+    "split_words",
+    "word_error_rate",
+]
