@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from modeling_salmonn.evaluation.metrics import english_normaliser, word_error_rate
 from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.training.examples import Example, ExampleMaker
@@ -21,7 +22,7 @@ from modeling_salmonn.training.following import RULES, Context, why_not_followed
 from modeling_salmonn.training.journal import write_bytes, write_json, write_rows
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.self_answers import FALLBACK_TASKS, FALLBACK_TOKENS, STORY_TASK
-from modeling_salmonn.training.text_statistics import diversity, repeat_rate, word_error_rate
+from modeling_salmonn.training.text_statistics import diversity, repeat_rate
 
 
 SPEECH_TASK = "asr"
@@ -162,7 +163,8 @@ def choose_rows(rows: Sequence[Row], settings: ComparisonSettings) -> list[Row]:
     by_task = defaultdict(list)
     for row in rows:
         task, text = row.get("task"), row.get("text") or ""
-        if row.get("path") and (task in RULES or (task == SPEECH_TASK and text)):
+        is_speech = task == SPEECH_TASK and english_normaliser()(text).strip()
+        if row.get("path") and (task in RULES or is_speech):
             by_task[task].append(row | {"text": text})
     if STORY_TASK not in by_task:
         by_task[STORY_TASK] = story_rows(rows)

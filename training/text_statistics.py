@@ -1,12 +1,10 @@
-"""Figures of generated text: words, loops, overlap with other text, error rate. Pure functions of strings."""
+"""Figures of generated text: words, loops, overlap with other text. Pure functions of strings."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import jiwer
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 
 LOOP_WORDS, LOOP_TIMES = 5, 3
@@ -93,43 +91,15 @@ def similarity(first: str, second: str) -> float:
     return 1 - (edits.substitutions + edits.deletions + edits.insertions) / max(len(words), len(others))
 
 
-def normalise_english(text: str) -> str:
-    """Text as Whisper's authors compare it: small letters, no punctuation, numbers as digits, no contractions.
-
-    British spellings stay as they are: the table for them comes with Whisper's tokenizer alone.
-    """
-    return _normaliser()(text)
-
-
-def word_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float | None:
-    """Word errors of all texts together, relative to the words of the references, after `normalise_english`.
-
-    Returns:
-        The rate, above 1 if more words were added than there are; `None` if no reference has a word.
-    """
-    pairs = zip(map(normalise_english, references), map(normalise_english, hypotheses), strict=True)
-    spoken = [(reference, hypothesis) for reference, hypothesis in pairs if split_words(reference)]
-    if not spoken:
-        return None
-    return float(jiwer.wer([reference for reference, _ in spoken], [hypothesis for _, hypothesis in spoken]))
-
-
-@lru_cache(maxsize=1)
-def _normaliser() -> EnglishTextNormalizer:
-    return EnglishTextNormalizer({})
-
-
 __all__ = [
     "CLOSING_MARKS",
     "diversity",
     "end_at_sentence",
     "ngram_overlap",
     "ngrams",
-    "normalise_english",
     "repeat_rate",
     "repeats_itself",
     "similarity",
     "split_sentences",
     "split_words",
-    "word_error_rate",
 ]

@@ -154,6 +154,12 @@ def test_story_is_asked_about_each_clip_where_no_row_does() -> None:
     assert made["b.wav"] == base | {"path": "b.wav", "transcript": "Others."}
 
 
+def test_speech_without_words_is_left_out() -> None:
+    rows = [{"path": "a.wav", "task": "asr", "text": text} for text in ("(laughs)", "Hello.", "", "uh")]
+    chosen = choose_rows(rows, ComparisonSettings())
+    assert [row["text"] for row in chosen if row["task"] == "asr"] == ["Hello."]
+
+
 def test_no_rows_of_use_raise() -> None:
     with pytest.raises(ValueError, match="no clips to compare the models on; give rows with a 'path'"):
         choose_rows([{"task": "story", "text": ""}], ComparisonSettings())
