@@ -192,7 +192,10 @@ def test_convert_adapter_only_names_local_bases_by_absolute_path(
     convert(case, tmp_path / "converted", adapter_only=True, whisper="whisper", llm="llama", beats="beats.pt")
     monkeypatch.chdir(tmp_path)
     config = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "converted").config
-    assert (config.speech_model_id, config.text_model_id) == (str(case / "whisper"), str(case / "llama"))
+    assert (config.speech_model_id, config.text_model_id) == (
+        str(case.resolve() / "whisper"),
+        str(case.resolve() / "llama"),
+    )
     assert config.audio_model_id == str(case / "beats.pt")
 
 
