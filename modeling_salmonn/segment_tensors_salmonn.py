@@ -16,10 +16,8 @@ def cut_segments(
 def cut_states(states: torch.Tensor, members: list[tuple[int, Segment]], frames: int) -> torch.Tensor:
     """Segments `(segments, frames, width)` out of encoder states; frames that were cut off at their end are zero."""
     starts = [segment.offset // MEL_FRAMES_PER_ENCODER_FRAME for _, segment in members]
-    states = nn.functional.pad(states, (0, 0, 0, max(0, max(starts) + frames - states.shape[1])))
-    return torch.stack(
-        [states[clip].narrow(0, start, frames) for (clip, _), start in zip(members, starts, strict=True)]
-    )
+    pieces = [states[clip, start : start + frames] for (clip, _), start in zip(members, starts, strict=True)]
+    return torch.stack([nn.functional.pad(piece, (0, 0, 0, frames - len(piece))) for piece in pieces])
 
 
 def place_segments(clips: int, groups: list[list[tuple[int, Segment]]], states: list[torch.Tensor]) -> torch.Tensor:

@@ -15,7 +15,7 @@ import soundfile
 from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, write_audiofolder
 from modeling_salmonn.smol.manifests import CUT_SCENE, read_metadata
 from modeling_salmonn.smol.transcripts import plain_transcript
-from modeling_salmonn.training.mixing import join_clips, overlap_clips
+from modeling_salmonn.training.mixing import join_clips, overlap_clips, relative_gain
 
 
 TASKS = ("overlapped_speech", "speaker_verification", "speech_over_sound")
@@ -80,7 +80,7 @@ class MixtureMaker:
         """A voice with a sound below it: to write down, or to say what the sound is."""
         voice, sound = rng.choice(self.voices), rng.choice(self.sounds)
         speech, background = _read(voice), _read(sound)
-        level = _level(speech) / max(_level(background), 1e-6) * 10 ** (-rng.uniform(*QUIETER_SOUND_DB) / 20)
+        level = relative_gain(background, speech, -rng.uniform(*QUIETER_SOUND_DB))
         length = max(len(speech), min(len(background), 2 * len(speech)))
         audio = np.zeros(length, np.float32)
         audio[: len(background[:length])] = level * background[:length]
@@ -98,10 +98,6 @@ def _read(row: Row) -> np.ndarray:
     samples, rate = soundfile.read(row["path"], dtype="float32")
     assert rate == SAMPLING_RATE, row["path"]
     return samples
-
-
-def _level(samples: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
 def _clip(audio: np.ndarray, parts: Sequence[Row], **row: str) -> Clip:

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoTokenizer, WhisperConfig
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import CHATML_CHAT_TEMPLATE, SalmonnProcessor
+from modeling_salmonn.training.models import build_extractor
 
 
 WHISPER_ID = "openai/whisper-tiny.en"
@@ -64,22 +64,10 @@ def smol_config(whisper: Path, smollm2: Path, beats: bool = True) -> SalmonnConf
     )
 
 
-def smol_extractor(config: SalmonnConfig) -> SalmonnFeatureExtractor:
-    """The extractor with the settings of a configuration."""
-    return SalmonnFeatureExtractor(
-        num_fbank_bins=128 if config.audio_config is not None else 0,
-        segment_seconds=config.segment_seconds,
-        window_seconds=config.window_seconds,
-        stride_seconds=config.stride_seconds,
-        num_query_tokens=config.qformer_config.num_query_tokens,
-        trim_audio_tokens=config.trim_audio_tokens,
-    )
-
-
 def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
     """Processor of salmonn-smol; the placeholder is the first id beyond the vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    return SalmonnProcessor(smol_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
+    return SalmonnProcessor(build_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def new_smol_model(whisper: Path, smollm2: Path, beats: bool = True, seed: int = 0) -> SalmonnForConditionalGeneration:

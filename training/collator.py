@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
-from modeling_salmonn.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.training.feature_cache import pad_states
 
 
 class SalmonnCollator:
@@ -56,13 +56,8 @@ class SalmonnCollator:
         found = [[self.cache.get(example["path"])] if self._has_clip(example) else [] for example in examples]
         counts = [[frames for _, frames in clips] for clips in found]
         inputs = self.processor(text=texts, audio_frames=counts, **options)
-        states = [clip.float() for clips in found for clip, _ in clips]
-        if states:
-            lengths = torch.tensor([count for clips in counts for count in clips])
-            padded = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-            frames = torch.arange(MEL_FRAMES_PER_ENCODER_FRAME * padded.shape[1])
-            inputs["encoder_hidden_states"] = padded
-            inputs["input_features_mask"] = (frames < lengths[:, None]).long()
+        if any(found):
+            inputs.update(pad_states([clip for clips in found for clip in clips]))
         return inputs
 
 

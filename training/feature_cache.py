@@ -138,6 +138,14 @@ class EncoderCache:
         return self.folders[name] / content[:2] / f"{content}.safetensors"
 
 
+def pad_states(clips: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    """The model's inputs `encoder_hidden_states` and `input_features_mask` out of what `EncoderCache.get` gives."""
+    states = torch.nn.utils.rnn.pad_sequence([states.float() for states, _ in clips], batch_first=True)
+    lengths = torch.tensor([frames for _, frames in clips])
+    frames = torch.arange(MEL_FRAMES_PER_ENCODER_FRAME * states.shape[1])
+    return {"encoder_hidden_states": states, "input_features_mask": (frames < lengths[:, None]).long()}
+
+
 def _encoding_settings(extractor: SalmonnFeatureExtractor, dtype: torch.dtype) -> str:
     """All settings that change the states that are kept."""
     layout = extractor.audio_layout
@@ -182,4 +190,4 @@ def _is_readable(file: Path) -> bool:
         return False
 
 
-__all__ = ["EncoderCache"]
+__all__ = ["EncoderCache", "pad_states"]

@@ -32,15 +32,20 @@ def overlap_clips(first: np.ndarray, second: np.ndarray, level_db: float, rng: r
     """
     delay = int(min(rng.uniform(0.2, LONGEST_DELAY_SECONDS) * SAMPLING_RATE, len(first) / 2))
     difference = rng.uniform(-level_db, level_db)
-    gain = _level(first) / max(_level(second), 1e-6) * 10 ** (difference / 20)
+    gain = relative_gain(second, first, difference)
     mixture = np.zeros(max(len(first), delay + len(second)), dtype=np.float32)
     mixture[: len(first)] = first
     mixture[delay : delay + len(second)] += gain * second
     return mixture / max(1.0, float(np.abs(mixture).max()))
 
 
+def relative_gain(samples: np.ndarray, reference: np.ndarray, decibels: float) -> float:
+    """The factor that brings samples to a level so many decibels above that of a reference."""
+    return _level(reference) / max(_level(samples), 1e-6) * 10 ** (decibels / 20)
+
+
 def _level(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
-__all__ = ["join_clips", "overlap_clips"]
+__all__ = ["join_clips", "overlap_clips", "relative_gain"]

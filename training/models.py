@@ -32,7 +32,14 @@ def build_processor(arguments: SalmonnTrainingArguments) -> SalmonnProcessor:
     if config.text_model_id is None:
         raise ValueError("The configuration names no language model; set text_model_id to a Hub id or a folder.")
     tokenizer = build_tokenizer(config.text_model_id)
-    extractor = SalmonnFeatureExtractor(
+    chatml = "<|im_start|>" in tokenizer.get_vocab()
+    template = CHATML_CHAT_TEMPLATE if chatml else VICUNA_CHAT_TEMPLATE
+    return SalmonnProcessor(build_extractor(config), tokenizer, chat_template=template)
+
+
+def build_extractor(config: SalmonnConfig) -> SalmonnFeatureExtractor:
+    """The extractor with the settings of a configuration."""
+    return SalmonnFeatureExtractor(
         feature_size=config.speech_config.num_mel_bins,
         num_fbank_bins=config.audio_config.num_mel_bins if config.audio_config is not None else 0,
         segment_seconds=config.segment_seconds,
@@ -41,9 +48,6 @@ def build_processor(arguments: SalmonnTrainingArguments) -> SalmonnProcessor:
         num_query_tokens=config.qformer_config.num_query_tokens,
         trim_audio_tokens=config.trim_audio_tokens,
     )
-    chatml = "<|im_start|>" in tokenizer.get_vocab()
-    template = CHATML_CHAT_TEMPLATE if chatml else VICUNA_CHAT_TEMPLATE
-    return SalmonnProcessor(extractor, tokenizer, chat_template=template)
 
 
 def build_model(arguments: SalmonnTrainingArguments, processor: SalmonnProcessor) -> SalmonnForConditionalGeneration:
@@ -91,4 +95,4 @@ def load_config(path: str) -> SalmonnConfig:
     return config
 
 
-__all__ = ["build_model", "build_processor", "load_config"]
+__all__ = ["build_extractor", "build_model", "build_processor", "load_config"]

@@ -5,14 +5,12 @@ from typing import Any
 
 import jiwer
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from modeling_salmonn.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
-from modeling_salmonn.training.feature_cache import EncoderCache
+from modeling_salmonn.training.feature_cache import EncoderCache, pad_states
 
 
 class AlignmentCollator:
@@ -24,12 +22,7 @@ class AlignmentCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """`encoder_hidden_states`, `input_features_mask`, `alignment_labels`, `bag_labels`."""
-        found = [self.cache.get(row["path"]) for row in rows]
-        states = nn.utils.rnn.pad_sequence([states for states, _ in found], batch_first=True)
-        lengths = torch.tensor([frames for _, frames in found])
-        steps = max(MEL_FRAMES_PER_ENCODER_FRAME * states.shape[1], int(lengths.max()))
-        mask = (torch.arange(steps) < lengths[:, None]).long()
-        inputs = {"encoder_hidden_states": states.float(), "input_features_mask": mask}
+        inputs = pad_states([self.cache.get(row["path"]) for row in rows])
         return inputs | alignment_labels(rows, self.tokenizer)
 
 
