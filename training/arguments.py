@@ -46,7 +46,8 @@ class SalmonnTrainingArguments(TrainingArguments):
         connector_learning_rate, lora_learning_rate, encoder_learning_rate: instead of `learning_rate`.
         train_data, eval_data: one source or a list of them: a path, a Hub id, or a mapping (see `DataSource`).
         audio_root: folder that relative audio paths start from, instead of their manifest's folder.
-        prompts: JSON file of instructions per task, instead of the bundled one.
+        prompts: JSON file of instructions per task, instead of the bundled one; a relative path may also start from
+            the YAML file.
         task_weights: factor of each task's share of the examples; 1 if not named.
         task_temperature: tasks are drawn with `p ~ weight * n ** (1 / task_temperature)` of their `n` rows.
         examples_per_epoch: examples in an epoch; as many as there are rows if not given.
@@ -59,6 +60,9 @@ class SalmonnTrainingArguments(TrainingArguments):
         group_lengths: fill each batch with clips and texts of about the same length.
         feature_cache: folder for the outputs of the frozen encoders, which are then computed only once.
         alignment_weight: weight of the loss that ties audio tokens to words (`alignment_text`); 0 for none.
+        alignment_epochs: passes of the alignment warm start over the clips, before the language model is run at all;
+            0 for none. It needs `feature_cache`.
+        alignment_learning_rate, alignment_batch_size: of the warm start.
         sample_new_tokens: longest sample answer that is logged at each evaluation; 0 for no samples.
         probes: JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting.
         dry_run: build the model without weights, report its size, and stop.
@@ -93,6 +97,9 @@ class SalmonnTrainingArguments(TrainingArguments):
     feature_cache: str | None = None
 
     alignment_weight: float = 0.0
+    alignment_epochs: float = 0.0
+    alignment_learning_rate: float = 1e-3
+    alignment_batch_size: int = 64
     sample_new_tokens: int = 60
     probes: str | None = None
     dry_run: bool = False
@@ -127,6 +134,8 @@ class SalmonnTrainingArguments(TrainingArguments):
             raise ValueError(f"task_temperature must be positive, got {self.task_temperature}.")
         if self.max_bad_clips < 0:
             raise ValueError(f"max_bad_clips must not be negative, got {self.max_bad_clips}.")
+        if self.alignment_epochs and not self.feature_cache:
+            raise ValueError("alignment_epochs trains on cached encoder states; set feature_cache to a folder.")
         if self.feature_cache and (self.train_speech_encoder or self.train_audio_encoder):
             raise ValueError("feature_cache holds outputs of frozen encoders; leave it out where one is trained.")
 
@@ -160,7 +169,8 @@ def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainin
             raise ValueError(f"Got the word {word!r}; settings are written key=value.")
         _require_known(name, known, "the command line")
         values[_current_name(name, known)] = _coerce_text(name, text, hints[name])
-    values["config"] = _beside(file, values.get("config"))
+    for name in ("config", "prompts"):
+        values[name] = _beside(file, values.get(name))
     return arguments_class(**values)
 
 

@@ -9,12 +9,13 @@ accelerate launch -m modeling_salmonn.training.run STAGE.yaml [key=value ...]
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
+from safetensors.torch import load_file
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -31,7 +32,7 @@ from modeling_salmonn.training.manifests import load_rows, load_stream, parse_so
 from modeling_salmonn.training.models import build_model, build_processor, load_config
 from modeling_salmonn.training.overfitting import OverfittingCallback
 from modeling_salmonn.training.stages import prepare_stage
-from modeling_salmonn.training.trainer import SalmonnTrainer
+from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
 
     Args:
         arguments: model, data and stage.
-        resumed: keep the list of bad clips of the earlier run.
+        resumed: an earlier run is gone on with: its list of bad clips is kept, its warm start is over.
     """
     processor = build_processor(arguments)
     train_data, eval_data = build_data(arguments, processor, resumed)  # first: its mistakes are told at once
@@ -73,6 +74,9 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
     model = build_model(arguments, processor)
     prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
     cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
+    head = build_alignment_head(arguments, model)
+    if arguments.alignment_epochs and not resumed:
+        run_warm_start(arguments, model, head, cache, processor, train_data, eval_data)
     collator = SalmonnCollator(processor, cache, alignment=arguments.alignment_weight > 0)
     trainer = SalmonnTrainer(
         model=model,
@@ -81,7 +85,7 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
         train_dataset=train_data,
         eval_dataset=eval_data or None,
         processing_class=processor,
-        alignment_head=build_alignment_head(arguments, model),
+        alignment_head=head if arguments.alignment_weight > 0 else None,
     )
     if eval_data and arguments.sample_new_tokens:
         samples = [examples[0] for examples in eval_data.values()]
@@ -163,12 +167,34 @@ def build_cache(
 
 
 def build_alignment_head(arguments: SalmonnTrainingArguments, model: Any) -> Any:
-    """The head of the alignment loss, if it has any weight."""
-    if arguments.alignment_weight <= 0:
+    """The head of the alignment loss, as an earlier stage has left it or fresh; `None` if there is no such loss."""
+    if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
         return None
     from modeling_salmonn.training.alignment import AlignmentHead
 
-    return AlignmentHead(model.get_input_embeddings().weight)
+    head = AlignmentHead(model.get_input_embeddings().weight)
+    trained = Path(arguments.model or "") / ALIGNMENT_FILE
+    if arguments.model is not None and trained.is_file():
+        head.load_state_dict(load_file(trained))
+    return head
+
+
+def run_warm_start(
+    arguments: SalmonnTrainingArguments,
+    model: Any,
+    head: Any,
+    cache: Any,
+    processor: SalmonnProcessor,
+    train_data: Any,
+    eval_data: Mapping[str, ExampleSet],
+) -> None:
+    """The alignment warm start, on the clips of the stage that could be read."""
+    from modeling_salmonn.training.warm_start import warm_start_stage
+
+    bad = train_data.maker.reader.bad_clips.names
+    train_rows = [row for row in train_data.rows if row.get("path") not in bad]
+    eval_rows = [row for examples in eval_data.values() for row in examples.rows if row.get("path") not in bad]
+    warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows)
 
 
 def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:

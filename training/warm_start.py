@@ -1,16 +1,26 @@
 """Runs the alignment warm start: the connector alone, with plain `Trainer`, on cached encoder states."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jiwer
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments
+from modeling_salmonn.training.checkpoints import last_complete_checkpoint, mark_complete, mark_incomplete
 from modeling_salmonn.training.feature_cache import EncoderCache, pad_states
+
+
+FOLDER = "alignment"  # within the output folder of the stage
+FINISHED_FILE = "connector.safetensors"
+TARGETS = ("alignment_text", "alignment_words")
 
 
 class AlignmentCollator:
@@ -43,40 +53,119 @@ class AlignmentTrainer(Trainer):
                 output = aligner(**{name: value.to(self.args.device) for name, value in batch.items()})
             losses.append(float(output["loss"]))
             read += aligner.read(output["audio_tokens"], output["token_counts"])
-        texts = self.data_collator.tokenizer.batch_decode(read)
-        pairs = [
-            (row["alignment_text"], " ".join(text.lower().split()))
-            for row, text in zip(rows, texts, strict=True)
-            if row.get("alignment_text")
-        ]
-        references, hypotheses = zip(*pairs, strict=True)
-        metrics = {"loss": sum(losses) / len(losses), "wer": jiwer.wer(list(references), list(hypotheses))}
+        metrics = {"loss": sum(losses) / len(losses)}
+        said = [index for index, row in enumerate(rows) if row.get("alignment_text")]
+        if said:
+            texts = self.data_collator.tokenizer.batch_decode([read[index] for index in said])
+            heard = [" ".join(text.lower().split()) for text in texts]
+            metrics["wer"] = jiwer.wer([rows[index]["alignment_text"] for index in said], heard)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         return metrics
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            mark_incomplete(folder)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(folder)
+
+
+def warm_start_stage(
+    arguments: SalmonnTrainingArguments,
+    model: SalmonnForConditionalGeneration,
+    head: AlignmentHead,
+    cache: EncoderCache,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Iterable[Mapping[str, Any]],
+    eval_rows: Iterable[Mapping[str, Any]],
+) -> None:
+    """The warm start that the arguments of a stage ask for, before the stage's own training.
+
+    With `resume_from_checkpoint` it goes on where it was, and one that was finished is read from the output folder.
+
+    Args:
+        arguments: of the stage.
+        model, head: trained in place.
+        cache: holds the clips of all rows.
+        tokenizer: the language model's.
+        train_rows, eval_rows: rows of any task; those with the words of a clip are taken, once for each clip.
+
+    Raises:
+        ValueError: if no row has words to align with.
+    """
+    folder = Path(str(arguments.output_dir)) / FOLDER
+    finished = folder / FINISHED_FILE
+    if arguments.resume_from_checkpoint and finished.is_file():
+        ConnectorAligner(model, head).load_state_dict(load_file(finished))
+        return
+    finished.unlink(missing_ok=True)
+    train_clips = list({row["path"]: row for row in train_rows if _has_words(row)}.values())
+    eval_clips = list({row["path"]: row for row in eval_rows if _has_words(row)}.values())
+    if not train_clips:
+        raise ValueError(f"alignment_epochs needs rows with {' or '.join(TARGETS)}; add them, or set it to 0.")
+    trainer = warm_start(
+        model, head, cache, tokenizer, train_clips, eval_clips, _trainer_arguments(arguments, folder, bool(eval_clips))
+    )
+    if arguments.should_save:
+        unfinished = finished.with_suffix(".unfinished")
+        save_file({name: value.contiguous() for name, value in trainer.model.state_dict().items()}, unfinished)
+        os.replace(unfinished, finished)
+
+
+def _has_words(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("path")) and any(row.get(name) for name in TARGETS)
+
+
+def _trainer_arguments(arguments: SalmonnTrainingArguments, folder: Path, evaluates: bool) -> TrainingArguments:
+    checkpoint = last_complete_checkpoint(folder) if arguments.resume_from_checkpoint else None
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=arguments.alignment_epochs,
+        per_device_train_batch_size=arguments.alignment_batch_size,
+        per_device_eval_batch_size=arguments.alignment_batch_size,
+        learning_rate=arguments.alignment_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.01,
+        logging_steps=arguments.logging_steps,
+        eval_strategy="epoch" if evaluates else "no",
+        save_steps=arguments.save_steps,
+        save_total_limit=2,
+        report_to=arguments.report_to,
+        disable_tqdm=arguments.disable_tqdm,
+        use_cpu=arguments.use_cpu,
+        bf16=arguments.bf16,
+        seed=arguments.seed,
+        remove_unused_columns=False,
+        label_names=[],
+        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+    )
+
 
 def warm_start(
     model: SalmonnForConditionalGeneration,
+    head: AlignmentHead,
     cache: EncoderCache,
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Sequence[Mapping[str, Any]],
     eval_rows: Sequence[Mapping[str, Any]],
     arguments: TrainingArguments,
-) -> tuple[AlignmentHead, Trainer]:
-    """Train the connector of `model` in place.
+) -> Trainer:
+    """Train the connector of `model`, and the head, in place.
 
     Args:
         model: with frozen encoders and a language model that is not run.
+        head: the alignment head; later stages can go on with its blank and scale.
         cache: holds the clips of all rows.
         tokenizer: the language model's.
         train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
         arguments: of `Trainer`; `resume_from_checkpoint` is honoured.
 
     Returns:
-        The head, whose blank and scale the later stages can go on with, and the trainer with its log.
+        The trainer with its log; its model is the `ConnectorAligner`.
     """
-    head = AlignmentHead(model.get_input_embeddings().weight)
     aligner = ConnectorAligner(model, head)
     aligner.requires_grad_(True)
     trainer = AlignmentTrainer(
@@ -87,7 +176,7 @@ def warm_start(
         eval_dataset=eval_rows,
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    return head, trainer
+    return trainer
 
 
-__all__ = ["AlignmentCollator", "AlignmentTrainer", "warm_start"]
+__all__ = ["AlignmentCollator", "AlignmentTrainer", "warm_start", "warm_start_stage"]

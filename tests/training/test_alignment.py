@@ -118,7 +118,8 @@ def test_warm_start_teaches_clips_by_heart(tmp_path: Path) -> None:
         report_to=[], save_strategy="no", remove_unused_columns=False, disable_tqdm=True, label_names=[],
     )  # fmt: skip
     frozen = {name: value.clone() for name, value in model.state_dict().items() if "encoder" in name}
-    _, trainer = warm_start(model, cache, processor.tokenizer, rows, rows, arguments)
+    head = AlignmentHead(model.get_input_embeddings().weight)
+    trainer = warm_start(model, head, cache, processor.tokenizer, rows, rows, arguments)
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] < 0.5 < losses[0]

@@ -1,0 +1,90 @@
+"""The alignment warm start as the beginning of a stage."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from workspace import CLIPS, Workspace, make_workspace, quick_config, write_jsonl
+
+from modeling_salmonn.training.run import build_trainer
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    config = quick_config(window_seconds=0.1, stride_seconds=0.1)
+    return make_workspace(tmp_path_factory.mktemp("warm"), config=config)
+
+
+@pytest.fixture
+def settings(workspace: Workspace) -> dict[str, Any]:
+    """Of a stage that begins with a warm start on half of its rows, one of them unreadable."""
+    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    for row in rows[: CLIPS // 2]:
+        row["alignment_text" if row["task"] == "asr" else "alignment_words"] = "one"
+    (workspace.folder / "clip0.wav").write_bytes(b"RIFF")
+    return {
+        "train_data": str(write_jsonl(workspace.folder / "aligned.jsonl", rows)),
+        "eval_data": str(write_jsonl(workspace.folder / "evaluation.jsonl", rows[1:3])),
+        "feature_cache": str(workspace.folder / "cache"),
+        "alignment_epochs": 2,
+        "alignment_batch_size": 3,
+        "alignment_weight": 0.3,
+    }
+
+
+def finished(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "alignment" / "connector.safetensors")
+
+
+def test_stage_begins_with_the_warm_start(workspace: Workspace, settings: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "stage"
+    before = load_file(workspace.model / "model.safetensors")
+    trainer = build_trainer(workspace.arguments(output, **settings))
+    aligned = finished(output)
+    state = trainer.model.state_dict()
+    for name in ("qformer.query_tokens", "projector.weight", "ln_speech.weight"):
+        assert torch.equal(state[f"model.{name}"], aligned[f"connector.{name}"])
+        assert not torch.equal(before[f"model.{name}"], aligned[f"connector.{name}"])
+    assert torch.equal(trainer.alignment_head.blank, aligned["head.blank"])
+    assert aligned["head.blank"].abs().sum() > 0
+    trainer.train()
+    trainer.save_model()
+    later = build_trainer(
+        workspace.arguments(tmp_path / "later", **settings | {"model": str(output), "alignment_epochs": 0})
+    )
+    assert torch.equal(later.alignment_head.blank, trainer.alignment_head.blank)
+
+
+def test_interrupted_warm_start_goes_on_where_it_was(
+    workspace: Workspace, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    build_trainer(workspace.arguments(whole, **settings))
+    newest = max((whole / "alignment").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    earlier = newest.with_name(f"checkpoint-{int(newest.name.split('-')[1]) - 1}")
+    shutil.copytree(earlier, cut / "alignment" / earlier.name)
+    build_trainer(workspace.arguments(cut, resume_from_checkpoint=True, **settings))
+    for name, value in finished(whole).items():
+        assert torch.equal(finished(cut)[name], value), name
+
+
+def test_finished_warm_start_is_not_done_again_on_resuming(
+    workspace: Workspace, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    build_trainer(workspace.arguments(tmp_path, **settings))
+    shutil.rmtree(tmp_path / "alignment" / "runs", ignore_errors=True)
+    written = (tmp_path / "alignment" / "connector.safetensors").stat().st_mtime_ns
+    trainer = build_trainer(workspace.arguments(tmp_path, resume_from_checkpoint=True, **settings))
+    assert (tmp_path / "alignment" / "connector.safetensors").stat().st_mtime_ns == written
+    assert torch.equal(trainer.alignment_head.blank, finished(tmp_path)["head.blank"])
+
+
+def test_warm_start_needs_a_cache_and_words(workspace: Workspace, settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="set feature_cache"):
+        workspace.arguments(tmp_path, **settings | {"feature_cache": None})
+    with pytest.raises(ValueError, match="alignment_text or alignment_words"):
+        build_trainer(workspace.arguments(tmp_path, **settings | {"train_data": str(workspace.manifest)}))
