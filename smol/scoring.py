@@ -33,6 +33,7 @@ from modeling_salmonn.smol.manifests import content_words
 
 
 Row = dict[str, Any]
+Scores = dict[str, dict[str, float]]
 MAX_NEW_TOKENS = {"phone_recognition": 120, "overlapped_speech": 100}
 USUAL_NEW_TOKENS = 64
 
@@ -58,10 +59,10 @@ def answer_rows(
     processor: SalmonnProcessor,
     rows: Sequence[Row],
     batch_size: int = 16,
-    lora_scale: float | None = None,
+    prompts: dict[str, list[str]] | None = None,
 ) -> list[str]:
     """The model's greedy answers to rows of one task, in their order; clips of like length share a batch."""
-    prompts, rng = load_prompts(), random.Random(0)
+    prompts, rng = prompts or load_prompts(), random.Random(0)
     order = sorted(range(len(rows)), key=lambda index: rows[index]["seconds"])
     answers = [""] * len(rows)
     for batch in tqdm(list(_batches(order, batch_size)), desc=rows[0]["task"] if rows else "", leave=False):
@@ -69,7 +70,7 @@ def answer_rows(
         texts = [row.get("prompt") or choose_prompt(prompts, row["task"], rng, **_fields(row)) for row in chosen]
         inputs = processor(text=texts, audio=[row["path"] for row in chosen])
         most = MAX_NEW_TOKENS.get(chosen[0]["task"], USUAL_NEW_TOKENS)
-        output = model.generate(**inputs, max_new_tokens=most, lora_scale=lora_scale)
+        output = model.generate(**inputs, max_new_tokens=most)
         made = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, answer in zip(batch, made, strict=True):
             answers[index] = answer.strip()
@@ -102,19 +103,42 @@ def score_rows(task: str, rows: Sequence[Row], answers: Sequence[str]) -> dict[s
 
 
 def score_manifest(
-    model: SalmonnForConditionalGeneration,
-    processor: SalmonnProcessor,
+    folder: Path,
     manifest: Path,
+    tasks: Sequence[str] | None = None,
     most: int | None = None,
-    lora_scale: float | None = None,
-) -> tuple[dict[str, dict[str, float]], list[Row]]:
-    """Metrics of every task of a manifest, and each row with its answer."""
-    metrics, answered = {}, []
+    prompts: Path | None = None,
+) -> Iterator[tuple[Scores, list[Row]]]:
+    """Score a SALMONN task by task.
+
+    Args:
+        folder: of the model.
+        manifest: with the rows.
+        tasks: only these.
+        most: rows of each task.
+        prompts: JSON file of instructions per task, instead of the bundled one.
+
+    Yields:
+        The metrics of one more task, and all rows so far with their answers.
+    """
+    model = SalmonnForConditionalGeneration.from_pretrained(folder).eval()
+    processor = SalmonnProcessor.from_pretrained(folder)
+    instructions = load_prompts(prompts)
+    answered: list[Row] = []
     for task, rows in read_rows(manifest, most).items():
-        answers = answer_rows(model, processor, rows, lora_scale=lora_scale)
-        metrics[task] = score_rows(task, rows, answers) | {"rows": len(rows)}
+        if tasks and task not in tasks:
+            continue
+        answers = answer_rows(model, processor, rows, prompts=instructions)
         answered += [row | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
-    return metrics, answered
+        yield {task: score_rows(task, rows, answers) | {"rows": len(rows)}}, answered
+
+
+def score_whisper(folder: Path, manifest: Path, most: int | None = None) -> Iterator[tuple[Scores, list[Row]]]:
+    """Score a Whisper on the speech recognition of a manifest, as `score_manifest` does."""
+    rows = read_rows(manifest, most)["asr"]
+    answers = whisper_transcripts(folder, rows)
+    answered = [row | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+    yield {"asr": score_rows("asr", rows, answers) | {"rows": len(rows)}}, answered
 
 
 @torch.inference_mode()
@@ -181,4 +205,4 @@ def _short_answer(text: str) -> str:
     return first or plain_answer(text)
 
 
-__all__ = ["answer_rows", "read_rows", "score_manifest", "score_rows", "whisper_transcripts"]
+__all__ = ["answer_rows", "read_rows", "score_manifest", "score_rows", "score_whisper", "whisper_transcripts"]

@@ -22,7 +22,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 from modeling_salmonn.smol.model import BEATS
 
 
-CLIP_SECONDS = 4
+CLIP_SECONDS = 2
 MASKED_FRAMES, MASKED_BINS = 48, 24  # SpecAugment
 Row = dict[str, Any]
 

@@ -1,0 +1,50 @@
+"""The training curves of some runs as a picture."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def plot_curves(runs: Sequence[Path], output: Path) -> None:
+    """Draw training and evaluation losses over steps, one panel for each run.
+
+    Args:
+        runs: output folders with `trainer_state.json`.
+        output: PNG to write.
+
+    Raises:
+        ValueError: if a run has no log.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    logs = [read_log(run) for run in runs]
+    figure, axes = pyplot.subplots(1, len(runs), figsize=(4.5 * len(runs), 3.5), squeeze=False, layout="constrained")
+    for run, log, axis in zip(runs, logs, axes[0], strict=True):
+        names = ["loss", *sorted({name for entry in log for name in entry if name.startswith("eval_")})]
+        for name in names:
+            points = [(entry["step"], float(entry[name])) for entry in log if name in entry]
+            if points and (name == "loss" or name.endswith(("_loss", "_wer"))):
+                axis.plot(*zip(*points, strict=True), label=name, marker="" if name == "loss" else "o", markersize=3)
+        axis.set(title=run.name, xlabel="step", ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(output, dpi=110)
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, from its folder or its newest checkpoint.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    files = sorted(run.glob("**/trainer_state.json"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise ValueError(f"{run} has no trainer_state.json; give the output folder of a run.")
+    return json.loads(files[-1].read_text())["log_history"]
+
+
+__all__ = ["plot_curves", "read_log"]
