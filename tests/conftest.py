@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from byte_tokenizer import byte_tokenizer
 from safetensors.torch import load_file
 
 from modeling_salmonn import (
@@ -25,7 +26,6 @@ from modeling_salmonn import (
     SalmonnProcessor,
 )
 from modeling_salmonn.hub.convert import convert_checkpoint
-from modeling_salmonn.hub.random_model import byte_tokenizer
 
 
 torch.set_num_threads(1)

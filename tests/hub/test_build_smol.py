@@ -1,10 +1,13 @@
 """Assembling salmonn-smol, with small bases in the place of the real ones."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
+from byte_tokenizer import byte_tokenizer
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
 from transformers import (
     AutoModelForCausalLM,
@@ -14,8 +17,9 @@ from transformers import (
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.build_smol import SHIPPED_PREFIXES, build_smol, ship_smol
-from modeling_salmonn.hub.random_model import byte_tokenizer
+from modeling_salmonn.hub.doctor import examine
 from modeling_salmonn.smol.bases import SMOLLM2_FOLDER, WHISPER_FOLDER
+from modeling_salmonn.smol.model import smol_processor
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +64,14 @@ def bases(trained: SalmonnForConditionalGeneration, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def shipped(trained: SalmonnForConditionalGeneration, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shipped(trained: SalmonnForConditionalGeneration, bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped") / "salmonn-smol"
-    ship_smol(trained, folder)
+    trained.save_pretrained(folder.parent / "trained")
+    smol_processor(trained.config, bases / SMOLLM2_FOLDER).save_pretrained(folder.parent / "trained")
+    (folder / "clips").mkdir(parents=True)
+    soundfile.write(folder / "clips" / "tone.wav", make_clip(1.0), SAMPLING_RATE)
+    (folder / "golden_answers.json").write_text(json.dumps({"cases": [{"audio": "clips/tone.wav", "text": "What?"}]}))
+    ship_smol(folder.parent / "trained", folder)
     return folder
 
 
@@ -86,6 +95,14 @@ def test_shipped_folder_has_no_base_and_half_the_bits(shipped: Path) -> None:
     assert any(name.startswith("model.audio_encoder.") for name in weights)
     adapter = load_file(shipped / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in (*weights.values(), *adapter.values())} == {torch.float16}
+    assert not list(shipped.glob("*.py"))
+
+
+def test_doctor_finds_the_built_folder_sound_with_its_answers(tmp_path: Path, bases: Path, shipped: Path) -> None:
+    build_smol(tmp_path / "smol", bases=bases, shipped=shipped)
+    found = {check.name: check.status for check in examine(str(tmp_path / "smol"))}
+    assert found["golden answers"] == "ok"
+    assert "failed" not in found.values()
 
 
 def test_existing_output_raises_and_stays(tmp_path: Path, bases: Path, shipped: Path) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from transformers import LlamaForCausalLM, WhisperConfig, WhisperModel
 from workspace import Workspace, make_workspace, quick_config
 
 from modeling_salmonn import BeatsModel, SalmonnForConditionalGeneration
-from modeling_salmonn.hub.random_model import byte_tokenizer
 from modeling_salmonn.training.models import build_model, build_processor
 from modeling_salmonn.training.run import build_trainer, train
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT
 
+from modeling_salmonn.smol.model import AUDIO_SETTINGS, LORA, QFORMER
 from modeling_salmonn.training.arguments import parse_arguments
 from modeling_salmonn.training.dry_run import build_empty, dry_run
 from modeling_salmonn.training.models import load_config
@@ -113,6 +113,11 @@ def test_fsdp_wraps_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {layer.__name__ for layer in wrapped} == set(sharded_layers(model))
 
 
-def test_smol_configuration_names_its_bases() -> None:
-    content = yaml.safe_load((RECIPES[-1].parent / "config.json").read_text())
-    assert all(content[f"{part}_model_id"] for part in ("speech", "audio", "text"))
+def test_smol_configuration_is_that_of_the_model() -> None:
+    config = load_config(str(RECIPES[-1].parent / "config.json"))
+    assert config.speech_model_id
+    assert config.text_model_id
+    assert config.audio_config is None
+    for name, value in (AUDIO_SETTINGS | LORA).items():
+        assert getattr(config, name) == value, name
+    assert {name: getattr(config.qformer_config, name) for name in QFORMER} == QFORMER
