@@ -37,6 +37,7 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
     expected = {f"modeling_salmonn/{path.name}": path for path in (ROOT / "modeling_salmonn").glob("*.py")}
     for name in SUBPACKAGES:
         files = [path for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".json", ".yaml")]
+        files += [path for path in (ROOT / name / "salmonn-smol").rglob("*") if path.is_file() and name == "hub"]
         expected |= {f"modeling_salmonn/{name}/{path.relative_to(ROOT / name)}": path for path in files}
     assert "modeling_salmonn/processing/prompts.json" in expected
     packed = {name for name in wheel.namelist() if name.startswith("modeling_salmonn/")}

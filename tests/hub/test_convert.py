@@ -196,7 +196,7 @@ def test_convert_adapter_only_names_local_bases_by_absolute_path(
         str(case.resolve() / "whisper"),
         str(case.resolve() / "llama"),
     )
-    assert config.audio_model_id == str(case / "beats.pt")
+    assert config.audio_model_id == str(case.resolve() / "beats.pt")
 
 
 def test_convert_leaks_no_path_of_the_machine(reference: ReferenceCase) -> None:
