@@ -58,11 +58,11 @@ def answer_rows(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
     rows: Sequence[Row],
+    prompts: dict[str, list[str]],
     batch_size: int = 16,
-    prompts: dict[str, list[str]] | None = None,
 ) -> list[str]:
     """The model's greedy answers to rows of one task, in their order; clips of like length share a batch."""
-    prompts, rng = prompts or load_prompts(), random.Random(0)
+    rng = random.Random(0)
     order = sorted(range(len(rows)), key=lambda index: rows[index]["seconds"])
     answers = [""] * len(rows)
     for batch in tqdm(list(_batches(order, batch_size)), desc=rows[0]["task"] if rows else "", leave=False):
@@ -128,7 +128,7 @@ def score_manifest(
     for task, rows in read_rows(manifest, most).items():
         if tasks and task not in tasks:
             continue
-        answers = answer_rows(model, processor, rows, prompts=instructions)
+        answers = answer_rows(model, processor, rows, instructions)
         answered += [row | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
         yield {task: score_rows(task, rows, answers) | {"rows": len(rows)}}, answered
 

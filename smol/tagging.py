@@ -3,7 +3,6 @@
 Each clip is drawn at a random place and level, half of them on top of another clip, whose tags it then has too.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_salmonn.configuration_salmonn import BeatsConfig
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+from modeling_salmonn.smol.manifests import read_metadata
 from modeling_salmonn.smol.model import BEATS
 
 
@@ -32,12 +32,10 @@ def read_tagged(folders: Sequence[Path], most_speech: int = 1500) -> list[Row]:
     rows: list[Row] = []
     speech: list[Row] = []
     for folder in folders:
-        with (folder / "metadata.jsonl").open() as file:
-            for line in file:
-                row = json.loads(line)
-                if tags := _tags(row):
-                    clip = {"path": folder / row["file_name"], "kind": row["kind"], "tags": tags}
-                    (speech if row["kind"] == "speech" else rows).append(clip)
+        for row in read_metadata(folder):
+            if tags := _tags(row):
+                clip = {"path": row["path"], "kind": row["kind"], "tags": tags}
+                (speech if row["kind"] == "speech" else rows).append(clip)
     return rows + random.Random(0).sample(speech, min(most_speech, len(speech)))
 
 

@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
+import warnings
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import soundfile
 import torch
 from byte_tokenizer import byte_tokenizer
 from safetensors.torch import load_file
+from transformers.utils import logging
 
 from modeling_salmonn import (
     CHATML_CHAT_TEMPLATE,
@@ -210,3 +213,13 @@ def wav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audio") / "tone.wav"
     soundfile.write(path, make_clip(1.5), SAMPLING_RATE)
     return path
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """The command silences its process; here others share it."""
+    verbosity = logging.get_verbosity()
+    with warnings.catch_warnings():
+        yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()

@@ -1,21 +1,26 @@
 """Runs the alignment warm start: the connector alone, with plain `Trainer`, on cached encoder states."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
-from modeling_salmonn.training.checkpoints import last_complete_checkpoint, mark_complete, mark_incomplete
+from modeling_salmonn.training.checkpoints import (
+    CHECKPOINT_PREFIX,
+    last_complete_checkpoint,
+    mark_complete,
+    mark_incomplete,
+)
 from modeling_salmonn.training.feature_cache import EncoderCache, pad_states
+from modeling_salmonn.training.journal import write_bytes
 
 
 FOLDER = "alignment"  # within the output folder of the stage
@@ -64,7 +69,7 @@ class AlignmentTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         if self.args.should_save:
             mark_incomplete(folder)
         super()._save_checkpoint(model, trial)
@@ -109,9 +114,7 @@ def warm_start_stage(
         model, head, cache, tokenizer, train_clips, eval_clips, _trainer_arguments(arguments, folder, bool(eval_clips))
     )
     if arguments.should_save:
-        unfinished = finished.with_suffix(".unfinished")
-        save_file({name: value.contiguous() for name, value in trainer.model.state_dict().items()}, unfinished)
-        os.replace(unfinished, finished)
+        write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
 
 
 def _has_words(row: Mapping[str, Any]) -> bool:

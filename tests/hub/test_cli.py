@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sysconfig
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 import torch
 from conftest import ReferenceCase, reference_folder, tiny_config, tiny_model, tiny_processor
 from transformers import pipeline
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 from modeling_salmonn.hub.cli import app
@@ -21,14 +18,7 @@ from modeling_salmonn.hub.cli import app
 QUESTION = "What do you hear?"
 
 
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """The command silences its process; here others share it."""
-    verbosity = logging.get_verbosity()
-    with warnings.catch_warnings():
-        yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def run(*arguments: Any) -> Any:

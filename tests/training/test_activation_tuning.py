@@ -1,15 +1,12 @@
 """Activation tuning from end to end, in Python and by command, on a model that over-fits to transcripts."""
 
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from overfitted import CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
-from transformers.utils import logging
 from typer.testing import CliRunner
 from workspace import write_jsonl
 
@@ -34,14 +31,7 @@ COMPARING = ComparisonSettings(max_new_tokens=170)
 WRITE_OPTIONS = ["--answers", 2, "--question-share", 0, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170]
 
 
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """The command silences its process; here others share it."""
-    verbosity = logging.get_verbosity()
-    with warnings.catch_warnings():
-        yield
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture(scope="module")
