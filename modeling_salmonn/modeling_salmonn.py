@@ -472,7 +472,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             audio_embeds (`torch.Tensor` of shape `(batch, tokens, text_hidden)`): audio tokens of each prompt,
                 padded on the left, instead of the features; `generate` passes them.
             labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 where there is none; shifted inside.
-            logits_to_keep: only compute the logits of this many last positions (0: all).
+            logits_to_keep: only compute the logits of this many last positions (0: all), of these positions, or of
+                those where a boolean `(batch, length)` is true; the logits are then `(positions, vocabulary)`.
 
         Returns:
             `SalmonnCausalLMOutputWithPast` with `loss` (if labels are given) and `logits` of shape
@@ -496,8 +497,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.lm_head(_kept_positions(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
@@ -579,6 +579,12 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             if isinstance(processor, RepetitionPenaltyLogitsProcessor):
                 processor.prompt_ignore_length = input_ids_seq_length
         return processors
+
+
+def _kept_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    return hidden_states[logits_to_keep] if logits_to_keep.ndim == 2 else hidden_states[:, logits_to_keep]
 
 
 __all__ = ["SalmonnForConditionalGeneration", "SalmonnModel"]

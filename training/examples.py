@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
+from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
 from modeling_salmonn.processing.prompts import choose_prompt, format_prompt
 from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError, header_seconds
 from modeling_salmonn.training.manifests import Row, Rows, row_seconds
@@ -25,7 +26,6 @@ Example: TypeAlias = dict[str, Any]
 
 OVERLAP_TASK = "overlapped_speech"
 VERIFICATION_TASK = "speaker_verification"
-TOKENS_PER_SECOND = 3  # of audio, one a window
 CHARACTERS_PER_TOKEN = 4  # of text, roughly
 USUAL_SECONDS = 10.0  # of clips whose length is not known
 SAME_TASK_ATTEMPTS, ATTEMPTS = 20, 100
@@ -103,7 +103,8 @@ class ExampleSet(Dataset):
         rows: the rows.
         maker: turns them into examples.
         made: what to make of them besides.
-        task_weights, temperature, examples_per_epoch, group_lengths: of `sampler()`; see `MixtureSampler`.
+        task_weights, temperature, examples_per_epoch: of `sampler()`; see `MixtureSampler`.
+        group_lengths: the model's layout of audio tokens, to make batches of like lengths; `None` leaves them random.
         seed: of the choices that the examples make.
 
     Raises:
@@ -118,7 +119,7 @@ class ExampleSet(Dataset):
         task_weights: Mapping[str, float] | None = None,
         temperature: float = 1.0,
         examples_per_epoch: int | None = None,
-        group_lengths: bool = False,
+        group_lengths: AudioLayout | None = None,
         seed: int = 0,
     ):
         self.rows = rows
@@ -161,17 +162,18 @@ class ExampleSet(Dataset):
         """Sampler of whole batches of `batch_size`, over all processes."""
         shares = task_shares(Counter(self.tasks), self.task_weights, self.temperature)
         weights = self.rows.column("weight", 1.0) + [1.0] * (len(self) - len(self.rows))
-        lengths = self.lengths() if self.group_lengths else None
+        lengths = self.lengths(self.group_lengths) if self.group_lengths else None
         return MixtureSampler(self.tasks, shares, batch_size, weights, lengths, self.examples_per_epoch, seed)
 
-    def lengths(self) -> list[float]:
-        """About how many tokens each example has, of audio and of text."""
+    def lengths(self, layout: AudioLayout) -> list[float]:
+        """How many tokens each example has: of audio, and about how many of text."""
         seconds = [
             header_seconds(self.rows[index].get("path")) if known is None else known
             for index, known in enumerate(tqdm(row_seconds(self.rows), desc="Clip lengths", leave=False))
         ]
         own = [
-            (USUAL_SECONDS if length is None else length) * TOKENS_PER_SECOND + len(text) / CHARACTERS_PER_TOKEN
+            layout.num_audio_tokens(round((USUAL_SECONDS if length is None else length) * MEL_FRAMES_PER_SECOND))
+            + len(text) / CHARACTERS_PER_TOKEN
             for length, text in zip(seconds, self.rows.column("text"), strict=True)
         ]
         mean = sum(own) / len(own)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL, SalmonnProcessor
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.training.manifests import read_manifest
 from modeling_salmonn.training.trainer import keep_label_positions
 
@@ -113,11 +113,8 @@ class OverfittingCallback(TrainerCallback):
         kept = keep_label_positions(dict(inputs))
         targets = kept.pop("shift_labels")
         kept.pop("labels")
-        logits = model(**kept).logits.float()
-        losses = nn.functional.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
-        )
-        return (losses.sum(1) / (targets != IGNORED_LABEL).sum(1)).tolist()
+        losses = nn.functional.cross_entropy(model(**kept).logits.float(), targets, reduction="none")
+        return [float(own.mean()) for own in losses.split(kept["logits_to_keep"].sum(1).tolist())]
 
 
 def story_margin(losses: Mapping[tuple[str, str], float]) -> float:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
+from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
@@ -116,10 +117,12 @@ def build_data(
     if arguments.eval_data:
         rows = load_rows(parse_sources(arguments.eval_data, arguments.audio_root), arguments.max_audio_seconds)
         eval_data = ExampleSet(rows, maker, seed=arguments.seed).by_task()
-    return _training_examples(arguments, maker), eval_data
+    return _training_examples(arguments, maker, processor.feature_extractor.audio_layout), eval_data
 
 
-def _training_examples(arguments: SalmonnTrainingArguments, maker: ExampleMaker) -> ExampleSet | ExampleStream:
+def _training_examples(
+    arguments: SalmonnTrainingArguments, maker: ExampleMaker, layout: AudioLayout
+) -> ExampleSet | ExampleStream:
     if not arguments.train_data:
         raise ValueError("There is nothing to train on; set train_data, for instance train_data=rows.jsonl.")
     sources = parse_sources(arguments.train_data, arguments.audio_root)
@@ -141,7 +144,7 @@ def _training_examples(arguments: SalmonnTrainingArguments, maker: ExampleMaker)
         task_weights=arguments.task_weights,
         temperature=arguments.task_temperature,
         examples_per_epoch=arguments.examples_per_epoch,
-        group_lengths=arguments.group_lengths,
+        group_lengths=layout if arguments.group_lengths else None,
         seed=arguments.seed,
     )
 

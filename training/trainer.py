@@ -105,7 +105,7 @@ class SalmonnTrainer(Trainer):
         alignment = {name: inputs[name] for name in ALIGNMENT_INPUTS if name in inputs}
         inputs = {name: value for name, value in inputs.items() if name not in alignment}
         if self.args.prediction_loss_only and "labels" in inputs:  # otherwise someone wants all logits
-            inputs = keep_label_positions(inputs)
+            inputs = keep_label_positions(inputs) | {"use_cache": False}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.alignment_head is not None and alignment:
             loss = loss + self.args.alignment_weight * self._alignment_loss(inputs, outputs, alignment)
@@ -233,12 +233,12 @@ def keep_label_positions(inputs: dict[str, Any]) -> dict[str, Any]:
         inputs: the model's, with `labels` of shape `(batch, length)`.
 
     Returns:
-        The inputs with `logits_to_keep`, the positions where any row has a label for the next token, and
-        `shift_labels` of shape `(batch, positions)`; the loss is the same.
+        The inputs with `logits_to_keep`, true at the positions `(batch, length)` with a label for the next token, and
+        these labels as `shift_labels`; the loss is the same.
     """
     shifted = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED_LABEL)[:, 1:]
-    positions = (shifted != IGNORED_LABEL).any(0).nonzero().flatten()
-    return inputs | {"logits_to_keep": positions, "shift_labels": shifted[:, positions]}
+    labelled = shifted != IGNORED_LABEL
+    return inputs | {"logits_to_keep": labelled, "shift_labels": shifted[labelled]}
 
 
 __all__ = ["SalmonnTrainer", "keep_label_positions"]

@@ -13,6 +13,7 @@ from conftest import SAMPLING_RATE, make_clip
 from workspace import CLIPS, Workspace, make_workspace, write_jsonl
 
 from modeling_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
@@ -20,6 +21,7 @@ from modeling_salmonn.training.manifests import DataSource, load_rows
 
 
 PROMPTS = load_prompts()
+LAYOUT = AudioLayout.from_seconds(30, 0.1, 0.1, num_query_tokens=1, trim_audio_tokens=True)
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +178,11 @@ def test_lengths_are_of_audio_and_text(workspace: Workspace, maker: ExampleMaker
         {"path": "unknown.wav", "text": "", "task": "asr", "seconds": 20.0},
     ]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert ExampleSet(load_rows([DataSource(str(file))]), maker).lengths() == [1.5 + 10, 60.0]
+    assert ExampleSet(load_rows([DataSource(str(file))]), maker).lengths(LAYOUT) == [5 + 10, 200.0]
 
 
 def test_sampler_draws_rows_and_mixtures(workspace: Workspace, maker: ExampleMaker) -> None:
-    rows = examples(workspace, maker, made=MadeOnTheFly(overlap=4), task_weights={"asr": 0.0}, group_lengths=True)
+    rows = examples(workspace, maker, made=MadeOnTheFly(overlap=4), task_weights={"asr": 0.0}, group_lengths=LAYOUT)
     drawn = [row for row, _ in rows.sampler(batch_size=2, seed=0)]
     kinds = Counter(rows.tasks[row] for row in drawn)
     assert kinds == {"audio_caption": 10, "overlapped_speech": 6}
