@@ -1,0 +1,231 @@
+"""COCO's caption metrics: METEOR, CIDEr, SPICE and SPIDEr, by the package pycocoevalcap and its Java programs.
+
+They stand apart from the other metrics, since they need more than Python. One that cannot be computed on a machine is
+left out and the reason given; nothing takes its place.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeling_salmonn.evaluation.metrics import Metric, References, ratio, require_rows
+
+
+# As pycocoevalcap calls it. Java would otherwise read text and numbers by the rules of the machine's language.
+METEOR_COMMAND = ("java", "-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-jar", "meteor-1.5.jar")
+METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
+
+# The figure follows from METEOR 1.5's statistics by its parameters for English.
+METEOR_ALPHA, METEOR_BETA, METEOR_GAMMA, METEOR_DELTA = 0.85, 0.2, 0.6, 0.75
+METEOR_STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of the same words, stems, synonyms and paraphrases
+
+
+class CaptionMetricError(RuntimeError):
+    """Why a caption metric cannot be computed here, in a sentence."""
+
+
+@dataclass(frozen=True)
+class CaptionScore:
+    """A caption metric over a set.
+
+    Args:
+        value: of the set. METEOR's follows from statistics summed over the rows and is not the mean of the rows.
+        rows: of each row, of shape `(rows,)`.
+        statistics: of each row, for `bootstrap_interval(CAPTION_METRICS[name], statistics)`.
+    """
+
+    value: float
+    rows: np.ndarray
+    statistics: np.ndarray
+
+
+@dataclass(frozen=True)
+class Captions:
+    """References and answers as COCO's tokenizer leaves them: small letters, no punctuation."""
+
+    references: tuple[tuple[str, ...], ...]
+    answers: tuple[str, ...]
+
+    def by_row(self) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+        """References and answers as COCO's scorers take them."""
+        return dict(enumerate(map(list, self.references))), {row: [text] for row, text in enumerate(self.answers)}
+
+
+def caption_metrics(references: References, answers: Sequence[str]) -> tuple[dict[str, CaptionScore], dict[str, str]]:
+    """All caption metrics that can be computed here.
+
+    Args:
+        references: one or more for each row.
+        answers: one for each row; an empty one counts as an empty caption.
+
+    Returns:
+        Scores by name, as fractions, and for each of the other names the reason why there is none.
+
+    Raises:
+        ValueError: if there are no rows, not as many answers, or a row without a reference that has words.
+        TypeError: if the references of a row are a text instead of a list of texts.
+    """
+    results = {name: _score(metric, references, answers) for name, metric in CAPTION_METRICS.items()}
+    scores = {name: result for name, result in results.items() if isinstance(result, CaptionScore)}
+    reasons = {name: str(result) for name, result in results.items() if isinstance(result, CaptionMetricError)}
+    return scores, reasons
+
+
+def _score(metric: Metric, references: References, answers: Sequence[str]) -> CaptionScore | CaptionMetricError:
+    try:
+        statistics = metric.statistics(references, answers)
+    except CaptionMetricError as error:
+        return error
+    return CaptionScore(float(metric.combine(statistics.sum(axis=0))), metric.combine(statistics), statistics)
+
+
+def tokenise_captions(references: References, answers: Sequence[str]) -> Captions:
+    """References and answers through COCO's tokenizer; a reference without words is none.
+
+    Raises:
+        ValueError, TypeError: as `caption_metrics`.
+        CaptionMetricError: if the tokenizer does not run here.
+    """
+    require_rows(references, answers)
+    return _tokenise(tuple(map(tuple, references)), tuple(answers))
+
+
+@lru_cache(maxsize=1)
+def _tokenise(references: tuple[tuple[str, ...], ...], answers: tuple[str, ...]) -> Captions:
+    texts = {row: [_one_line(text) for text in (answers[row], *own)] for row, own in enumerate(references)}
+    tokenizer = _package("tokenizer.ptbtokenizer").PTBTokenizer()
+    try:
+        tokens = tokenizer.tokenize({row: [{"caption": text} for text in own] for row, own in texts.items()})
+    except OSError as error:
+        raise CaptionMetricError(f"COCO's tokenizer does not run, or cannot write to its folder: {error}.") from error
+    if any(len(tokens.get(row, ())) != len(own) for row, own in texts.items()):
+        raise CaptionMetricError("COCO's tokenizer, a Java program, stopped before the last caption; see its output.")
+    with_words = tuple(tuple(text for text in tokens[row][1:] if text) for row in texts)
+    for row, own in enumerate(with_words):
+        if not own:
+            raise ValueError(f"Row {row + 1} has no reference with words, but {list(references[row])}; give it one.")
+    return Captions(with_words, tuple(tokens[row][0] for row in texts))
+
+
+def _one_line(text: str) -> str:
+    """The tokenizer takes a caption a line, and more signs than one for the end of a line."""
+    return " ".join(text.split())
+
+
+def _meteor_statistics(references: References, answers: Sequence[str]) -> np.ndarray:
+    """What METEOR's program counts: words, function words, words matched in each stage, chunks, matches."""
+    captions = tokenise_captions(references, answers)
+    rows = zip(captions.references, captions.answers, strict=True)
+    lines = _run_meteor([" ||| ".join(("SCORE", *own, answer)) for own, answer in rows])
+    statistics = np.array([line.split() for line in lines], dtype=np.float64)
+    lengths, stages, chunks = statistics[:, :2], _meteor_stages(statistics), statistics[:, 20]
+    whole = (stages.sum(axis=(1, 2)) == lengths).all(axis=1) & (chunks == 1)
+    chunks[whole] = 0  # a caption that is its reference adds no chunk to the sum
+    return statistics
+
+
+def _meteor_stages(statistics: np.ndarray) -> np.ndarray:
+    """Matched words by stage, content or function words, and answer or reference: shape `(..., 4, 2, 2)`."""
+    return statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 2, 2)
+
+
+def _meteor_figures(sums: np.ndarray) -> np.ndarray:
+    """METEOR: a mean of precision and recall, less a penalty for matches in many chunks."""
+    kinds = np.array([METEOR_DELTA, 1 - METEOR_DELTA])  # weights of content and function words
+    lengths, functions, chunks, matches = sums[..., :2], sums[..., 2:4], sums[..., 20], sums[..., 21:].mean(axis=-1)
+    found = np.einsum("s,k,...skw->...w", METEOR_STAGES, kinds, _meteor_stages(sums))
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing matches
+        precision, recall = np.moveaxis(found / (kinds[0] * (lengths - functions) + kinds[1] * functions), -1, 0)
+        mean = 1 / ((1 - METEOR_ALPHA) / precision + METEOR_ALPHA / recall)
+        figures = mean * (1 - METEOR_GAMMA * (chunks / matches) ** METEOR_BETA)
+    return np.maximum(np.nan_to_num(figures), 0)
+
+
+def _run_meteor(lines: Sequence[str]) -> list[str]:
+    """What METEOR's program says to each line."""
+    folder = Path(_package("meteor.meteor").__file__).parent
+    text = "".join(f"{line}\n" for line in lines)
+    done = subprocess.run(
+        [*METEOR_COMMAND, *METEOR_OPTIONS], cwd=folder, input=text, capture_output=True, encoding="utf-8"
+    )
+    said = done.stdout.splitlines()
+    if done.returncode or len(said) != len(lines):
+        complaint = (done.stderr.splitlines() or ["no message"])[0]
+        raise CaptionMetricError(f"METEOR's program stopped with status {done.returncode}: {complaint}")
+    return said
+
+
+@lru_cache(maxsize=1)
+def _cider(captions: Captions) -> tuple[float, ...]:
+    """CIDEr of each row; the weights of its words are those of the whole set, whatever rows are drawn later."""
+    if len(captions.answers) < 2:
+        raise CaptionMetricError("CIDEr weighs words by the clips that have them; it needs more clips than one.")
+    _, rows = _package("cider.cider").Cider().compute_score(*captions.by_row())
+    return tuple(rows)
+
+
+@lru_cache(maxsize=1)
+def _spice(captions: Captions) -> tuple[float, ...]:
+    folder = Path(_package("spice.spice").__file__).parent / "lib"
+    parser = _package("spice.get_stanford_models").JAR
+    missing = [name for name in (f"{parser}.jar", f"{parser}-models.jar") if not (folder / name).is_file()]
+    if missing:  # the package would fetch half a gigabyte unasked
+        raise CaptionMetricError(
+            f"SPICE's parser is not there ({' and '.join(missing)} in {folder}); "
+            "fetch it: python -m pycocoevalcap.spice.get_stanford_models"
+        )
+    try:
+        _, rows = _package("spice.spice").Spice().compute_score(*captions.by_row())
+    except OSError as error:
+        raise CaptionMetricError(f"SPICE does not run, or cannot write to its folder: {error}.") from error
+    except subprocess.CalledProcessError as error:
+        raise CaptionMetricError(
+            f"SPICE's program stopped with status {error.returncode}; see its output. It is made for Java 8."
+        ) from error
+    figures = tuple(row["All"]["f"] for row in rows)
+    if np.isnan(figures).any():
+        raise CaptionMetricError(f"SPICE gave no figure for {np.isnan(figures).sum()} of {len(figures)} captions.")
+    return figures
+
+
+def _spider(captions: Captions) -> tuple[float, ...]:
+    pairs = zip(_cider(captions), _spice(captions), strict=True)
+    return tuple((cider + spice) / 2 for cider, spice in pairs)
+
+
+def _package(module: str) -> Any:
+    """A module of pycocoevalcap, all of which need Java, if only behind its tokenizer."""
+    if shutil.which("java") is None:
+        raise CaptionMetricError("There is no Java here; install it, and have java on the PATH.")
+    try:
+        return import_module(f"pycocoevalcap.{module}")
+    except ImportError as error:
+        raise CaptionMetricError(
+            "The package pycocoevalcap is missing; install it: pip install pycocoevalcap"
+        ) from error
+
+
+def _mean(score_rows: Callable[[Captions], Sequence[float]]) -> Metric:
+    def statistics(references: References, answers: Sequence[str]) -> np.ndarray:
+        rows = score_rows(tokenise_captions(references, answers))
+        return np.column_stack([rows, np.ones(len(rows))])
+
+    return Metric(statistics, ratio)
+
+
+CAPTION_METRICS: Mapping[str, Metric] = {
+    "meteor": Metric(_meteor_statistics, _meteor_figures),
+    "cider": _mean(_cider),
+    "spice": _mean(_spice),
+    "spider": _mean(_spider),
+}
+
+
+__all__ = ["CAPTION_METRICS", "CaptionMetricError", "CaptionScore", "caption_metrics", "tokenise_captions"]
