@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from modeling_salmonn.training.text_statistics import (
     CLOSING_MARKS,
     ngram_overlap,
+    repeats_itself,
     similarity,
     split_sentences,
     split_words,
@@ -68,7 +69,9 @@ class Context:
 
 
 def why_no_story(answer: str, context: Context) -> str | None:
-    """A story: not a transcript or caption, of some length, in several sentences, with signs of narration."""
+    """A story: no transcript, caption or loop, of some length, in several sentences, with signs of narration."""
+    if repeats_itself(answer):
+        return "repeats itself"
     if (copied := why_copied(answer, context)) is not None:
         return copied
     words = split_words(answer)

@@ -37,6 +37,7 @@ BOOKING = "Book a train to Chicago for Wednesday."
         (LONG_SPEECH.replace("train", "rain").replace("bus", "boat"), "copies the transcript"),
         ("A train whistles at a station.", "copies the caption"),
         (STORY + ' A voice said: "Passengers who wanted to reach the coast had better take the bus."', None),
+        (" ".join(["The dog barked at the moon."] * 9), "repeats itself"),
         ("", "fewer than 30 words"),
     ],
 )
