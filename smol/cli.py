@@ -126,41 +126,17 @@ def beats(
 
 
 @app.command()
-def score(
-    model: Annotated[Path, typer.Argument(help="Folder of the model.")],
-    manifest: Annotated[Path, typer.Argument(help="Manifest; its name is the split, such as test.jsonl.")],
-    report: Annotated[Path, typer.Argument(help="JSON file that the metrics are put into.")],
-    name: Annotated[str, typer.Option(help="Column of the report.")] = "salmonn-smol",
-    task: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Rows of each task, drawn at random.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON file of instructions instead of the bundled.")] = None,
-    answers: Annotated[Path | None, typer.Option(help="JSON lines of all rows with their answers.")] = None,
-    whisper: Annotated[bool, typer.Option(help="The model is a Whisper: score its own transcripts.")] = False,
+def report(
+    evaluations: Annotated[Path, typer.Argument(help="Folder with COLUMN/SPLIT/summary.json of salmonn evaluate.")],
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    column: Annotated[list[str] | None, typer.Option(help="Only these columns, in this order.")] = None,
 ) -> None:
-    """Score a model on every task of a manifest."""
-    from modeling_salmonn.smol.report import add_scores
-    from modeling_salmonn.smol.scoring import score_manifest, score_whisper
-    from modeling_salmonn.training.journal import write_rows
+    """Gather evaluations into one file, and print them as Markdown tables."""
+    from modeling_salmonn.smol.report import gather_report, report_tables, write_report
 
-    scored = score_whisper(model, manifest, most) if whisper else score_manifest(model, manifest, task, most, prompts)
-    for scores, answered in scored:
-        add_scores(report, name, manifest.stem, scores)
-        typer.echo(scores)
-        if answers:
-            write_rows(answers, answered)
-
-
-@app.command()
-def table(
-    report: Annotated[Path, typer.Argument(help="JSON file of `salmonn smol score`.")],
-    column: Annotated[list[str] | None, typer.Option(help="Only these columns.")] = None,
-) -> None:
-    """Print a report as a Markdown table."""
-    import json
-
-    from modeling_salmonn.smol.report import report_table
-
-    typer.echo(report_table(json.loads(report.read_text()), column or []))
+    gathered = gather_report(evaluations, column)
+    write_report(gathered, file)
+    typer.echo(report_tables(gathered))
 
 
 @app.command()

@@ -7,7 +7,7 @@
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from modeling_salmonn.smol.transcripts import plain_transcript, spoken_words, st
 from modeling_salmonn.training.journal import write_rows
 
 
-LANGUAGES = {"de": "German", "fr": "French"}  # Spanish and Italian are kept as languages never trained
+LANGUAGES = {"de": "German", "fr": "French"}
+UNTRAINED_LANGUAGES = {"es": "Spanish", "it": "Italian"}  # for evaluation alone
 # Characters of "Flight of the Amazon Queen" whose voice leaves no doubt.
 GENDERS = {
     **dict.fromkeys(("JOE", "BOB", "SPARKY", "JIM", "CHIEF", "BUD", "HENRY", "KLUNK", "FRANK", "IAN"), "A man."),
@@ -40,7 +41,7 @@ def read_metadata(folder: Path) -> list[Row]:
     return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 
-def speech_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
+def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
     """Transcription, translation, phones, stressed words, gender and questions about the words of speech."""
     for row in rows:
         text = plain_transcript(row["text"], row["seconds"])
@@ -50,7 +51,7 @@ def speech_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
         base = {"path": row["path"], "seconds": row["seconds"], "alignment_text": spoken_words(text)}
         base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
         yield base | {"task": "asr", "text": text, "speaker": row.get("speaker") or ""}
-        for code, language in LANGUAGES.items():
+        for code, language in languages.items():
             if translation := plain_translation(row.get("translations", {}).get(code)):
                 yield base | {"task": "translation", "text": translation, "language": language}
         if phones := pronounce(base["alignment_text"]):
@@ -124,7 +125,8 @@ def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
         if caption is None:
             continue
         base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": content_words(caption)}
-        base |= {"sound_class": row.get("sound_class") or "", "source": row["source"]}
+        nouns = [word for word in (row.get("sound_class") or "").split() if word != "or"]
+        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()])), "source": row["source"]}
         yield base | {"task": "audio_caption", "text": caption}
         if row.get("sound_class"):
             question, answer = event_question(row["sound_class"], classes, rng)
@@ -147,7 +149,7 @@ def music_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     for row in rows:
         tags = row["tags"]
         base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": " ".join(tags["instruments"])}
-        base |= {"instruments": ", ".join(tags["instruments"]), "source": row["source"]}
+        base |= {"first_instrument": tags["instruments"][0], "source": row["source"]}
         yield base | {"task": "music_caption", "text": row["text"]}
         question, answer = music_question(tags, rng)
         yield base | {"task": "music_qa", "question": question, "text": answer}
@@ -177,13 +179,13 @@ FUNCTION_WORDS = re.findall(
 )
 
 
-def all_rows(folders: Sequence[Path], seed: int) -> Iterator[Row]:
+def all_rows(folders: Sequence[Path], seed: int, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
     """Rows of all tasks that the clips of some audiofolders give; rows that have a task already are kept."""
     rng = random.Random(seed)
     rows = [row for folder in folders for row in read_metadata(folder)]
-    makers = {"speech": speech_rows, "event": event_rows, "music": music_rows}
-    for kind, make in makers.items():
-        yield from make([row for row in rows if row["kind"] == kind], rng)
+    yield from speech_rows([row for row in rows if row["kind"] == "speech"], rng, languages)
+    yield from event_rows([row for row in rows if row["kind"] == "event"], rng)
+    yield from music_rows([row for row in rows if row["kind"] == "music"], rng)
     yield from (row for row in rows if row["kind"] == "mixture")
 
 
@@ -207,7 +209,8 @@ def write_manifests(
     counts = {}
     for split in ("train", "validation", "test"):
         folders = [corpus / split, *(extra if split == "train" else ()), *([mixtures / split] if mixtures else ())]
-        rows = list(all_rows(folders, seed))
+        languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
+        rows = list(all_rows(folders, seed, languages))
         if split == "test":  # lines that were trained on tell nothing
             rows = [row for row in rows if row["task"] != "asr" or row["text"].lower() not in train_texts]
         write_rows(output / f"{split}.jsonl", rows)

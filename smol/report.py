@@ -1,61 +1,62 @@
-"""The report of salmonn-smol: every metric of every task, by model and split, in one JSON file.
+"""The report of salmonn-smol: the summaries of several evaluations in one JSON file, and as tables.
 
 ```
-{"stage 2": {"test": {"asr": {"wer": 0.31, "rows": 539}, ...}}, "Whisper-tiny.en": {...}}
+EVALUATIONS/stage 2/test/summary.json -> {"test": {"stage 2": {"asr": {...}}}}
 ```
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.training.journal import write_bytes
+from modeling_salmonn.evaluation.run import SUMMARY_FILE
+from modeling_salmonn.evaluation.summary import table
+from modeling_salmonn.training.journal import write_json
 
 
-Scores = Mapping[str, Mapping[str, float]]
-FRACTION_DIGITS = 4
+DIGITS = 4
+Report = dict[str, dict[str, Any]]
 
 
-def add_scores(report: Path, model: str, split: str, scores: Scores) -> None:
-    """Put the metrics of some tasks into the report; other tasks keep theirs."""
-    content = json.loads(report.read_text()) if report.is_file() else {}
-    tasks = content.setdefault(model, {}).setdefault(split, {})
-    for task, metrics in scores.items():
-        tasks[task] = {name: round(value, FRACTION_DIGITS) for name, value in metrics.items()}
-    write_bytes(report, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+def gather_report(evaluations: Path, columns: list[str] | None = None) -> Report:
+    """Read the summaries of the folders `EVALUATIONS/column/split`.
+
+    Args:
+        evaluations: the folder.
+        columns: their order; by name if not given.
+
+    Raises:
+        ValueError: if there are none, or one of the columns is missing.
+    """
+    found = sorted(file.parent.parent.name for file in evaluations.glob(f"*/*/{SUMMARY_FILE}"))
+    columns = columns or list(dict.fromkeys(found))
+    missing = sorted(set(columns) - set(found))
+    if missing or not columns:
+        raise ValueError(
+            f"{evaluations} has no evaluation {', '.join(missing) or 'at all'}; run salmonn evaluate with --output "
+            f"{evaluations}/COLUMN/SPLIT."
+        )
+    report: Report = {}
+    for column in columns:
+        for file in sorted((evaluations / column).glob(f"*/{SUMMARY_FILE}")):
+            report.setdefault(file.parent.name, {})[column] = _rounded(json.loads(file.read_text()))
+    return dict(sorted(report.items()))
 
 
-def report_table(content: Mapping[str, Mapping[str, Scores]], models: Sequence[str] = ()) -> str:
-    """A Markdown table: one line for each split, task and metric, one column for each model."""
-    columns = list(models) or list(content)
-    lines = [
-        f"| split | task | metric | clips | {' | '.join(columns)} |",
-        "|---|---|---|" + "---|" * (len(columns) + 1),
-    ]
-    for split, task, metric in _measured(content, columns):
-        found = [content[model].get(split, {}).get(task, {}) for model in columns]
-        rows = max(int(metrics.get("rows", 0)) for metrics in found)
-        values = [_format(metric, metrics[metric]) if metric in metrics else "" for metrics in found]
-        lines.append(f"| {split} | {task} | {metric} | {rows} | {' | '.join(values)} |")
-    return "\n".join(lines)
+def write_report(report: Report, file: Path) -> None:
+    """Write the report in one step."""
+    write_json(file, report)
 
 
-def _measured(content: Mapping[str, Mapping[str, Scores]], models: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Split, task and metric of everything that was measured on any of the models."""
-    found = {
-        (split, task, metric)
-        for model in models
-        for split, tasks in content[model].items()
-        for task, metrics in tasks.items()
-        for metric in metrics
-        if metric != "rows"
-    }
-    return sorted(found)
+def report_tables(report: Report) -> str:
+    """A Markdown table for each split."""
+    return "\n\n".join(f"**{split}**\n\n{table(summaries)}" for split, summaries in report.items())
 
 
-def _format(metric: str, value: Any) -> str:
-    return f"{value:.1f}" if metric.startswith("bleu") else f"{100 * value:.1f} %"
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    return round(value, DIGITS) if isinstance(value, float) else value
 
 
-__all__ = ["add_scores", "report_table"]
+__all__ = ["gather_report", "report_tables", "write_report"]

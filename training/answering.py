@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.examples import Example
@@ -76,6 +77,11 @@ class Answerer:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype))
         return cls(loaded.to(device or "cpu"), SalmonnProcessor.from_pretrained(model))
+
+    @property
+    def extractor(self) -> SalmonnFeatureExtractor:
+        """Reads audio as the model wants it."""
+        return self.processor.feature_extractor
 
     def answer(self, examples: Sequence[Example], decoding: Decoding, seed: object = 0) -> list[Answer]:
         """Answers to one batch.

@@ -8,7 +8,7 @@ long answers under no instruction, under the instruction of the short ones, and 
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,28 +93,51 @@ class OverfittingCallback(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         was_training = model.training
         model.eval()
+        kinds = SHORT_KINDS | LONG_KINDS
         found = defaultdict(list)
-        with torch.no_grad(), self.trainer.accelerator.autocast():
+        with self.trainer.accelerator.autocast():
             for probe in self.probes:
-                answers = [kind for kind in SHORT_KINDS | LONG_KINDS if probe.get(kind)]
-                pairs = [(answer, instruction) for answer in answers for instruction in self.instructions]
-                for pair, loss in zip(pairs, self._losses(model, probe, pairs), strict=True):
+                losses = probe_losses(model, self.processor, probe, kinds, self.instructions, self.trainer.args.device)
+                for pair, loss in losses.items():
                     found[pair].append(loss)
         model.train(was_training)
         return {pair: sum(losses) / len(losses) for pair, losses in found.items()}
 
-    def _losses(self, model: Any, probe: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Mean loss per token of each answer, all in one batch."""
-        inputs = self.processor(
-            text=[self.instructions[instruction] for _, instruction in pairs],
-            audio=[[probe["path"]] for _ in pairs],
-            text_target=[probe[answer] for answer, _ in pairs],
-        ).to(self.trainer.args.device)
-        kept = keep_label_positions(dict(inputs))
-        targets = kept.pop("shift_labels")
-        kept.pop("labels")
-        losses = nn.functional.cross_entropy(model(**kept).logits.float(), targets, reduction="none")
-        return [float(own.mean()) for own in losses.split(kept["logits_to_keep"].sum(1).tolist())]
+
+@torch.no_grad()
+def probe_losses(
+    model: Any,
+    processor: SalmonnProcessor,
+    probe: Mapping[str, Any],
+    kinds: Collection[str],
+    instructions: Mapping[str, str],
+    device: torch.device,
+) -> dict[tuple[str, str], float]:
+    """Mean loss per token of each answer of a probe under each instruction, all in one batch.
+
+    Args:
+        model: in eval mode, unwrapped.
+        processor: the model's.
+        probe: with `path`, and answers by kind.
+        kinds: of the answers; those that the probe lacks are left out.
+        instructions: by name.
+        device: of the model.
+
+    Returns:
+        Losses in nats by kind of answer and name of instruction.
+    """
+    pairs = [(kind, name) for kind in kinds if probe.get(kind) for name in instructions]
+    inputs = processor(
+        text=[instructions[name] for _, name in pairs],
+        audio=[[probe["path"]] for _ in pairs],
+        text_target=[probe[kind] for kind, _ in pairs],
+    ).to(device)
+    kept = keep_label_positions(dict(inputs))
+    targets = kept.pop("shift_labels")
+    kept.pop("labels")
+    losses = nn.functional.cross_entropy(model(**kept).logits.float(), targets, reduction="none")
+    means = [float(own.mean()) for own in losses.split(kept["logits_to_keep"].sum(1).tolist())]
+    return dict(zip(pairs, means, strict=True))
 
 
 def story_margin(losses: Mapping[tuple[str, str], float]) -> float:
@@ -123,22 +146,26 @@ def story_margin(losses: Mapping[tuple[str, str], float]) -> float:
     return losses["story", "story"] - sum(short) / len(short)
 
 
-def read_probes(path: str) -> list[dict[str, Any]]:
+def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list[dict[str, Any]]:
     """Probes with paths that can be opened.
+
+    Args:
+        path: JSON lines, each with `path`, `story` and at least one other answer.
+        others: kinds of the other answers.
 
     Raises:
         ValueError: if there are none, or one lacks what is compared.
     """
     probes = read_manifest(path)
     for index, probe in enumerate(probes):
-        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in SHORT_KINDS)):
+        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
             raise ValueError(
                 f"Probe {index} of {path} has {sorted(name for name, value in probe.items() if value)}; it needs "
-                f"'path', 'story', and one of {sorted(SHORT_KINDS)}."
+                f"'path', 'story', and one of {sorted(others)}."
             )
     if not probes:
         raise ValueError(f"There are no probes in {path}.")
     return [probe | {"path": str(Path(path).parent / probe["path"])} for probe in probes]
 
 
-__all__ = ["OverfittingCallback", "read_probes", "story_margin"]
+__all__ = ["OverfittingCallback", "probe_losses", "read_probes", "story_margin"]

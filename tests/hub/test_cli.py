@@ -1,7 +1,9 @@
 """The `salmonn` command: what it prints where, and its exit codes."""
 
 import json
+import re
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from modeling_salmonn.hub.cli import app
 
 
 QUESTION = "What do you hear?"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -66,6 +69,36 @@ def test_ask_streams_the_same_answer(saved_folder: Path, wav_file: Path) -> None
     result = run(*arguments, "--stream")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.strip() == run(*arguments).stdout.strip()
+
+
+def test_ask_explains_the_same_answer(saved_folder: Path, wav_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "new[folder]" / "why.png"
+    arguments = ("ask", wav_file, QUESTION, "--model", saved_folder, "--max-new-tokens", 6, "--lora-scale", 1)
+    result = run(*arguments, "--explain", picture)
+    assert (result.exit_code, result.stderr) == (0, "")
+    answer, line = result.stdout.removesuffix("\n").rsplit("\n", 1)
+    assert answer + "\n" == run(*arguments).stdout
+    said = r"The answer rests mostly on \d\.\d to \d\.\d s: \d+ % of the weight in \d+ % of the clip"
+    assert re.fullmatch(rf"{said} \(attribution, not time stamps\); picture: {re.escape(str(picture))}", line)
+    assert picture.read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize("option", [["--stream"], ["--num-beams", 2]], ids=["stream", "beams"])
+def test_ask_explains_only_the_whole_greedy_answer(
+    option: list[Any], saved_folder: Path, wav_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("ask", wav_file, QUESTION, "--model", saved_folder, "--explain", tmp_path / "why.png")
+    assert_one_line_error(run(*arguments, *option), "leave out --stream and --num-beams")
+
+
+def test_ask_to_explain_without_matplotlib_fails_in_a_line(
+    saved_folder: Path, wav_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = run("ask", wav_file, QUESTION, "--model", saved_folder, "--explain", tmp_path / "why.png")
+    assert_one_line_error(result, "pip install matplotlib")
 
 
 def test_ask_equals_research_code(reference: ReferenceCase) -> None:

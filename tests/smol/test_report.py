@@ -1,4 +1,4 @@
-"""The report of salmonn-smol and the scores in it."""
+"""The report of salmonn-smol and its curves."""
 
 import json
 from pathlib import Path
@@ -6,34 +6,35 @@ from pathlib import Path
 import pytest
 
 from modeling_salmonn.smol.curves import plot_curves
-from modeling_salmonn.smol.report import add_scores, report_table
-from modeling_salmonn.smol.scoring import score_rows
+from modeling_salmonn.smol.report import gather_report, report_tables, write_report
 
 
-def test_report_keeps_what_it_has(tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
-    add_scores(file, "stage 1", "test", {"asr": {"wer": 0.5, "rows": 10}})
-    add_scores(file, "stage 2", "test", {"asr": {"wer": 0.25, "rows": 10}})
-    add_scores(file, "stage 2", "test", {"translation": {"bleu_german": 3.21, "rows": 4}})
-    table = report_table(json.loads(file.read_text()))
-    assert table.splitlines()[0] == "| split | task | metric | clips | stage 1 | stage 2 |"
-    assert "| test | asr | wer | 10 | 50.0 % | 25.0 % |" in table
-    assert "| test | translation | bleu_german | 4 |  | 3.2 |" in table
+def write_summary(folder: Path, value: float) -> None:
+    folder.mkdir(parents=True)
+    figure = {"value": value, "low": value / 2, "high": 2 * value}
+    (folder / "summary.json").write_text(json.dumps({"asr": {"rows": 9, "unreadable": 0, "metrics": {"wer": figure}}}))
 
 
-def test_report_table_has_the_columns_that_are_asked_for() -> None:
-    content = {"a": {"test": {"asr": {"wer": 1.0, "rows": 1}}}, "b": {"test": {"asr": {"wer": 0.0, "rows": 1}}}}
-    assert report_table(content, ["b"]).splitlines()[-1] == "| test | asr | wer | 1 | 0.0 % |"
+def test_report_gathers_columns_in_order_and_rounds(tmp_path: Path) -> None:
+    for column, value in (("a", 0.123456), ("b", 0.25)):
+        write_summary(tmp_path / column / "test", value)
+    write_summary(tmp_path / "b" / "validation", 0.5)
+    report = gather_report(tmp_path, ["b", "a"])
+    assert list(report) == ["test", "validation"]
+    assert list(report["test"]) == ["b", "a"]
+    assert report["test"]["a"]["asr"]["metrics"]["wer"]["value"] == 0.1235
+    write_report(report, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    tables = report_tables(report)
+    assert "| asr | wer | 9 | 25.0 % (12.5 to 50.0) | 12.3 % (6.2 to 24.7) |" in tables
 
 
-def test_scores_of_sounds_count_nouns_of_label_and_class() -> None:
-    rows = [
-        {"text": "A sheep bleats.", "sound_class": "sheep or goat"},
-        {"text": "A door.", "sound_class": ""},
-        {"text": "A cow.", "sound_class": "cow"},
-    ]
-    scores = score_rows("audio_caption", rows, ["A goat cries.", "A door slams.", "A dog barks."])
-    assert scores == {"named": pytest.approx(2 / 3), "class_named": pytest.approx(1 / 2)}
+def test_report_of_nothing_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no evaluation at all"):
+        gather_report(tmp_path)
+    write_summary(tmp_path / "a" / "test", 0.1)
+    with pytest.raises(ValueError, match="no evaluation b;"):
+        gather_report(tmp_path, ["a", "b"])
 
 
 def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:

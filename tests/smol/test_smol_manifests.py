@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from modeling_salmonn.smol.manifests import (
+    LANGUAGES,
+    UNTRAINED_LANGUAGES,
     event_question,
     event_rows,
     music_rows,
@@ -78,15 +80,24 @@ def test_event_and_music_rows_describe_what_is_heard() -> None:
     events = by_task(list(event_rows([EVENT | {"path": "e"}], random.Random(0))))
     assert "dog" in events["audio_caption"][0]["text"].lower()
     assert "dog" in events["audio_caption"][0]["alignment_words"].split()
+    assert events["audio_caption"][0]["nouns"][:2] == ["dog", "wolf"]
     music = by_task(list(music_rows([MUSIC | {"path": "m"}], random.Random(0))))
     assert music["music_caption"][0]["text"] == MUSIC["text"]
-    assert music["music_caption"][0]["alignment_words"] == "piano"
+    assert music["music_caption"][0]["alignment_words"] == music["music_caption"][0]["first_instrument"] == "piano"
 
 
 def test_pronunciation_needs_every_word() -> None:
     assert pronounce("hello world") == "HH AH L OW W ER L D"
     assert pronounce("hello xqzzy") is None
     assert pronounce(None) is None
+
+
+def test_languages_that_are_never_trained_are_for_evaluation() -> None:
+    row = SPEECH | {"translations": {"de": "Die Tür.", "es": "La puerta."}}
+    trained = by_task(list(speech_rows([row], random.Random(0))))
+    assert [one["language"] for one in trained["translation"]] == ["German"]
+    tested = by_task(list(speech_rows([row], random.Random(0), LANGUAGES | UNTRAINED_LANGUAGES)))
+    assert [one["language"] for one in tested["translation"]] == ["German", "Spanish"]
 
 
 def test_gaps_in_translations_are_left_out() -> None:

@@ -1,0 +1,448 @@
+"""Which data work for activation tuning (paper, table 4).
+
+The same model is tuned for the same number of steps on four kinds of answers, and each time compared with the
+untouched one on the same rows:
+
+```
+story       stories that the model wrote about clips
+qa          its long answers to questions about the same clips
+asr_long    transcripts as long as the stories, of clips joined one after the other
+text_story  the stories again, without the clips
+
+OUTPUT/before.jsonl                                        answers of the untouched model
+       KIND/answers.jsonl  KIND/model  KIND/after.jsonl    what is tuned on, the tuned model, its answers
+       activation_data.json  activation_data.png  activation_data.md
+```
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modeling_salmonn.evaluation.plots import figure_style, make_panels, require_matplotlib, save_figure
+from modeling_salmonn.training.activation import MODEL_FOLDER, TuningSettings, finished_losses, tune_on_answers
+from modeling_salmonn.training.activation import RECORD_FILE as TUNING_FILE
+from modeling_salmonn.training.activation_clips import choose_clips, locate, question_of
+from modeling_salmonn.training.answering import Answerer
+from modeling_salmonn.training.comparison import (
+    FIGURES,
+    SPEECH_TASK,
+    ComparisonSettings,
+    Figures,
+    answer_rows,
+    choose_rows,
+    figures_by_task,
+)
+from modeling_salmonn.training.journal import Journal, write_bytes, write_json, write_rows
+from modeling_salmonn.training.manifests import Row
+from modeling_salmonn.training.self_answers import (
+    ANSWERS_FILE,
+    FALLBACK_TASKS,
+    QUESTION_TASK,
+    STORY_TASK,
+    WritingSettings,
+    report_of,
+    weights_hash,
+    write_answers,
+)
+from modeling_salmonn.training.text_statistics import split_words
+
+
+STORY, QA, ASR_LONG, TEXT_STORY = "story", "qa", "asr_long", "text_story"
+BEFORE = "before"
+NAME = "activation_data"
+PANELS = ("following_rate", "repeat_rate", "word_error_rate")
+PANEL_WIDTH, PANEL_HEIGHT = 4.2, 3.2  # inches
+
+HOW_TO_READ = """\
+Each column but the first is the same model after {steps} steps on one kind of data; all answered the same rows. Data
+work if the following rate rises, in other untrained tasks as well as in stories, while hardly more answers loop
+(repeat rate) and speech recognition loses little (word error rate). In the paper stories about audio do that, long
+answers to questions less, and neither long transcripts nor stories without audio: an answer has to be long, free, and
+about what is heard. A rate that rises for `story` alone may be a text learnt by heart, and a word error rate that
+rises steeply is speech recognition forgotten: read the answers in `after.jsonl`. Losses of different kinds do not
+compare, since the model wrote some of the texts itself. Of n clips one answer makes 1/n of a rate: with few clips,
+and from one seed, small differences are chance.
+"""
+
+
+class KindLeftOutError(Exception):
+    """What was given does not suffice for a kind of data; the message says why."""
+
+
+@dataclass(frozen=True)
+class KindResult:
+    """What tuning on a kind of data gave.
+
+    Args:
+        examples: answers in it.
+        words: mean number of words in an answer.
+        losses: of each step.
+        figures: of the tuned model, by task.
+    """
+
+    examples: int
+    words: float
+    losses: list[float]
+    figures: Mapping[str, Figures]
+
+
+@dataclass(frozen=True)
+class ActivationData:
+    """The comparison.
+
+    Args:
+        before: figures of the untouched model, by task.
+        kinds: what each kind gave.
+        left_out: why kinds were left out.
+    """
+
+    before: Mapping[str, Figures]
+    kinds: Mapping[str, KindResult]
+    left_out: Mapping[str, str]
+
+    def columns(self) -> dict[str, Mapping[str, Figures]]:
+        """Figures by task of the untouched model and of each tuned one."""
+        return {BEFORE: self.before} | {kind: result.figures for kind, result in self.kinds.items()}
+
+    def lines(self) -> list[list[str]]:
+        """The table: its head, then one line for each task and figure."""
+        columns = self.columns()
+        lines = [["task", "clips", "figure", *columns]]
+        for task, before in self.before.items():
+            for name, form in FIGURES.items():
+                if getattr(before, name) is not None:
+                    values = [f"{getattr(figures[task], name):{form}}" for figures in columns.values()]
+                    lines.append([task, str(before.clips), name.replace("_", " "), *values])
+        return lines
+
+    def kind_lines(self) -> list[list[str]]:
+        """The table of what was tuned on."""
+        lines = [["data", "answers", "words in each", "loss of the first step", "of the last"]]
+        for kind, result in self.kinds.items():
+            losses = [f"{loss:.3f}" for loss in (result.losses[0], result.losses[-1])]
+            lines.append([kind, str(result.examples), f"{result.words:.0f}", *losses])
+        return lines
+
+    def left_out_lines(self) -> list[str]:
+        """Why kinds were left out, a sentence each."""
+        return [f"{kind} is left out: {reason}" for kind, reason in self.left_out.items()]
+
+
+def compare_activation_data(
+    model: str,
+    clips: Sequence[Row],
+    rows: Sequence[Row],
+    output: Path,
+    prompts: Mapping[str, list[str]],
+    writing: WritingSettings | None = None,
+    tuning: TuningSettings | None = None,
+    comparing: ComparisonSettings | None = None,
+) -> ActivationData:
+    """Make the kinds of data, tune on each, compare; what an earlier call has finished is not done again.
+
+    Args:
+        model: folder or Hub id of the model after instruction tuning, with a LoRA adapter.
+        clips: rows with a `path`, as `read_clips` gives them; the transcripts of `asr_long` come from them too.
+        rows: rows to compare on, except for those whose clips are tuned on; `asr_long` comes from them if no clip has
+            a transcript.
+        output: folder for everything.
+        prompts: instructions of each task, from `load_prompts`.
+        writing, tuning, comparing: settings of the three steps; `question_share` follows from the kind.
+
+    Raises:
+        ValueError: if no kind can be made, nothing is left to compare on, the model has no adapter, or the folder has
+            answers of other settings.
+        ImportError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    _require_prompts(prompts)
+    writing, tuning = writing or WritingSettings(), tuning or TuningSettings()
+    questioner = Questioner(prompts, comparing or ComparisonSettings(), tuning.dtype)
+    untouched = Answerer.from_pretrained(model, tuning.dtype)
+    manifests, left_out = DataMaker(untouched, clips, rows, output, prompts, writing).make()
+    questioner.choose(rows, manifests.values())
+    before = questioner.ask(untouched, weights_hash(untouched), output / f"{BEFORE}.jsonl")
+    del untouched  # or it would stay in memory beside those that are tuned
+    kinds = {kind: tune_and_ask(model, file, questioner, tuning) for kind, file in manifests.items()}
+    found = ActivationData(before, kinds, left_out)
+    settings = {"writing": asdict(writing), "tuning": asdict(tuning), "comparing": asdict(questioner.settings)}
+    write_json(output / f"{NAME}.json", {"model": model, "settings": settings} | asdict(found))
+    write_bytes(output / f"{NAME}.md", activation_data_report(model, found, tuning.steps).encode())
+    save_figure(draw_activation_data(found), output / f"{NAME}.png")
+    return found
+
+
+class DataMaker:
+    """Makes the data of each kind: `OUTPUT/KIND/answers.jsonl`.
+
+    Args:
+        answerer: the untouched model.
+        clips, rows, output, prompts: as for `compare_activation_data`.
+        settings: how the model writes; the other kinds have as many answers, or as many as the data give.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        clips: Sequence[Row],
+        rows: Sequence[Row],
+        output: Path,
+        prompts: Mapping[str, list[str]],
+        settings: WritingSettings,
+    ):
+        self.answerer = answerer
+        self.clips = clips
+        self.rows = rows
+        self.prompts = prompts
+        self.settings = settings
+        self.files = {kind: output / kind / ANSWERS_FILE for kind in (STORY, QA, ASR_LONG, TEXT_STORY)}
+
+    def make(self) -> tuple[dict[str, Path], dict[str, str]]:
+        """Make all kinds.
+
+        Returns:
+            The manifest of each, and why kinds are left out.
+
+        Raises:
+            ValueError: if all are, or the model cannot write.
+        """
+        makers = {STORY: self.stories, QA: self.long_answers, ASR_LONG: self.transcripts, TEXT_STORY: self.texts}
+        reasons = {kind: _why_left_out(make) for kind, make in makers.items()}
+        left_out = {kind: reason for kind, reason in reasons.items() if reason is not None}
+        if len(left_out) == len(makers):
+            listed = " ".join(f"{kind}: {reason}" for kind, reason in left_out.items())
+            raise ValueError(f"There is no kind of data to tune on. {listed}")
+        return {kind: file for kind, file in self.files.items() if kind not in left_out}, left_out
+
+    def stories(self) -> None:
+        """Stories that the model writes at a discounted LoRA scale."""
+        self._write_own(STORY, question_share=0.0)
+
+    def long_answers(self) -> None:
+        """Long answers to the clips' own questions, or to open ones; written in the same way."""
+        asked = {clip["task"] if question_of(clip) else QUESTION_TASK for clip in choose_clips(self.clips, seed=0)}
+        unknown = sorted(asked - self.prompts.keys())
+        if unknown:
+            raise KindLeftOutError(f"there are no instructions for {', '.join(unknown)}; add them to the prompts.")
+        self._write_own(QA, question_share=1.0)
+
+    def transcripts(self) -> None:
+        """Long transcripts: clips joined, the longest first, until their words are as many as a story's."""
+        speech = speech_rows(self.clips) or speech_rows(self.rows)
+        if not speech:
+            raise KindLeftOutError(
+                f"neither the clips nor the rows have a text of the task {SPEECH_TASK}; give some that do."
+            )
+        stories = self._stories()
+        words = mean_words(stories) if stories else self.settings.min_words
+        joined = join_transcripts(speech, self.settings.answers, words)
+        if not joined:
+            raise KindLeftOutError(
+                f"all {len(speech)} transcripts together have fewer words than one story ({words:.0f}); give more."
+            )
+        self._write(ASR_LONG, [row | {"prompt": self._prompt(index)} for index, row in enumerate(joined)])
+
+    def texts(self) -> None:
+        """The stories with their instructions, without audio."""
+        stories = self._stories()
+        if not stories:
+            raise KindLeftOutError(f"there are no stories; see why {STORY} is left out.")
+        kept = ("task", "prompt", "text")
+        self._write(TEXT_STORY, [{name: value for name, value in row.items() if name in kept} for row in stories])
+
+    def _write_own(self, kind: str, question_share: float) -> None:
+        folder = self.files[kind].parent
+        settings = replace(self.settings, question_share=question_share)
+        try:
+            write_answers(self.answerer, self.clips, folder, self.prompts, settings)
+        except ValueError as error:
+            report = report_of(folder)
+            if report.kept or not report.rejected:
+                raise
+            raise KindLeftOutError(str(error)) from error  # the model writes nothing of the kind
+
+    def _stories(self) -> list[Row]:
+        return Journal(self.files[STORY]).rows
+
+    def _prompt(self, index: int) -> str:
+        return random.Random(f"{self.settings.seed}/{index}").choice(self.prompts[SPEECH_TASK])
+
+    def _write(self, kind: str, rows: Sequence[Row]) -> None:
+        self.files[kind].parent.mkdir(parents=True, exist_ok=True)
+        write_rows(self.files[kind], rows)
+
+
+class Questioner:
+    """Has several models answer the same rows; answers of an earlier call to them are kept.
+
+    Args:
+        prompts: instructions of each task.
+        settings: which rows, and how they are answered.
+        dtype: type of the models' weights.
+    """
+
+    def __init__(self, prompts: Mapping[str, list[str]], settings: ComparisonSettings, dtype: str):
+        self.prompts = prompts
+        self.settings = settings
+        self.dtype = dtype
+        self.rows: list[Row] = []
+
+    def choose(self, rows: Sequence[Row], tuned_on: Iterable[Path]) -> None:
+        """Choose rows whose clips are in none of some manifests.
+
+        Raises:
+            ValueError: if there are none, or none that can be judged.
+        """
+        used = {clip for manifest in tuned_on for row in Journal(manifest).rows for clip in clips_of(row)}
+        unused = [row for row in rows if not used & set(clips_of(row))]
+        if not unused:
+            raise ValueError(f"All {len(rows)} rows to compare on have clips that are tuned on; give others.")
+        self.rows = choose_rows(unused, self.settings)
+
+    def ask(self, model: Answerer | Path, identity: Any, file: Path) -> dict[str, Figures]:
+        """Figures of a model by task.
+
+        Args:
+            model: the model, or its folder, from which it is loaded only if it has not answered yet.
+            identity: what tells it from others, as JSON has it.
+            file: JSON lines for its answers; beside it a record of what they are answers to.
+        """
+        record = {"model": identity, "rows": _hash(self.rows), "prompts": _hash(self.prompts)}
+        record |= {"settings": asdict(self.settings), "dtype": self.dtype}
+        done = file.with_suffix(".json")
+        if not done.exists() or json.loads(done.read_text()) != record:
+            done.unlink(missing_ok=True)
+            answerer = model if isinstance(model, Answerer) else Answerer.from_pretrained(str(model), self.dtype)
+            write_rows(file, answer_rows(answerer, self.rows, self.prompts, self.settings))
+            write_json(done, record)
+        return figures_by_task(Journal(file).rows)
+
+
+def tune_and_ask(model: str, manifest: Path, questioner: Questioner, settings: TuningSettings) -> KindResult:
+    """Tune the model on a manifest, and have it answer.
+
+    Args:
+        model: folder or Hub id of the untouched model.
+        manifest: of a kind; the tuned model and its answers are written beside it.
+        questioner: knows the rows.
+        settings: how to tune.
+    """
+    tuned = manifest.parent / MODEL_FOLDER
+    losses = finished_losses(model, manifest, tuned, settings)
+    if losses is None:
+        losses = tune_on_answers(model, manifest, tuned, settings)
+    record = json.loads((tuned / TUNING_FILE).read_text())
+    figures = questioner.ask(tuned, record, manifest.parent / "after.jsonl")
+    answers = Journal(manifest).rows
+    return KindResult(len(answers), mean_words(answers), losses, figures)
+
+
+def speech_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows of speech recognition with words, one of each file."""
+    found = {
+        row["path"]: row
+        for row in rows
+        if row.get("task") == SPEECH_TASK and isinstance(row.get("path"), str) and split_words(row.get("text") or "")
+    }
+    return list(found.values())
+
+
+def join_transcripts(speech: Sequence[Row], count: int, words: float) -> list[Row]:
+    """Long transcripts, each of clips joined one after the other; no clip comes twice.
+
+    Args:
+        speech: rows of speech recognition; the longest come first.
+        count: how many to make, at most.
+        words: how many words each of them has, at least.
+
+    Returns:
+        Rows with `path`, `task` and `text`, and with `expand_wav` where clips are joined.
+    """
+    waiting = sorted(speech, key=lambda row: len(split_words(row["text"])), reverse=True)
+    joined: list[Row] = []
+    parts: list[Row] = []
+    for part in waiting:
+        if len(joined) == count:
+            break
+        parts.append(part)
+        text = " ".join(row["text"].strip() for row in parts)
+        if len(split_words(text)) >= words:
+            first, *others = [clip for row in parts for clip in clips_of(row)]
+            long_row = {"path": first, "task": SPEECH_TASK, "text": text}
+            joined.append(long_row | ({"expand_wav": others} if others else {}))
+            parts = []
+    return joined
+
+
+def clips_of(row: Row) -> list[str]:
+    """The absolute paths of a row's clips."""
+    clips = [row.get("path"), *(row.get("expand_wav") or [])]
+    return [locate(clip, Path()) for clip in clips if isinstance(clip, str)]
+
+
+def mean_words(answers: Sequence[Row]) -> float:
+    """Mean number of words in an answer."""
+    return sum(len(split_words(row["text"])) for row in answers) / len(answers)
+
+
+def activation_data_report(model: str, found: ActivationData, steps: int) -> str:
+    """The comparison in Markdown: tables, what is left out, how to read it."""
+    left_out = "".join(f"- {line}\n" for line in found.left_out_lines())
+    parts = [
+        f"`{model}`, tuned on different data\n",
+        _markdown(found.lines()),
+        _markdown(found.kind_lines()),
+        left_out,
+    ]
+    return "\n".join([part for part in parts if part] + [HOW_TO_READ.format(steps=steps)])
+
+
+@figure_style()
+def draw_activation_data(found: ActivationData) -> Any:
+    """Following rate, repeat rate and word error rate as bars, in groups by task."""
+    columns = found.columns()
+    width = 0.8 / len(columns)
+    figure, panels = make_panels(len(PANELS), len(PANELS), PANEL_WIDTH, PANEL_HEIGHT)
+    for name, panel in zip(PANELS, panels, strict=True):
+        tasks = [task for task, figures in found.before.items() if getattr(figures, name) is not None]
+        for column, (kind, figures) in enumerate(columns.items()):
+            places = [index + (column - (len(columns) - 1) / 2) * width for index in range(len(tasks))]
+            heights = [getattr(figures[task], name) for task in tasks]
+            panel.bar(places, heights, width, label=kind, color="0.6" if kind == BEFORE else f"C{column - 1}")
+        panel.set(title=name.replace("_", " "), ylim=(0, None))
+        panel.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 1 else 0)
+        panel.grid(visible=False, axis="x")
+        panel.set_axisbelow(True)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def _why_left_out(make: Callable[[], None]) -> str | None:
+    try:
+        make()
+    except KindLeftOutError as error:
+        return str(error)
+    return None
+
+
+def _require_prompts(prompts: Mapping[str, list[str]]) -> None:
+    missing = [task for task in (STORY_TASK, *FALLBACK_TASKS.values()) if task not in prompts]
+    if missing:
+        raise ValueError(f"The prompts have no instructions for {', '.join(missing)}; add them.")
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *others = lines
+    return "".join(f"| {' | '.join(line)} |\n" for line in [head, ["---"] * len(head), *others])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+__all__ = ["ActivationData", "KindResult", "activation_data_report", "compare_activation_data", "draw_activation_data"]

@@ -1,0 +1,146 @@
+"""One evaluation from beginning to end: answers, verdicts, summary, table.
+
+```
+OUTPUT/settings.json   what the answers are to
+OUTPUT/answers-N.jsonl the answers of process N
+OUTPUT/verdicts.jsonl  whether they do what was asked, by judge
+OUTPUT/summary.json    OUTPUT/summary.md
+```
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeling_salmonn.evaluation.harness import answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.judges import Judge
+from modeling_salmonn.evaluation.peers import load_answerer, tasks_for
+from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
+from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, summarise, table
+from modeling_salmonn.evaluation.tasks import Task
+from modeling_salmonn.training.activation_clips import locate
+from modeling_salmonn.training.answering import Answerer
+from modeling_salmonn.training.journal import write_bytes, write_json
+from modeling_salmonn.training.manifests import Row, load_rows, parse_sources, read_manifest
+from modeling_salmonn.training.self_answers import weights_hash
+
+
+SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a model is evaluated.
+
+    Args:
+        most: at most so many rows of each task.
+        batch_size: clips answered at once.
+        lora_scale: LoRA scaling instead of the trained one.
+        seed: of the choice of rows, and of the intervals.
+        dtype: type of the weights.
+
+    Raises:
+        ValueError: if a number is below 1, or the scale below 0.
+    """
+
+    most: int | None = None
+    batch_size: int = 8
+    lora_scale: float | None = None
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.most is not None and self.most < 1):
+            raise ValueError(f"batch_size and most must be at least 1, got {self.batch_size} and {self.most}.")
+        if self.lora_scale is not None and self.lora_scale < 0:
+            raise ValueError(f"lora_scale must not be negative, got {self.lora_scale}.")
+
+
+def evaluate(
+    model: str,
+    tasks: Sequence[Task],
+    rows: Sequence[Row],
+    output: Path,
+    judge: Judge,
+    settings: EvaluationSettings | None = None,
+    answerer: Any = None,
+) -> dict[str, Any]:
+    """Evaluate a model on some tasks; what an earlier call has answered is not answered again.
+
+    Args:
+        model: folder or Hub id of a SALMONN, or of a Whisper or a language model as its peer.
+        tasks: the tasks; those that a peer is not meant for are left out.
+        rows: data of all of them.
+        output: folder to write to.
+        judge: of the following rate.
+        settings: how to evaluate.
+        answerer: the model, if it is loaded already.
+
+    Returns:
+        The figures by task; see `summarise`.
+
+    Raises:
+        ValueError: if there is nothing to ask, or the folder holds answers to something else.
+    """
+    settings = settings or EvaluationSettings()
+    answerer = answerer or load_answerer(model, settings.dtype)
+    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
+    claim_folder(output, rows, model=model, weights=weights, lora_scale=settings.lora_scale, dtype=settings.dtype)
+    jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.most, settings.seed)
+    answered = answer_jobs(answerer, jobs, output, settings.batch_size, settings.lora_scale)
+    state = process_state()
+    if state.is_main_process:
+        judge_answers(jobs, answered, judge, output)
+    state.wait_for_everyone()
+    summary = summarise(jobs, answered, judge.name, output, settings.seed)
+    if state.is_main_process:
+        write_summary(output, Path(model).name, summary)
+    return summary
+
+
+def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their figures."""
+    file = output / SUMMARY_FILE
+    whole = (json.loads(file.read_text()) if file.is_file() else {}) | dict(summary)
+    write_json(file, whole)
+    lines = [table({model: whole}), "", *(f"- {line}" for line in missing_lines(whole)), ""]
+    write_bytes(output / TABLE_FILE, "\n".join(lines).encode())
+
+
+def read_data(sources: Sequence[str]) -> list[Row]:
+    """Rows of manifests, of audio folders, and of public data sets by their names.
+
+    Args:
+        sources: `rows.jsonl`, a folder with `metadata.jsonl`, or `NAME` or `NAME=FOLDER` of
+            `evaluation/public_data.yaml`.
+
+    Raises:
+        ValueError: if one cannot be read.
+    """
+    rows: list[Row] = []
+    for source in sources:
+        name, _, folder = source.partition("=")
+        if name in PUBLIC_DATA:
+            rows += load_public(name, folder or None)
+        elif source.endswith((".jsonl", ".json")):
+            rows += _read_rows(Path(source))
+        else:
+            rows += list(load_rows(parse_sources([source])))
+    return rows
+
+
+def _read_rows(manifest: Path) -> list[Row]:
+    """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
+    rows = []
+    for row in read_manifest(manifest):
+        clean = {name: value for name, value in row.items() if value is not None}
+        if not isinstance(clean.get("path"), str) or not clean.get("task"):
+            raise ValueError(f"A row of {manifest} has no path or no task: {clean}. Each needs both.")
+        clean["path"] = locate(clean["path"], manifest.parent)
+        rows.append(clean)
+    return rows
+
+
+__all__ = ["EvaluationSettings", "evaluate", "read_data"]

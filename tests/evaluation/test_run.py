@@ -1,0 +1,209 @@
+"""An evaluation as a whole: what it writes, going on after a stop, several processes, its command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from conftest import SAMPLING_RATE, make_clip
+from typer.testing import CliRunner
+
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.evaluation.harness import KEYS, make_jobs, read_answers
+from modeling_salmonn.evaluation.judges import RuleJudge
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
+from modeling_salmonn.evaluation.tasks import choose_tasks, load_tasks
+from modeling_salmonn.hub.cli import app
+from modeling_salmonn.training.answering import Answerer
+
+
+TASKS = """
+words: {rows: {task: asr}, instruction: Write., metrics: [wer, bleu], new_tokens: 5}
+tale: {rows: {task: story}, instruction: Tell., metrics: [diversity], rule: story, new_tokens: 7}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips of different lengths with words, two of them also with a story to tell."""
+    folder = tmp_path_factory.mktemp("data")
+    rows: list[dict[str, Any]] = []
+    for index in range(6):
+        soundfile.write(folder / f"{index}.wav", make_clip(0.4 + 0.3 * index, seed=index), SAMPLING_RATE)
+        rows.append({"path": f"{index}.wav", "task": "asr", "text": f"words number {index}"})
+    rows += [{"path": f"{index}.wav", "task": "story", "caption": "a tone"} for index in (0, 5)]
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "tasks.yaml").write_text(TASKS)
+    return file
+
+
+def run_evaluation(folder: Path, data: Path, output: Path, **options: Any) -> dict[str, Any]:
+    tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["words", "tale"])
+    return evaluate(str(folder), tasks, read_data([str(data)]), output, RuleJudge(), EvaluationSettings(**options))
+
+
+@pytest.fixture(scope="module")
+def finished(saved_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("evaluation") / "plain"
+    run_evaluation(saved_folder, data, output, batch_size=4)
+    return output
+
+
+def test_summary_has_figures_with_intervals(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["words"]["rows"] == 6
+    rate = summary["words"]["metrics"]["wer"]
+    assert rate["low"] <= rate["value"] <= rate["high"]
+    assert summary["tale"]["judge"] == "rules"
+    assert summary["tale"]["metrics"]["following_rate"]["value"] == 0
+    assert sum(summary["tale"]["problems"].values()) == 2
+    assert "| words | wer | 6 |" in (finished / "summary.md").read_text()
+
+
+@torch.no_grad()
+def test_answers_are_those_of_each_clip_alone(finished: Path, saved_folder: Path, data: Path) -> None:
+    model = SalmonnForConditionalGeneration.from_pretrained(saved_folder).eval()
+    processor = SalmonnProcessor.from_pretrained(saved_folder)
+    for row in read_answers(finished).values():
+        if row["task"] == "words":
+            inputs = processor(text="Write.", audio=row["path"])
+            ids = model.generate(**inputs, max_new_tokens=5)[:, inputs["input_ids"].shape[1] :]
+            assert row["answer"] == processor.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+
+def test_stopped_evaluation_answers_only_what_is_left(
+    finished: Path, saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    lines = (finished / "answers-0.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "answers-0.jsonl").write_text("".join(lines[:5]) + lines[5][:20])  # killed while writing the sixth
+    summary = run_evaluation(saved_folder, data, tmp_path, batch_size=4)
+    assert summary == json.loads((finished / "summary.json").read_text())
+    resumed = (tmp_path / "answers-0.jsonl").read_text().splitlines(keepends=True)
+    assert resumed[:5] == lines[:5]
+    assert sorted(resumed) == sorted(lines)
+
+
+def test_finished_evaluation_answers_nothing(finished: Path, saved_folder: Path, data: Path) -> None:
+    class Refusing(Answerer):
+        def answer(self, *arguments: Any, **options: Any) -> Any:
+            raise AssertionError("there is nothing to answer")
+
+    before = (finished / "answers-0.jsonl").read_bytes()
+    tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["words", "tale"])
+    answerer = Refusing.from_pretrained(str(saved_folder))
+    evaluate(str(saved_folder), tasks, read_data([str(data)]), finished, RuleJudge(), answerer=answerer)
+    assert (finished / "answers-0.jsonl").read_bytes() == before
+
+
+def test_tasks_that_were_evaluated_before_keep_their_figures(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    rows = read_data([str(data)])
+    for suite in ("words", "tale"):
+        tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), [suite])
+        assert set(evaluate(str(saved_folder), tasks, rows, tmp_path, RuleJudge())) == {suite}
+    assert list(json.loads((tmp_path / "summary.json").read_text())) == ["words", "tale"]
+
+
+def test_folder_with_answers_to_something_else_raises(finished: Path, saved_folder: Path, data: Path) -> None:
+    with pytest.raises(ValueError, match="answers of another lora_scale; choose another folder"):
+        run_evaluation(saved_folder, data, finished, lora_scale=1.0)
+
+
+def test_lora_scale_changes_answers(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    run_evaluation(saved_folder, data, tmp_path, lora_scale=0.0)
+    assert {row["answer"] for row in read_answers(tmp_path).values()} != {
+        row["answer"] for row in read_answers(finished).values()
+    }
+
+
+def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "-m", "modeling_salmonn.evaluation.cli", str(saved_folder)]
+    command += ["--data", str(data), "--output", str(tmp_path), "--suite", "words", "--suite", "tale"]
+    command += ["--tasks", str(data.parent / "tasks.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
+    keys = [
+        tuple(json.loads(line)[name] for name in KEYS)
+        for file in sorted(tmp_path.glob("answers-*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+    assert len(keys) == len(set(keys)) == len(read_answers(finished))
+    assert (tmp_path / "answers-1.jsonl").stat().st_size > 0
+
+
+def test_unreadable_clip_is_counted_and_named(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    rows = read_data([str(data)])
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["words"])
+    rows = [*rows[:2], rows[2] | {"path": str(broken)}]
+    summary = evaluate(str(saved_folder), tasks, rows, tmp_path / "out", RuleJudge())
+    assert (summary["words"]["rows"], summary["words"]["unreadable"]) == (2, 1)
+    assert str(broken) in (tmp_path / "out" / "bad_clips.txt").read_text()
+    assert "1 clips could not be read" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_more_rows_contain_those_of_fewer() -> None:
+    rows = [{"task": "asr", "text": "a", "path": str(index)} for index in range(30)]
+    tasks = choose_tasks(load_tasks(), ["asr"])
+    few = {job.index for job in make_jobs(tasks, rows, most=5)}
+    more = {job.index for job in make_jobs(tasks, rows, most=12)}
+    assert len(few) == 5
+    assert few < more
+
+
+def test_rows_of_other_tasks_raise() -> None:
+    with pytest.raises(ValueError, match=r"None of the 1 rows is for asr; the rows have the tasks \['song'\]"):
+        make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "song", "text": "la"}])
+
+
+def test_rows_without_path_or_task_raise(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"task": "asr", "text": "a"}\n')
+    with pytest.raises(ValueError, match="has no path or no task"):
+        read_data([str(file)])
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicence: apache-2.0\n---\n# A model\n")
+    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
+    arguments += ["--suite", "words", "--tasks", str(data.parent / "tasks.yaml"), "--most", "2", "--card", str(card)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "| words | wer | 2 |" in result.stdout
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == result.stdout
+    text = card.read_text()
+    assert text.count("type: wer") == 1
+    assert "model-index:" in text
+    assert text.endswith("# A model\n")
+
+
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "level9"], "no suite or task 'level9'"),
+        (["--data", "./nothing"], "no data at ./nothing"),
+        (["--judge", "./nobody"], "nobody"),
+    ],
+)
+def test_command_tells_wrong_arguments(
+    arguments: list[str], message: str, saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    base = ["evaluate", str(saved_folder), "--output", str(tmp_path)]
+    base += [] if "--data" in arguments else ["--data", str(data)]
+    result = CliRunner().invoke(app, base + arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
