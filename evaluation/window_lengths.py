@@ -183,12 +183,10 @@ def window_configs(config: SalmonnConfig, windows: Sequence[float]) -> dict[floa
     for window in sorted(set(windows)):
         configs[window] = deepcopy(config)
         configs[window].window_seconds = configs[window].stride_seconds = window
-    frames = {window: changed.window_frames for window, changed in configs.items()}
-    for first, second in pairwise(frames):
-        if frames[first] == frames[second]:
-            raise ValueError(
-                f"The window lengths {first} and {second} are both {frames[first]} frames of 0.02 s; leave one out."
-            )
+    for (first, one), (second, other) in pairwise(configs.items()):
+        if one.window_frames == other.window_frames:
+            count = one.window_frames
+            raise ValueError(f"Windows of {first} and {second} s are both {count} frames of 0.02 s; leave one out.")
     return configs
 
 
@@ -340,11 +338,8 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
     Raises:
         ValueError: if any of them cannot be read.
     """
-    problems = cache.encode(clips)
-    if problems:
-        raise ValueError(
-            f"{len(problems)} clips cannot be read, such as {problems[0]}; repair them or drop their rows."
-        )
+    if problems := cache.encode(clips):
+        raise ValueError(f"{len(problems)} clips cannot be read, such as {problems[0]}; repair or drop them.")
 
 
 def needed_tokens(clips: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:

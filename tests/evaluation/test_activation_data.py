@@ -17,9 +17,8 @@ from modeling_salmonn.evaluation.activation_data import (
     activation_data_report,
     compare_activation_data,
     draw_activation_data,
-    join_transcripts,
-    speech_rows,
 )
+from modeling_salmonn.evaluation.activation_kinds import join_transcripts, speech_rows
 from modeling_salmonn.hub.cli import app
 from modeling_salmonn.training.activation import TuningSettings
 from modeling_salmonn.training.comparison import ComparisonSettings, Figures

@@ -286,7 +286,7 @@ def test_command_writes_figures_picture_and_reading(saved_folder: Path, manifest
     ("windows", "message"),
     [
         ([], "no window lengths to compare; give some"),
-        ([0.12, 0.125], "0.12 and 0.125 are both 6 frames of 0.02 s; leave one out"),
+        ([0.12, 0.125], r"0\.12 and 0\.125 s are both 6 frames of 0\.02 s; leave one out"),
         ([0.001], "window_seconds must give at least one frame of 0.02 s, got 0.001"),
         ([3.0], "window_seconds 3.0 is longer than the shortest segment of 2 s"),
     ],
