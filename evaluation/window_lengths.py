@@ -183,9 +183,9 @@ def window_configs(config: SalmonnConfig, windows: Sequence[float]) -> dict[floa
     for window in sorted(set(windows)):
         configs[window] = deepcopy(config)
         configs[window].window_seconds = configs[window].stride_seconds = window
-    for (first, one), (second, other) in pairwise(configs.items()):
-        if one.window_frames == other.window_frames:
-            count = one.window_frames
+    frames = {window: changed.window_frames for window, changed in configs.items()}
+    for (first, count), (second, other) in pairwise(frames.items()):
+        if count == other:
             raise ValueError(f"Windows of {first} and {second} s are both {count} frames of 0.02 s; leave one out.")
     return configs
 
