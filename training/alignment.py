@@ -4,7 +4,8 @@ A fresh connector gives tokens that mean nothing to the language model, and the 
 them. Here they are trained against the input embeddings themselves:
 
 - speech: CTC over a blank, the transcript's tokens and random others, with logits = scale * token . embedding
-- sounds and music: every content word of the caption must be the best match of some window (a bag of words)
+- sounds and music: the mean of a clip's tokens must match the content words of its caption (a bag of words): what
+  makes an instrument or a machine is spread over all windows
 
 Only the connector is run, on cached encoder states, so an epoch takes minutes on a CPU.
 """
@@ -82,12 +83,13 @@ class AlignmentHead(nn.Module):
             embedding (`torch.Tensor` of shape `(vocabulary, hidden)`): input embeddings of the language model.
         """
         vocabulary = self._sample_vocabulary(len(embedding), alignment_labels, bag_labels)
-        log_probs = self.logits(audio_tokens, embedding[vocabulary]).float().log_softmax(-1)
+        logits = self.logits(audio_tokens, embedding[vocabulary]).float()
+        log_probs = logits.log_softmax(-1)
         within = torch.arange(int(token_counts.max()), device=log_probs.device) < token_counts[:, None]
         clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])
         clips[within] = log_probs  # one copy, where pad_sequence makes one for each clip on the way back
         spoken = self._ctc(clips, token_counts, _positions(alignment_labels, vocabulary))
-        described = _bag_of_words(clips, token_counts, _positions(bag_labels, vocabulary))
+        described = _bag_of_words(logits, token_counts, _positions(bag_labels, vocabulary))
         targets = (alignment_labels != IGNORED).sum() + (bag_labels != IGNORED).sum()
         return (spoken + described) / targets.clamp(min=1)
 
@@ -135,13 +137,12 @@ def _positions(labels: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
     return torch.where(known, torch.searchsorted(vocabulary, labels.clamp(min=0)) + 1, IGNORED)
 
 
-def _bag_of_words(log_probs: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """For each word the surprise of the window that fits it best, summed."""
-    outside = torch.arange(log_probs.shape[1], device=log_probs.device) >= counts[:, None]
-    index = labels.clamp(min=0)[:, None].expand(-1, log_probs.shape[1], -1)
-    fits = log_probs.gather(2, index).masked_fill(outside[..., None], -torch.inf)
-    best = fits.amax(1)
-    return -best[labels != IGNORED].sum()
+def _bag_of_words(logits: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Surprise of each word given the mean of the clip's tokens, summed; the blank does not compete."""
+    clips = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
+    mean = logits.new_zeros(len(counts), logits.shape[1]).index_add(0, clips, logits) / counts[:, None]
+    surprise = -mean[:, 1:].log_softmax(-1).gather(1, (labels - 1).clamp(min=0))
+    return surprise[labels != IGNORED].sum()
 
 
 class ConnectorAligner(nn.Module):

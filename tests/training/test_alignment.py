@@ -1,5 +1,6 @@
 """The alignment loss: what it asks of audio tokens, and that a warm start teaches it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,25 @@ def test_alignment_loss_is_small_for_the_words_in_order_alone(embedding: torch.T
     assert right < 0.1 < 5 < swapped
 
 
-def test_bag_loss_takes_the_words_in_any_order(embedding: torch.Tensor) -> None:
+def test_bag_loss_takes_the_words_in_any_order() -> None:
+    embedding = torch.eye(16)  # words that are nothing alike
     head = aligned_head(embedding)
-    tokens, counts = speak(head, embedding, [None, 5, None, 7]), torch.tensor([4])
+    tokens, counts = speak(head, embedding, [5, 5, 7, 7]), torch.tensor([4])
     forward = head(tokens, counts, NONE, torch.tensor([[5, 7]]), embedding)
     backward = head(tokens, counts, NONE, torch.tensor([[7, 5]]), embedding)
     torch.testing.assert_close(forward, backward)
-    assert forward < 0.1 < 5 < head(tokens, counts, NONE, torch.tensor([[9, 9]]), embedding)
+    half_each = math.log(2)
+    assert half_each < forward < half_each + 0.2 < 4 < head(tokens, counts, NONE, torch.tensor([[9, 9]]), embedding)
+
+
+def test_bag_loss_gathers_weak_evidence_of_all_windows(embedding: torch.Tensor) -> None:
+    head = aligned_head(embedding)
+    others = [embedding[index] for index in range(10, 20)]
+    weak = torch.stack([0.5 * embedding[5] + 0.5 * other for other in others])  # no window names it for certain
+    strong = torch.stack([embedding[5], *others[1:]])  # one window does
+    one_word = torch.tensor([[5]])
+    assert head(weak, torch.tensor([10]), NONE, one_word, embedding) < 0.1
+    assert head(strong, torch.tensor([10]), NONE, one_word, embedding) > 0.5
 
 
 def test_alignment_loss_of_a_batch_is_that_of_its_clips(embedding: torch.Tensor) -> None:
