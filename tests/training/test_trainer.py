@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from workspace import Workspace, make_workspace, quick_config
 
@@ -225,6 +226,18 @@ def test_checkpoints_hold_only_what_is_trained_where_bases_are_named(
         assert "connector.safetensors" not in files
         assert weights == {"model.safetensors"}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "complete.json"} <= files
+
+
+def test_a_trained_encoder_is_kept_by_later_stages(workspace: Workspace, tmp_path: Path) -> None:
+    folders = [str(named_bases(workspace, tmp_path / "named")), str(tmp_path / "first"), str(tmp_path / "second")]
+    for model, output, trained in ((*folders[:2], True), (*folders[1:], False)):
+        trainer = build_trainer(workspace.arguments(output, model=model, max_steps=1, train_speech_encoder=trained))
+        trainer.train()
+        trainer.save_model()
+    name = "model.speech_encoder.layers.0.fc1.weight"
+    before, first, second = (load_file(Path(folder) / "model.safetensors")[name] for folder in folders)
+    assert not torch.equal(before, first)
+    assert torch.equal(first, second)
 
 
 def test_older_checkpoints_are_deleted_once_a_newer_one_is_complete(workspace: Workspace, tmp_path: Path) -> None:
