@@ -25,6 +25,7 @@ def evaluate(
     suite: Suites = ["all"],  # noqa: B006  typer copies it
     batch_size: BatchSize = 8,
     lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy, the research code used 4.")] = 1,
     most: Most = None,
     tasks: Tasks = None,
     judge: Judged = "rules",
@@ -43,7 +44,7 @@ def evaluate(
 
         require_model(model)
         chosen = choose_tasks(load_tasks(tasks), suite)
-        settings = run.EvaluationSettings(most, batch_size, lora_scale, seed, dtype)
+        settings = run.EvaluationSettings(most, batch_size, lora_scale, num_beams, seed, dtype)
         summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
         if not run.process_state().is_main_process:
             return
@@ -80,7 +81,7 @@ def sweep(
 
         require_model(model)
         chosen = choose_tasks(load_tasks(tasks), suite)
-        settings = run.EvaluationSettings(most, batch_size, None, seed, dtype)
+        settings = run.EvaluationSettings(most, batch_size, seed=seed, dtype=dtype)
         sweep_scales(model, chosen, run.read_data(data), output, parse_judge(judge), scale or SCALES, settings)
         if run.process_state().is_main_process:
             typer.echo(f"Wrote sweep.json, sweep.png and sweep.md to {output}.")

@@ -10,7 +10,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,7 +112,7 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
 
 
 def answer_jobs(
-    answerer: AnswersExamples, jobs: Sequence[Job], output: Path, batch_size: int, lora_scale: float | None = None
+    answerer: AnswersExamples, jobs: Sequence[Job], output: Path, batch_size: int, decoding: Decoding | None = None
 ) -> list[Row]:
     """Answer what has no answer yet.
 
@@ -121,7 +121,7 @@ def answer_jobs(
         jobs: what to ask.
         output: folder of the journals.
         batch_size: clips answered at once; clips of like length share a batch.
-        lora_scale: LoRA scaling instead of the trained one.
+        decoding: how to answer, but for the longest answer, which is the task's.
 
     Returns:
         The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction` and `answer`.
@@ -138,8 +138,8 @@ def answer_jobs(
         for batch in _batches(own, batch_size):
             made = [(job, example) for job in batch if (example := _example(maker, job)) is not None]
             if made:
-                decoding = Decoding(batch[0].new_tokens, lora_scale)
-                answers = answerer.answer([example for _, example in made], decoding)
+                own_length = replace(decoding or Decoding(), max_new_tokens=batch[0].new_tokens)
+                answers = answerer.answer([example for _, example in made], own_length)
                 for (job, example), answer in zip(made, answers, strict=True):
                     journal.append(_record(job, example, answer))
             bar.update(len(batch))

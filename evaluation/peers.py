@@ -44,19 +44,20 @@ class WhisperAnswerer:
         self.start = self.tokenizer.convert_tokens_to_ids(start)
 
     def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
-        """Transcripts, greedy; clips of more than 30 s in parts of 30 s."""
+        """Transcripts; clips of more than 30 s in parts of 30 s."""
         parts = [list(torch.as_tensor(example["audio"]).split(self.features.n_samples)) for example in examples]
-        texts = iter(self._transcribe([part.numpy() for clip in parts for part in clip], decoding.max_new_tokens))
+        texts = iter(self._transcribe([part.numpy() for clip in parts for part in clip], decoding))
         return [Answer(" ".join(next(texts) for _ in clip), True) for clip in parts]
 
     @torch.inference_mode()
-    def _transcribe(self, clips: list[Any], new_tokens: int) -> list[str]:
+    def _transcribe(self, clips: list[Any], decoding: Decoding) -> list[str]:
         features = self.features(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
-        most = min(new_tokens, self.model.config.max_target_positions - len(self.start))
+        most = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
         ids = self.model.generate(
             features,
             decoder_input_ids=torch.tensor([self.start] * len(clips)),
             max_new_tokens=most,
+            num_beams=decoding.num_beams,
             do_sample=False,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -77,13 +78,14 @@ class ReadingAnswerer:
 
     @torch.inference_mode()
     def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
-        """Greedy answers.
+        """Answers to the instructions about the transcripts.
 
         Raises:
             ValueError: if an example has no transcript.
         """
         inputs = self.tokenizer([self._prompt(example) for example in examples], return_tensors="pt", padding=True)
-        output = self.model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, do_sample=False)
+        options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
+        output = self.model.generate(**inputs, **options)
         texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [Answer(text.strip(), True) for text in texts]
 

@@ -21,7 +21,7 @@ from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
 from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, summarise, table
 from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.training.activation_clips import locate
-from modeling_salmonn.training.answering import Answerer
+from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.journal import write_bytes, write_json
 from modeling_salmonn.training.manifests import Row, load_rows, parse_sources, read_manifest
 from modeling_salmonn.training.self_answers import weights_hash
@@ -38,22 +38,25 @@ class EvaluationSettings:
         most: at most so many rows of each task.
         batch_size: clips answered at once.
         lora_scale: LoRA scaling instead of the trained one.
+        num_beams: beams of the search; 1 is greedy, the research code used 4.
         seed: of the choice of rows, and of the intervals.
         dtype: type of the weights.
 
     Raises:
-        ValueError: if a number is below 1, or the scale below 0.
+        ValueError: if a number but the seed is below 1, or the scale below 0.
     """
 
     most: int | None = None
     batch_size: int = 8
     lora_scale: float | None = None
+    num_beams: int = 1
     seed: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.most is not None and self.most < 1):
-            raise ValueError(f"batch_size and most must be at least 1, got {self.batch_size} and {self.most}.")
+        for name in ("batch_size", "num_beams", "most"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.lora_scale is not None and self.lora_scale < 0:
             raise ValueError(f"lora_scale must not be negative, got {self.lora_scale}.")
 
@@ -87,9 +90,11 @@ def evaluate(
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype)
     weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
-    claim_folder(output, rows, model=model, weights=weights, lora_scale=settings.lora_scale, dtype=settings.dtype)
+    decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
+    used = {"lora_scale": decoding.lora_scale, "num_beams": decoding.num_beams, "dtype": settings.dtype}
+    claim_folder(output, rows, model=model, weights=weights, **used)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.most, settings.seed)
-    answered = answer_jobs(answerer, jobs, output, settings.batch_size, settings.lora_scale)
+    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding)
     state = process_state()
     if state.is_main_process:
         judge_answers(jobs, answered, judge, output)

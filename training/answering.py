@@ -24,12 +24,14 @@ class Decoding:
     Args:
         max_new_tokens: longest answer.
         lora_scale: LoRA scaling instead of the trained one.
+        num_beams: beams of the search; 1 is greedy.
         sample: draw tokens instead of taking the likeliest ones.
         temperature, top_p: of the draws.
     """
 
     max_new_tokens: int = 200
     lora_scale: float | None = None
+    num_beams: int = 1
     sample: bool = False
     temperature: float = 1.0
     top_p: float = 0.9
@@ -37,7 +39,7 @@ class Decoding:
     def options(self) -> dict[str, Any]:
         """Options of `generate`."""
         drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
-        options = {"max_new_tokens": self.max_new_tokens, "do_sample": self.sample, "num_beams": 1}
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": self.sample, "num_beams": self.num_beams}
         return options | drawn | {"lora_scale": self.lora_scale}
 
 

@@ -27,8 +27,8 @@ def prepare_stage(
     """Choose what is trained, in place.
 
     What is trained becomes float32, whatever type the bases have. Frozen encoders stay in eval mode from now on, also
-    after `model.train()`. An encoder that is trained is no longer the base that the config names: its id is cleared, so
-    that checkpoints of this and of later stages hold its weights.
+    after `model.train()`. An encoder that is trained is no longer the base that the config names: its id is cleared,
+    so that checkpoints of this and of later stages hold its weights.
 
     Args:
         model: gets a fresh LoRA adapter if it has none and `train_lora` is set.

@@ -121,6 +121,29 @@ def test_lora_scale_changes_answers(finished: Path, saved_folder: Path, data: Pa
     }
 
 
+def test_answers_of_beam_search_are_those_of_the_model(
+    finished: Path, saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    run_evaluation(saved_folder, data, tmp_path, num_beams=3)
+    greedy = {key: row["answer"] for key, row in read_answers(finished).items()}
+    assert greedy != {key: row["answer"] for key, row in read_answers(tmp_path).items()}
+    answerer = Answerer.from_pretrained(str(saved_folder))
+    for row in read_answers(tmp_path).values():
+        if row["task"] == "words":
+            example = {"instruction": row["instruction"], "audio": row["path"]}
+            options = answerer.collator.prepare([example])
+            output = answerer.model.generate(**options, max_new_tokens=5, num_beams=3, do_sample=False)
+            (text,) = answerer.processor.tokenizer.batch_decode(
+                output[:, options["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            assert row["answer"] == text.strip()
+
+
+def test_numbers_below_one_raise() -> None:
+    with pytest.raises(ValueError, match="num_beams must be at least 1, got 0"):
+        EvaluationSettings(num_beams=0)
+
+
 def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "modeling_salmonn.evaluation.cli", str(saved_folder)]
