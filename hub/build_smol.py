@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
@@ -22,14 +21,13 @@ from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.smol.bases import fetch_bases
-from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_processor
+from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_generation_config, smol_processor
 
 
 SHIPPED = Path(__file__).with_name("salmonn-smol")
 SHIPPED_PREFIXES = (*CONNECTOR_PREFIXES, "model.audio_encoder.")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 COPIED = ("README.md", GOLDEN_FILE, "report.json", "clips")
-LONGEST_ANSWER = 120
 
 
 def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED) -> None:
@@ -76,6 +74,7 @@ def ship_smol(trained: Path, shipped: Path) -> None:
     model = SalmonnForConditionalGeneration.from_pretrained(trained, dtype=torch.float32).eval()
     model.config.update({"speech_model_id": WHISPER_ID, "text_model_id": SMOLLM2_ID})  # not the folders they lay in
     model.config.text_config.name_or_path = SMOLLM2_ID
+    model.generation_config = smol_generation_config(model.config)
     for name, parameter in model.named_parameters():
         if name.startswith(SHIPPED_PREFIXES) or ".lora_" in name:
             halved = parameter.data.half()
@@ -100,7 +99,7 @@ def _answer_golden(model: SalmonnForConditionalGeneration, processor: SalmonnPro
     content = json.loads((shipped / GOLDEN_FILE).read_text())
     for case in content["cases"]:
         inputs = processor(text=case["text"], audio=str(shipped / case["audio"]))
-        output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
+        output = model.generate(**inputs)
         answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         case["answer"] = answer.strip()
     (shipped / GOLDEN_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -114,12 +113,7 @@ def _assemble(whisper: Path, smollm2: Path, shipped: Path) -> SalmonnForConditio
         None, config=config, state_dict=weights, dtype=torch.float32
     )
     model.load_adapter(str(shipped))
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.text_config.bos_token_id,
-        eos_token_id=config.text_config.eos_token_id,
-        pad_token_id=config.text_config.pad_token_id,
-        max_new_tokens=LONGEST_ANSWER,
-    )
+    model.generation_config = smol_generation_config(config)
     return model.float()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, WhisperConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperConfig
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
@@ -41,6 +41,7 @@ BEATS = {
 }
 # Short, since each token of the frame costs as much as one of the answer: audio stands bare in the user's turn.
 CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<SpeechHere>")
+LONGEST_ANSWER, LONGEST_REPETITION = 120, 6  # tokens
 LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
@@ -62,6 +63,18 @@ def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnCon
         text_model_id=SMOLLM2_ID,
         **AUDIO_SETTINGS,
         **LORA,
+    )
+
+
+def smol_generation_config(config: SalmonnConfig) -> GenerationConfig:
+    """Greedy answers of limited length; a language model this small falls into loops, which are cut short."""
+    text = config.text_config
+    return GenerationConfig(
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        max_new_tokens=LONGEST_ANSWER,
+        no_repeat_ngram_size=LONGEST_REPETITION,
     )
 
 
@@ -96,5 +109,6 @@ def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:
     whisper, smollm2 = (path.absolute() for path in fetch_bases(bases))
     model = new_smol_model(whisper, smollm2, seed=seed)
     model.config.update({"speech_model_id": str(whisper), "text_model_id": str(smollm2)})
+    model.generation_config = smol_generation_config(model.config)
     model.save_pretrained(folder)
     smol_processor(model.config, smollm2).save_pretrained(folder)
