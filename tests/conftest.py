@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from byte_tokenizer import byte_tokenizer
+from model_bases import randomise_adapter, save_bases
 from safetensors.torch import load_file
 from transformers.utils import logging
 
@@ -195,6 +196,18 @@ def bucket_processor(bucket_config: SalmonnConfig) -> SalmonnProcessor:
 
 
 @pytest.fixture(scope="session")
+def chatml_processor(bucket_config: SalmonnConfig) -> SalmonnProcessor:
+    return tiny_processor(bucket_config, chatml=True)
+
+
+@pytest.fixture(params=["vicuna", "chatml"])
+def any_processor(
+    request: pytest.FixtureRequest, bucket_processor: SalmonnProcessor, chatml_processor: SalmonnProcessor
+) -> SalmonnProcessor:
+    return bucket_processor if request.param == "vicuna" else chatml_processor
+
+
+@pytest.fixture(scope="session")
 def saved_folder(
     bucket_model: SalmonnForConditionalGeneration,
     bucket_processor: SalmonnProcessor,
@@ -208,11 +221,49 @@ def saved_folder(
 
 
 @pytest.fixture(scope="session")
+def based_model(
+    bucket_config: SalmonnConfig, tmp_path_factory: pytest.TempPathFactory
+) -> SalmonnForConditionalGeneration:
+    """A model with a LoRA adapter whose config names the bases that it was made of."""
+    model = tiny_model(bucket_config)
+    model.config.update(save_bases(model, tmp_path_factory.mktemp("bases")))
+    model.add_lora()
+    randomise_adapter(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(
+    based_model: SalmonnForConditionalGeneration,
+    bucket_processor: SalmonnProcessor,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A Hub folder of what was trained alone."""
+    folder = tmp_path_factory.mktemp("saved") / "salmonn-adapter"
+    based_model.save_pretrained(folder, adapter_only=True)
+    bucket_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def wav_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1.5 s, mono, 16 kHz."""
     path = tmp_path_factory.mktemp("audio") / "tone.wav"
     soundfile.write(path, make_clip(1.5), SAMPLING_RATE)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder to be, apart from what else is in `tmp_path`."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from, or left in, the caches of the machine."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.fixture

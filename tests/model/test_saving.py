@@ -1,111 +1,21 @@
-"""Saving and loading: full and adapter-only folders, damaged ones, and a process without this package."""
+"""Saving: full and adapter-only folders load equal, whatever they replace."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_processor
+from conftest import tiny_config, tiny_model, tiny_processor
+from model_bases import randomise_adapter, save_bases
 from peft import LoraConfig, PeftConfig, PeftModel
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-    WhisperConfig,
-    WhisperModel,
-)
+from safetensors.torch import load_file
+from saved_folders import ADAPTER, ADAPTER_CONFIG, CONNECTOR, WEIGHTS, assert_loads_equal, edited_copy, prompt_logits
 
-from modeling_salmonn import (
-    SalmonnConfig,
-    SalmonnFeatureExtractor,
-    SalmonnForConditionalGeneration,
-    SalmonnProcessor,
-)
+from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 
 
-WEIGHTS, CONNECTOR = "model.safetensors", "connector.safetensors"
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TRAINED_PARTS = {"ln_speech", "ln_audio", "qformer", "projector"}
 QUICK_LAYOUT: dict[str, Any] = {"segment_seconds": [2, 5, 10, 30], "trim_audio_tokens": True}
-INSTRUCTION, NEW_TOKENS = "What do you hear?", 8
-HUB_ID = "someone/salmonn-tiny"
-
-# Without this package: load, generate, save again, load what was saved, and run the pipeline on that.
-CLEAN_PROCESS = f"""
-import importlib.util, json, sys
-from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
-
-assert importlib.util.find_spec("modeling_salmonn") is None
-audio, output, *sources = sys.argv[1:]
-
-def generate(source):
-    assert AutoConfig.from_pretrained(source, trust_remote_code=True).model_type == "salmonn"
-    model = AutoModel.from_pretrained(source, trust_remote_code=True)
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
-    assert type(model).__module__.startswith("transformers_modules.")
-    inputs = processor(text={INSTRUCTION!r}, audio=audio)
-    return model, processor, model.generate(**inputs, max_new_tokens={NEW_TOKENS}).tolist()
-
-answers = []
-for index, source in enumerate(sources):
-    model, processor, first = generate(source)
-    again = f"{{output}}/{{index}}"
-    options = {{"adapter_only": True}} if model.config.text_model_id else {{}}
-    model.save_pretrained(again, **options)
-    processor.save_pretrained(again)
-    second = generate(again)[2]
-    text = [
-        pipeline("audio-text", model=folder, trust_remote_code=True)(
-            audio, text={INSTRUCTION!r}, max_new_tokens={NEW_TOKENS}
-        )[0]["generated_text"]
-        for folder in (source, again)
-    ]
-    answers.append({{"first": first, "second": second, "text": text}})
-print(json.dumps(answers))
-"""
-
-
-def prompt_logits(model: SalmonnForConditionalGeneration) -> torch.Tensor:
-    inputs = tiny_processor(model.config)(text=INSTRUCTION, audio=make_clip(1.5), sampling_rate=SAMPLING_RATE)
-    with torch.no_grad():
-        return model(**inputs).logits
-
-
-def assert_loads_equal(folder: Path, model: SalmonnForConditionalGeneration) -> SalmonnForConditionalGeneration:
-    loaded = SalmonnForConditionalGeneration.from_pretrained(folder)
-    expected, found = model.state_dict(), loaded.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
-    assert torch.equal(prompt_logits(loaded), prompt_logits(model))
-    return loaded
-
-
-def altered_copy(folder: Path, copy: Path, name: str, alter: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
-    """The folder with other tensors in one of its files."""
-    shutil.copytree(folder, copy)
-    weights = load_file(folder / name)
-    alter(weights)
-    save_file(weights, copy / name, metadata={"format": "pt"})
-    return copy
-
-
-def edited_copy(folder: Path, copy: Path, name: str, **values: Any) -> Path:
-    """The folder with other values in one of its JSON files."""
-    shutil.copytree(folder, copy)
-    content = json.loads((folder / name).read_text())
-    (copy / name).write_text(json.dumps(content | values))
-    return copy
 
 
 def tied_config(**options: Any) -> SalmonnConfig:
@@ -113,13 +23,6 @@ def tied_config(**options: Any) -> SalmonnConfig:
     values["text_config"]["tie_word_embeddings"] = True
     del values["tie_word_embeddings"]
     return SalmonnConfig(**values)
-
-
-def randomise_adapter(model: SalmonnForConditionalGeneration) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
 
 
 def official_beats_key(key: str) -> str:
@@ -164,44 +67,6 @@ def save_official_beats(model: SalmonnForConditionalGeneration, path: Path) -> N
         "predictor_class": 5,
     }
     torch.save({"cfg": settings, "model": weights}, path)
-
-
-def save_bases(model: SalmonnForConditionalGeneration, folder: Path) -> dict[str, str]:
-    """Whisper, BEATs and the language model as folders of their own; returns the config values that name them."""
-    parts, config = model.model, model.config
-    decoder = {"decoder_attention_heads": 2, "decoder_ffn_dim": 16, "max_target_positions": 8}
-    whisper = WhisperModel(WhisperConfig(**(config.speech_config.to_dict() | decoder)))
-    whisper.encoder.load_state_dict(parts.speech_encoder.state_dict())
-    text_model = AutoModelForCausalLM.from_config(config.text_config)
-    text_model.model.load_state_dict(parts.language_model.state_dict())
-    text_model.lm_head.load_state_dict(model.lm_head.state_dict())
-    bases = {"speech_model_id": whisper, "text_model_id": text_model}
-    bases |= {"audio_model_id": parts.audio_encoder} if parts.audio_encoder is not None else {}
-    for name, base in bases.items():
-        base.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in bases}
-
-
-@pytest.fixture(scope="module")
-def based_model(tmp_path_factory: pytest.TempPathFactory) -> SalmonnForConditionalGeneration:
-    """A model with a LoRA adapter whose config names the bases that it was made of."""
-    model = tiny_model(tiny_config(**QUICK_LAYOUT))
-    model.config.update(save_bases(model, tmp_path_factory.mktemp("bases")))
-    model.add_lora()
-    randomise_adapter(model)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def adapter_folder(
-    based_model: SalmonnForConditionalGeneration,
-    bucket_processor: SalmonnProcessor,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    folder = tmp_path_factory.mktemp("saved") / "salmonn-adapter"
-    based_model.save_pretrained(folder, adapter_only=True)
-    bucket_processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora"])
@@ -421,231 +286,6 @@ def test_adapter_only_save_without_base_ids_raises(tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
 
 
-@pytest.mark.parametrize("part", ["speech", "audio", "text"])
-def test_adapter_only_load_without_base_id_raises(part: str, adapter_folder: Path, tmp_path: Path) -> None:
-    folder = edited_copy(adapter_folder, tmp_path / "copy", "config.json", **{f"{part}_model_id": None})
-    with pytest.raises(ValueError, match=f"does not name the {part} base; set {part}_model_id"):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("part", ["speech", "audio", "text"])
-def test_adapter_only_load_when_a_base_lacks_a_key_raises(part: str, adapter_folder: Path, tmp_path: Path) -> None:
-    name = f"{part}_model_id"
-    base = Path(json.loads((adapter_folder / "config.json").read_text())[name])
-    key = next(key for key in sorted(load_file(base / WEIGHTS)) if "layers.1." in key)
-    altered_copy(base, tmp_path / "base", WEIGHTS, lambda weights: weights.pop(key))
-    folder = edited_copy(adapter_folder, tmp_path / "copy", "config.json", **{name: str(tmp_path / "base")})
-    with pytest.raises(ValueError, match=rf"weights of {tmp_path}/base do not fit its config: missing \['{key}'\]"):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_adapter_only_load_when_a_base_is_another_model_raises(
-    based_model: SalmonnForConditionalGeneration, adapter_folder: Path, tmp_path: Path
-) -> None:
-    values = based_model.config.text_config.to_dict() | {"num_hidden_layers": 3}
-    AutoModelForCausalLM.from_config(type(based_model.config.text_config)(**values)).save_pretrained(tmp_path / "base")
-    folder = edited_copy(adapter_folder, tmp_path / "copy", "config.json", text_model_id=str(tmp_path / "base"))
-    with pytest.raises(ValueError, match=r"unexpected \['model\.language_model\.layers\.2\."):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "alter", "message"),
-    [
-        (WEIGHTS, lambda weights: weights.pop("model.projector.bias"), r"missing \['model\.projector\.bias'\]"),
-        (WEIGHTS, lambda weights: weights.pop("lm_head.weight"), r"missing \['lm_head\.weight'\]"),
-        (WEIGHTS, lambda weights: weights.update(surplus=torch.zeros(2)), r"unexpected \['surplus'\]"),
-        (
-            WEIGHTS,
-            lambda weights: weights.update({"model.projector.bias": torch.zeros(3)}),
-            r"model\.projector\.bias\b.*\b3\b",
-        ),
-        (
-            ADAPTER,
-            lambda weights: weights.pop(sorted(weights)[0]),
-            r"missing \['model\.language_model\.layers\.0\.self_attn\.q_proj\.lora_A\.default\.weight'\]",
-        ),
-        (ADAPTER, lambda weights: weights.update(surplus=torch.zeros(2)), r"unexpected \['surplus'\]"),
-        (
-            ADAPTER,
-            lambda weights: weights.update({sorted(weights)[0]: torch.zeros(2, 2)}),
-            r"adapter of .* other shapes|layers\.0\.self_attn\.q_proj\.lora_A\b.*\b2\b",
-        ),
-    ],
-    ids=["missing", "missing head", "unexpected", "shape", "adapter missing", "adapter unexpected", "adapter shape"],
-)
-def test_load_when_weights_do_not_fit_raises(
-    name: str, alter: Callable[[dict[str, torch.Tensor]], Any], message: str, saved_folder: Path, tmp_path: Path
-) -> None:
-    folder = altered_copy(saved_folder, tmp_path / "copy", name, alter)
-    with pytest.raises(ValueError, match=message):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_adapter_only_load_when_the_connector_lacks_a_key_raises(adapter_folder: Path, tmp_path: Path) -> None:
-    folder = altered_copy(
-        adapter_folder, tmp_path / "copy", CONNECTOR, lambda weights: weights.pop("model.qformer.query_tokens")
-    )
-    with pytest.raises(ValueError, match=r"missing \['model\.qformer\.query_tokens'\]"):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_adapter_only_load_when_the_adapter_has_another_shape_raises(adapter_folder: Path, tmp_path: Path) -> None:
-    folder = altered_copy(
-        adapter_folder, tmp_path / "copy", ADAPTER, lambda weights: weights.update({min(weights): torch.zeros(2, 2)})
-    )
-    with pytest.raises(ValueError, match=r"adapter of .* other shapes|lora_A\b.*\b2\b"):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_adapter_only_load_when_a_base_has_another_shape_raises(adapter_folder: Path, tmp_path: Path) -> None:
-    base = Path(json.loads((adapter_folder / "config.json").read_text())["text_model_id"])
-    altered_copy(
-        base, tmp_path / "base", WEIGHTS, lambda weights: weights.update({"lm_head.weight": torch.zeros(3, 3)})
-    )
-    folder = edited_copy(adapter_folder, tmp_path / "copy", "config.json", text_model_id=str(tmp_path / "base"))
-    with pytest.raises(ValueError, match=str(tmp_path / "base")):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_load_with_loading_info_returns_the_report_instead_of_raising(saved_folder: Path, tmp_path: Path) -> None:
-    def alter(weights: dict[str, torch.Tensor]) -> None:
-        weights["surplus"] = weights.pop("model.projector.bias")
-
-    folder = altered_copy(saved_folder, tmp_path / "copy", WEIGHTS, alter)
-    adapter = load_file(folder / ADAPTER)
-    lost = sorted(adapter)[0]
-    save_file({key: adapter[key] for key in adapter if key != lost}, folder / ADAPTER, metadata={"format": "pt"})
-    model, info = SalmonnForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    assert isinstance(model, SalmonnForConditionalGeneration)
-    assert {"model.projector.bias"} < info["missing_keys"]
-    assert any("lora_A" in key for key in info["missing_keys"])
-    assert info["unexpected_keys"] == {"surplus"}
-
-
-def test_load_with_loading_info_reports_nothing_when_whole(saved_folder: Path, adapter_folder: Path) -> None:
-    for folder in (saved_folder, adapter_folder):
-        _, info = SalmonnForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-        assert not any(info.values())
-
-
-def test_load_with_another_scaling_in_the_adapter_raises(saved_folder: Path, tmp_path: Path) -> None:
-    folder = edited_copy(saved_folder, tmp_path / "copy", ADAPTER_CONFIG, lora_alpha=16)
-    with pytest.raises(
-        ValueError, match=r"scaling \{2\.0\}, but config\.json says 4\.0; make lora_alpha and lora_rank"
-    ):
-        SalmonnForConditionalGeneration.from_pretrained(folder)
-
-
-def test_load_without_the_adapter_weights_raises(saved_folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(saved_folder, tmp_path / "copy")
-    (tmp_path / "copy" / ADAPTER).unlink()
-    with pytest.raises(ValueError, match=f"has adapter_config.json but no {ADAPTER}; download the folder again"):
-        SalmonnForConditionalGeneration.from_pretrained(tmp_path / "copy")
-
-
 def test_save_does_not_upload(bucket_model: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"call model\.push_to_hub\(repo_id\) instead"):
         bucket_model.save_pretrained(tmp_path, push_to_hub=True)
-
-
-@pytest.mark.parametrize(
-    ("auto_class", "expected"),
-    [
-        (AutoConfig, SalmonnConfig),
-        (AutoModel, SalmonnForConditionalGeneration),
-        (AutoModelForMultimodalLM, SalmonnForConditionalGeneration),
-        (AutoProcessor, SalmonnProcessor),
-        (AutoFeatureExtractor, SalmonnFeatureExtractor),
-    ],
-)
-def test_auto_class_needs_no_trust_when_the_package_is_imported(
-    auto_class: Any, expected: type, saved_folder: Path
-) -> None:
-    assert type(auto_class.from_pretrained(saved_folder)) is expected
-
-
-@pytest.mark.parametrize("auto_class", [AutoModel, SalmonnForConditionalGeneration])
-def test_hub_revision_is_loaded_with_its_adapter(
-    auto_class: Any, saved_folder: Path, bucket_model: SalmonnForConditionalGeneration, tmp_path: Path
-) -> None:
-    cached = tmp_path / f"models--{HUB_ID.replace('/', '--')}"
-    (cached / "refs").mkdir(parents=True)
-    for revision, commit in (("main", "0" * 40), ("tuned", "1" * 40)):
-        (cached / "refs" / revision).write_text(commit)
-        edited_copy(saved_folder, cached / "snapshots" / commit, ADAPTER_CONFIG, base_model_name_or_path=HUB_ID)
-    for name in (WEIGHTS, ADAPTER):
-        weights = {key: tensor + 1 for key, tensor in load_file(saved_folder / name).items()}
-        save_file(weights, cached / "snapshots" / ("0" * 40) / name, metadata={"format": "pt"})
-    options: dict[str, Any] = {"cache_dir": str(tmp_path), "local_files_only": True}
-    tuned = auto_class.from_pretrained(HUB_ID, revision="tuned", **options).state_dict()
-    newest = auto_class.from_pretrained(HUB_ID, **options).state_dict()
-    expected = bucket_model.state_dict()
-    assert tuned.keys() == newest.keys() == expected.keys()
-    assert all(torch.equal(tuned[key], expected[key]) for key in expected)
-    assert all(torch.equal(newest[key], expected[key] + 1) for key in expected)
-
-
-def test_auto_model_loads_the_adapter(saved_folder: Path, bucket_model: SalmonnForConditionalGeneration) -> None:
-    for auto_class in (AutoModel, AutoModelForMultimodalLM):
-        assert torch.equal(prompt_logits(auto_class.from_pretrained(saved_folder)), prompt_logits(bucket_model))
-
-
-@pytest.fixture(scope="module")
-def clean_process(
-    saved_folder: Path, adapter_folder: Path, wav_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[dict[str, Any]]]:
-    """Folder of what the process saved, and what it generated from the full, adapter-only and Hub sources."""
-    root = tmp_path_factory.mktemp("clean")
-    packages = root / "packages"
-    packages.mkdir()
-    for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for entry in Path(site).iterdir():
-            if "salmonn" not in entry.name.lower():
-                (packages / entry.name).symlink_to(entry)
-    cached = root / "home" / "hub" / f"models--{HUB_ID.replace('/', '--')}"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0" * 40)
-    edited_copy(saved_folder, cached / "snapshots" / ("0" * 40), ADAPTER_CONFIG, base_model_name_or_path=HUB_ID)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {"PYTHONPATH": str(packages), "HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
-    arguments = [str(wav_file), str(root), str(saved_folder), str(adapter_folder), HUB_ID]
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", CLEAN_PROCESS, *arguments],
-        cwd=root, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-4000:]
-    return root, json.loads(result.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("source", [0, 1, 2], ids=["full", "adapter-only", "hub"])
-def test_folder_runs_and_saves_without_the_package(
-    source: int,
-    clean_process: tuple[Path, list[dict[str, Any]]],
-    saved_folder: Path,
-    adapter_folder: Path,
-    wav_file: Path,
-) -> None:
-    root, answers = clean_process
-    folder = adapter_folder if source == 1 else saved_folder
-    model = SalmonnForConditionalGeneration.from_pretrained(folder)
-    processor = SalmonnProcessor.from_pretrained(folder)
-    inputs = processor(text=INSTRUCTION, audio=str(wav_file))
-    ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS)
-    text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    assert answers[source] == {"first": ids.tolist(), "second": ids.tolist(), "text": [text, text]}
-    assert_loads_equal(root / str(source), model)
-
-
-@pytest.mark.parametrize("source", [0, 1], ids=["full", "adapter-only"])
-def test_folder_saved_without_the_package_has_the_same_code(
-    source: int, clean_process: tuple[Path, list[dict[str, Any]]], saved_folder: Path, adapter_folder: Path
-) -> None:
-    folder, again = (saved_folder, adapter_folder)[source], clean_process[0] / str(source)
-    assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
-    for path in folder.glob("*.py"):
-        assert (again / path.name).read_bytes() == path.read_bytes(), path.name
-    for name in ("config.json", "processor_config.json"):
-        expected, found = (json.loads((place / name).read_text()) for place in (folder, again))
-        assert found["auto_map"] == expected["auto_map"]
-        assert found.get("custom_pipelines") == expected.get("custom_pipelines")
