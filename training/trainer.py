@@ -101,13 +101,13 @@ class SalmonnTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The language-model loss, plus the weighted alignment loss if there is a head for it."""
+        """The language-model loss; in training plus the weighted alignment loss, if there is a head for it."""
         alignment = {name: inputs[name] for name in ALIGNMENT_INPUTS if name in inputs}
         inputs = {name: value for name, value in inputs.items() if name not in alignment}
         if self.args.prediction_loss_only and "labels" in inputs:  # otherwise someone wants all logits
             inputs = keep_label_positions(inputs) | {"use_cache": False}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.alignment_head is not None and alignment:
+        if self.alignment_head is not None and alignment and model.training:
             loss = loss + self.args.alignment_weight * self._alignment_loss(inputs, outputs, alignment)
         return (loss, outputs) if return_outputs else loss
 
@@ -123,7 +123,7 @@ class SalmonnTrainer(Trainer):
             model.get_input_embeddings().weight,
         )
         # A mean over the clips of this batch, whereas the other loss is a share of the whole step's already.
-        return loss / self.current_gradient_accumulation_steps if model.training else loss
+        return loss / self.current_gradient_accumulation_steps
 
     def _average_gradient(self, parameter: nn.Parameter) -> None:
         if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:

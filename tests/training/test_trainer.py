@@ -264,12 +264,25 @@ def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Pa
     assert trainer.evaluate()["eval_asr_loss"] == pytest.approx(min(losses), rel=1e-4)
 
 
-def test_alignment_loss_is_added_and_its_head_is_trained(workspace: Workspace, tmp_path: Path) -> None:
-    pytest.importorskip("modeling_salmonn.training.alignment")
+def spoken_words(workspace: Workspace) -> str:
+    """The manifest with words to align with."""
     rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
     file = workspace.folder / "aligned.jsonl"
     file.write_text("".join(json.dumps(row | {"alignment_text": "a"}) + "\n" for row in rows))
-    changes = {"train_data": str(file), "max_steps": 2}
+    return str(file)
+
+
+def test_evaluation_tells_the_loss_of_the_language_model_alone(workspace: Workspace, tmp_path: Path) -> None:
+    data = spoken_words(workspace)
+    losses = []
+    for weight in (0.0, 0.5):
+        arguments = workspace.arguments(tmp_path, train_data=data, eval_data=data, alignment_weight=weight)
+        losses.append(build_trainer(arguments).evaluate()["eval_loss"])
+    assert losses[0] == losses[1]
+
+
+def test_alignment_loss_is_added_and_its_head_is_trained(workspace: Workspace, tmp_path: Path) -> None:
+    changes = {"train_data": spoken_words(workspace), "max_steps": 2}
     plain = build_trainer(workspace.arguments(tmp_path / "plain", **changes))
     plain.train()
     aligned = build_trainer(workspace.arguments(tmp_path / "aligned", alignment_weight=0.5, **changes))
