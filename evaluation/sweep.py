@@ -129,6 +129,7 @@ def draw_curves(curves: Curves, trained: float) -> Any:
         panel.axvline(trained, color="0.4", linestyle="--", linewidth=1)
         panel.fill_between(scales, low, high, color="C0", alpha=0.2, linewidth=0)
         panel.plot(scales, value, color="C0", marker="o", markersize=3.5, linewidth=1.5)
+        panel.set_ylim(0, None if any(high) else 1)
         panel.set_title(f"{task}: {name}")
         panel.set_ylabel(f"{'%, ' if unit == 100 else ''}{better} is better")
         if index >= last_row:
