@@ -14,7 +14,7 @@ from modeling_salmonn.evaluation.summary import table
 from modeling_salmonn.training.journal import write_json
 
 
-DIGITS = 4
+DIGITS = 6  # more than are shown, which are rounded once more
 Report = dict[str, dict[str, Any]]
 
 

@@ -16,13 +16,13 @@ def write_summary(folder: Path, value: float) -> None:
 
 
 def test_report_gathers_columns_in_order_and_rounds(tmp_path: Path) -> None:
-    for column, value in (("a", 0.123456), ("b", 0.25)):
+    for column, value in (("a", 0.1234567), ("b", 0.25)):
         write_summary(tmp_path / column / "test", value)
     write_summary(tmp_path / "b" / "validation", 0.5)
     report = gather_report(tmp_path, ["b", "a"])
     assert list(report) == ["test", "validation"]
     assert list(report["test"]) == ["b", "a"]
-    assert report["test"]["a"]["asr"]["metrics"]["wer"]["value"] == 0.1235
+    assert report["test"]["a"]["asr"]["metrics"]["wer"]["value"] == 0.123457
     write_report(report, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == report
     tables = report_tables(report)
