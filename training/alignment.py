@@ -83,13 +83,13 @@ class AlignmentHead(nn.Module):
             embedding (`torch.Tensor` of shape `(vocabulary, hidden)`): input embeddings of the language model.
         """
         vocabulary = self._sample_vocabulary(len(embedding), alignment_labels, bag_labels)
-        logits = self.logits(audio_tokens, embedding[vocabulary]).float()
-        log_probs = logits.log_softmax(-1)
+        log_probs = self.logits(audio_tokens, embedding[vocabulary]).float().log_softmax(-1)
         within = torch.arange(int(token_counts.max()), device=log_probs.device) < token_counts[:, None]
         clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])
         clips[within] = log_probs  # one copy, where pad_sequence makes one for each clip on the way back
         spoken = self._ctc(clips, token_counts, _positions(alignment_labels, vocabulary))
-        described = _bag_of_words(logits, token_counts, _positions(bag_labels, vocabulary))
+        means = self.logits(_mean_tokens(audio_tokens, token_counts), embedding[vocabulary]).float()
+        described = _bag_of_words(means, _positions(bag_labels, vocabulary))
         targets = (alignment_labels != IGNORED).sum() + (bag_labels != IGNORED).sum()
         return (spoken + described) / targets.clamp(min=1)
 
@@ -137,11 +137,17 @@ def _positions(labels: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
     return torch.where(known, torch.searchsorted(vocabulary, labels.clamp(min=0)) + 1, IGNORED)
 
 
-def _bag_of_words(logits: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Surprise of each word given the mean of the clip's tokens, summed; the blank does not compete."""
-    clips = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
-    mean = logits.new_zeros(len(counts), logits.shape[1]).index_add(0, clips, logits) / counts[:, None]
-    surprise = -mean[:, 1:].log_softmax(-1).gather(1, (labels - 1).clamp(min=0))
+def _mean_tokens(audio_tokens: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean of each clip's tokens `(clips, hidden)`."""
+    clips = torch.arange(len(counts), device=audio_tokens.device).repeat_interleave(counts)
+    tokens = audio_tokens.float()
+    sums = tokens.new_zeros(len(counts), tokens.shape[1]).index_add(0, clips, tokens)
+    return sums / counts[:, None]
+
+
+def _bag_of_words(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Surprise of each word given the clip's logits `(clips, 1 + vocabulary)`, summed; the blank does not compete."""
+    surprise = -logits[:, 1:].log_softmax(-1).gather(1, (labels - 1).clamp(min=0))
     return surprise[labels != IGNORED].sum()
 
 
