@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperCon
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.hub.convert import build_generation_config
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import CHATML_CHAT_TEMPLATE, SalmonnProcessor
 from modeling_salmonn.smol.bases import fetch_bases
@@ -68,14 +69,9 @@ def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnCon
 
 def smol_generation_config(config: SalmonnConfig) -> GenerationConfig:
     """Greedy answers of limited length; a language model this small falls into loops, which are cut short."""
-    text = config.text_config
-    return GenerationConfig(
-        bos_token_id=text.bos_token_id,
-        eos_token_id=text.eos_token_id,
-        pad_token_id=text.pad_token_id,
-        max_new_tokens=LONGEST_ANSWER,
-        no_repeat_ngram_size=LONGEST_REPETITION,
-    )
+    generation_config = build_generation_config(config)
+    generation_config.update(max_new_tokens=LONGEST_ANSWER, no_repeat_ngram_size=LONGEST_REPETITION)
+    return generation_config
 
 
 def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
