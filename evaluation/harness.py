@@ -112,7 +112,7 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
 
 
 def answer_jobs(
-    answerer: AnswersExamples, jobs: Sequence[Job], output: Path, batch_size: int, decoding: Decoding | None = None
+    answerer: AnswersExamples, jobs: Sequence[Job], output: Path, batch_size: int, decoding: Decoding
 ) -> list[Row]:
     """Answer what has no answer yet.
 
@@ -138,7 +138,7 @@ def answer_jobs(
         for batch in _batches(own, batch_size):
             made = [(job, example) for job in batch if (example := _example(maker, job)) is not None]
             if made:
-                own_length = replace(decoding or Decoding(), max_new_tokens=batch[0].new_tokens)
+                own_length = replace(decoding, max_new_tokens=batch[0].new_tokens)
                 answers = answerer.answer([example for _, example in made], own_length)
                 for (job, example), answer in zip(made, answers, strict=True):
                     journal.append(_record(job, example, answer))
