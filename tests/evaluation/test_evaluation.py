@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
-from conftest import SAMPLING_RATE, make_clip
+from evaluated_clips import write_data
 from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
@@ -31,16 +30,7 @@ tale: {rows: {task: story}, instruction: Tell., metrics: [diversity], rule: stor
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six clips of different lengths with words, two of them also with a story to tell."""
-    folder = tmp_path_factory.mktemp("data")
-    rows: list[dict[str, Any]] = []
-    for index in range(6):
-        soundfile.write(folder / f"{index}.wav", make_clip(0.4 + 0.3 * index, seed=index), SAMPLING_RATE)
-        rows.append({"path": f"{index}.wav", "task": "asr", "text": f"words number {index}"})
-    rows += [{"path": f"{index}.wav", "task": "story", "caption": "a tone"} for index in (0, 5)]
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "tasks.yaml").write_text(TASKS)
-    return file
+    return write_data(tmp_path_factory.mktemp("data"), 6, (0, 5), TASKS)
 
 
 def run_evaluation(folder: Path, data: Path, output: Path, **options: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
-from conftest import SAMPLING_RATE, make_clip, tiny_model, tiny_processor
+from conftest import tiny_model, tiny_processor
+from evaluated_clips import write_data
 from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnConfig
@@ -30,16 +30,7 @@ pytestmark = pytest.mark.usefixtures("restored_logging")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rows: list[dict[str, Any]] = []
-    for index in range(4):
-        soundfile.write(folder / f"{index}.wav", make_clip(0.4 + 0.3 * index, seed=index), SAMPLING_RATE)
-        rows.append({"path": f"{index}.wav", "task": "asr", "text": f"words number {index}"})
-    rows += [{"path": f"{index}.wav", "task": "story", "caption": "a tone"} for index in (0, 3)]
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "tasks.yaml").write_text(TASKS)
-    return file
+    return write_data(tmp_path_factory.mktemp("data"), 4, (0, 3), TASKS)
 
 
 def run_sweep(folder: Path, data: Path, output: Path, *more: str) -> Any:
