@@ -161,7 +161,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
     @torch.no_grad()
     def get_encoder_states(
         self,
-        input_features: torch.Tensor,
+        input_features: torch.Tensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         audio_input_features: torch.Tensor | None = None,
         audio_input_features_mask: torch.Tensor | None = None,
@@ -170,17 +170,27 @@ class SalmonnModel(SalmonnPreTrainedModel):
 
         Args:
             input_features, input_features_mask, audio_input_features, audio_input_features_mask: see
-                `get_audio_features`. Without `audio_input_features` only the speech encoder runs.
+                `get_audio_features`. An encoder whose features are not given does not run.
 
         Returns:
             `(clips, encoder_frames, width)` of the speech encoder, then of the audio encoder, 20 ms a frame, zero
             where there is no audio.
+
+        Raises:
+            ValueError: if there are no features at all.
         """
-        clips, frames = input_features.shape[0], input_features.shape[-1]
+        if input_features is not None:
+            clips, frames = input_features.shape[0], input_features.shape[-1]
+        elif audio_input_features is not None:
+            clips, frames = audio_input_features.shape[:2]
+        else:
+            raise ValueError("Audio needs input_features or audio_input_features.")
         lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
         groups = self._group_segments(lengths, frames)
         members = list(groups.values())
-        streams = [[self._encode_speech(padded, group, input_features)[0] for padded, group in groups.items()]]
+        streams = []
+        if input_features is not None:
+            streams.append([self._encode_speech(padded, group, input_features)[0] for padded, group in groups.items()])
         if audio_input_features is not None:
             features = (audio_input_features, audio_input_features_mask)
             streams.append([self._encode_audio(padded, group, *features)[0] for padded, group in groups.items()])
@@ -437,7 +447,9 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         """See `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, *args, **kwargs)
 
-    def get_encoder_states(self, input_features: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+    def get_encoder_states(
+        self, input_features: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, ...]:
         """See `SalmonnModel.get_encoder_states`."""
         return self.model.get_encoder_states(input_features, *args, **kwargs)
 

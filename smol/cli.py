@@ -86,6 +86,19 @@ def mixtures(
 
 
 @app.command()
+def variants(
+    folder: Folder,
+    source: Annotated[list[Path], typer.Option("--of", help="Audiofolder whose clips are varied.")],
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+) -> None:
+    """Make varied copies of training clips: other speeds, other balance, noise."""
+    from modeling_salmonn.smol.variants import make_variants
+
+    _report(len(make_variants(source, folder, seed, jobs)), folder)
+
+
+@app.command()
 def manifests(
     corpus: Corpus,
     folder: Folder,
@@ -123,6 +136,18 @@ def beats(
     eval_rows = {split: read_tagged([corpus / split], most_speech=0) for split in ("validation", "test")}
     model, _ = train_tagger(train_rows, eval_rows, tagging_arguments(folder, epochs, seed))
     model.save_pretrained(folder)
+
+
+@app.command("add-beats")
+def add_beats(
+    model: Annotated[Path, typer.Argument(help="Folder of a speech-only model.")],
+    tagger: Annotated[Path, typer.Argument(help="Folder of the trained BEATs.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the model with both encoders to.")],
+) -> None:
+    """Give a speech-only model the small BEATs as its audio encoder."""
+    from modeling_salmonn.smol.model import write_with_beats
+
+    write_with_beats(model, tagger, folder)
 
 
 @app.command()

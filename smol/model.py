@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperConfig
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.hub.convert import build_generation_config
+from modeling_salmonn.modeling_beats import BeatsForAudioClassification, BeatsModel
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import CHATML_CHAT_TEMPLATE, SalmonnProcessor
 from modeling_salmonn.smol.bases import fetch_bases
@@ -92,6 +94,52 @@ def new_smol_model(
         raise ValueError(f"The bases have the weights {unexpected}, which the model has not.")
     model.tie_weights()
     return model
+
+
+def add_beats(model: SalmonnForConditionalGeneration, beats: BeatsModel) -> SalmonnForConditionalGeneration:
+    """A speech-only model with an audio encoder besides, which it does not listen to before it is trained on.
+
+    The Q-Former's keys and values get columns of zeros for the new features, so that audio tokens stay what they were.
+
+    Args:
+        model: speech-only; it stays as it is.
+        beats: a trained encoder.
+
+    Raises:
+        ValueError: if the model has an audio encoder already.
+    """
+    if model.config.audio_config is not None:
+        raise ValueError("The model has an audio encoder already; give one that is speech-only.")
+    settings = model.config.to_dict() | {"audio_config": beats.config.to_dict(), "audio_model_id": None}
+    settings["qformer_config"] |= {"encoder_hidden_size": None}
+    widened = SalmonnForConditionalGeneration(SalmonnConfig(**settings))
+    if model._hf_peft_config_loaded:
+        widened.add_lora()
+    weights = model.state_dict() | {f"model.audio_encoder.{name}": value for name, value in beats.state_dict().items()}
+    for name in weights:
+        if name.endswith(("cross_attention.key.weight", "cross_attention.value.weight")):
+            weights[name] = nn.functional.pad(weights[name], (0, beats.config.hidden_size))
+    missing, _ = widened.load_state_dict(weights, strict=False)
+    assert all(name.startswith("model.ln_audio.") for name in missing), missing
+    widened.tie_weights()
+    widened.generation_config = model.generation_config
+    return widened
+
+
+def write_with_beats(model: Path, beats: Path, folder: Path) -> None:
+    """Write a speech-only model with the encoder of a trained tagger besides.
+
+    Args:
+        model: folder of the model.
+        beats: folder of the tagger.
+        folder: folder to write to.
+    """
+    tagger = BeatsForAudioClassification.from_pretrained(beats)
+    widened = add_beats(SalmonnForConditionalGeneration.from_pretrained(model), tagger.beats)
+    processor = SalmonnProcessor.from_pretrained(model)
+    extractor = build_extractor(widened.config)
+    widened.save_pretrained(folder)
+    SalmonnProcessor(extractor, processor.tokenizer, chat_template=processor.chat_template).save_pretrained(folder)
 
 
 def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:

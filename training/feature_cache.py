@@ -27,6 +27,7 @@ from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_EN
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 
 
+FEATURES = {"speech": "input_features", "audio": "audio_input_features"}
 MIN_TAIL_FRAMES = 25  # so that trying other short windows does not mean to encode anew
 
 
@@ -53,9 +54,8 @@ class EncoderCache:
         self._content_hash = lru_cache(maxsize=None)(_content_hash)
         base = model.model
         encoders = {"speech": base.speech_encoder, "audio": base.audio_encoder}
-        settings = _encoding_settings(feature_extractor, dtype)
         self.folders = {
-            name: Path(folder) / f"{name}-{_fingerprint(encoder, settings)}"
+            name: Path(folder) / f"{name}-{_fingerprint(encoder, _encoding_settings(name, feature_extractor, dtype))}"
             for name, encoder in encoders.items()
             if encoder is not None
         }
@@ -112,15 +112,17 @@ class EncoderCache:
 
     @torch.inference_mode()
     def _encode_batch(self, clips: Sequence[str], samples: Sequence[torch.Tensor]) -> None:
+        """Run the encoders that lack any of these clips: of a model that gets a second encoder only that one."""
         extractor = self.feature_extractor
+        lacking = [name for name in self.folders if not all(_is_readable(self._file(name, clip)) for clip in clips)]
+        unneeded = {FEATURES[name] for name in FEATURES if name not in lacking}
         inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        device = self.model.device
-        model = self.model.eval()
-        encoded = model.get_encoder_states(**{name: value.to(device) for name, value in inputs.items()})
+        used = {name: value.to(self.model.device) for name, value in inputs.items() if name not in unneeded}
+        encoded = self.model.eval().get_encoder_states(**used)
         for row, clip in enumerate(clips):
             mel_frames = int(inputs["input_features_mask"][row].sum())
             needed = _frames_kept(extractor.audio_layout, mel_frames)
-            for name, states in zip(self.folders, encoded, strict=True):
+            for name, states in zip(lacking, encoded, strict=True):
                 kept = states[row, :needed].to("cpu", self.dtype).contiguous()
                 self._write(self._file(name, clip), kept, mel_frames)
 
@@ -146,11 +148,13 @@ def pad_states(clips: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Ten
     return {"encoder_hidden_states": states, "input_features_mask": (frames < lengths[:, None]).long()}
 
 
-def _encoding_settings(extractor: SalmonnFeatureExtractor, dtype: torch.dtype) -> str:
-    """All settings that change the states that are kept."""
+def _encoding_settings(name: str, extractor: SalmonnFeatureExtractor, dtype: torch.dtype) -> str:
+    """All settings that change the states that are kept of an encoder."""
     layout = extractor.audio_layout
     kept = "all" if not layout.trim_audio_tokens else _tail(layout)
-    features = (extractor.feature_size, extractor.num_fbank_bins, extractor.fbank_mean, extractor.fbank_std)
+    features: tuple[float, ...] = (extractor.feature_size,)
+    if name == "audio":
+        features = (extractor.num_fbank_bins, extractor.fbank_mean, extractor.fbank_std)
     return f"{features} {extractor.channel} {layout.segment_frames} {kept} {dtype}"
 
 

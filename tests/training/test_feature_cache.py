@@ -120,3 +120,19 @@ def test_half_precision_stays_close(
     half, _ = make_cache(tmp_path / "half", bucket_model, bucket_processor, dtype=torch.float16).get(clips[2])
     assert half.dtype == torch.float16
     np.testing.assert_allclose(half.float(), full, atol=5e-3)
+
+
+def test_second_encoder_alone_is_run_on_clips_that_have_the_states_of_the_first(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    both = make_cache(tmp_path, bucket_model, bucket_processor)
+    speech_alone = make_cache(tmp_path, bucket_model, bucket_processor)
+    del speech_alone.folders["audio"]
+    speech_alone.encode(clips, progress=False)
+    written = {file: file.stat().st_mtime_ns for file in both.folders["speech"].rglob("*.safetensors")}
+    assert len(written) == len(clips)
+    both.encode(clips, progress=False)
+    assert {file: file.stat().st_mtime_ns for file in both.folders["speech"].rglob("*.safetensors")} == written
+    fresh = make_cache(tmp_path / "fresh", bucket_model, bucket_processor)
+    for clip in clips:
+        torch.testing.assert_close(both.get(clip)[0], fresh.get(clip)[0], atol=1e-4, rtol=1e-4)
