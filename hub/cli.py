@@ -65,7 +65,9 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask or order.")],
     model: Annotated[str, typer.Option(help="Folder or Hub id of a SALMONN model.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy, the research code used 4.")] = 1,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams instead of the model's own setting; 1 is greedy.")
+    ] = None,
     lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
     device: Annotated[str, typer.Option(help="Device, such as cpu, cuda or mps.")] = "cpu",
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = False,
@@ -87,7 +89,9 @@ def ask(
         require_model(model)
         if explain is not None:
             _require_explainable(num_beams, stream)
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+        if num_beams is not None:
+            options["num_beams"] = num_beams
         if lora_scale is not None:
             options["lora_scale"] = lora_scale
         pipe: Any = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
@@ -101,10 +105,10 @@ def ask(
             typer.echo(pipe(audio, text=question, **options)[0]["generated_text"])
 
 
-def _require_explainable(num_beams: int, stream: bool) -> None:
+def _require_explainable(num_beams: int | None, stream: bool) -> None:
     from modeling_salmonn.evaluation.plots import require_matplotlib
 
-    if stream or num_beams > 1:
+    if stream or (num_beams or 1) > 1:
         raise ValueError("--explain explains the greedy answer as a whole; leave out --stream and --num-beams.")
     require_matplotlib()
 

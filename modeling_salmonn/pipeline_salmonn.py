@@ -68,9 +68,13 @@ class AudioTextPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def stream(self, inputs: Any, *, text: str | None = None, **kwargs: Any) -> Iterator[str]:
-        """Answer about one clip and yield the text piece by piece; arguments as for a call."""
+        """Answer about one clip and yield the text piece by piece; arguments as for a call.
+
+        Beams may still change all of their text, so that this is greedy whatever the model's settings say.
+        """
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
+        kwargs.setdefault("num_beams", 1)
 
         def answer() -> None:
             try:

@@ -45,6 +45,7 @@ BEATS = {
 # Short, since each token of the frame costs as much as one of the answer: audio stands bare in the user's turn.
 CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<SpeechHere>")
 LONGEST_ANSWER, LONGEST_REPETITION = 120, 6  # tokens
+BEAMS = 4  # as in the research code
 LORA = {
     "lora_rank": 16,
     "lora_alpha": 32,
@@ -70,9 +71,11 @@ def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnCon
 
 
 def smol_generation_config(config: SalmonnConfig) -> GenerationConfig:
-    """Greedy answers of limited length; a language model this small falls into loops, which are cut short."""
+    """Answers of limited length; a language model this small falls into loops, which are cut short."""
     generation_config = build_generation_config(config)
-    generation_config.update(max_new_tokens=LONGEST_ANSWER, no_repeat_ngram_size=LONGEST_REPETITION)
+    generation_config.update(
+        max_new_tokens=LONGEST_ANSWER, no_repeat_ngram_size=LONGEST_REPETITION, num_beams=BEAMS
+    )
     return generation_config
 
 

@@ -289,6 +289,16 @@ def test_stream_yields_several_pieces(pipe: AudioTextPipeline) -> None:
     assert len(list(pipe.stream({"text": "Sing."}, max_new_tokens=60))) > 1
 
 
+def test_stream_is_greedy_where_the_model_searches_with_beams(
+    bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor, clips: list[str]
+) -> None:
+    model = tiny_model(bucket_config)
+    model.generation_config.update(num_beams=3, max_new_tokens=5)
+    beams = pipeline("audio-text", model=model, processor=bucket_processor)
+    greedy = beams(clips[0], text=QUESTION, num_beams=1)[0]["generated_text"]
+    assert "".join(beams.stream(clips[0], text=QUESTION)).strip() == greedy
+
+
 def test_stream_when_audio_is_missing_raises(pipe: AudioTextPipeline, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no audio file .*absent\.wav"):
         list(pipe.stream(str(tmp_path / "absent.wav"), text=QUESTION))
