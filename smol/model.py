@@ -73,9 +73,7 @@ def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnCon
 def smol_generation_config(config: SalmonnConfig) -> GenerationConfig:
     """Answers of limited length; a language model this small falls into loops, which are cut short."""
     generation_config = build_generation_config(config)
-    generation_config.update(
-        max_new_tokens=LONGEST_ANSWER, no_repeat_ngram_size=LONGEST_REPETITION, num_beams=BEAMS
-    )
+    generation_config.update(max_new_tokens=LONGEST_ANSWER, no_repeat_ngram_size=LONGEST_REPETITION, num_beams=BEAMS)
     return generation_config
 
 
