@@ -16,6 +16,7 @@ from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 
 
 ENCODERS = ("speech_encoder", "audio_encoder")
+FIXED_POSITIONS = "speech_encoder.embed_positions.weight"  # Whisper's sinusoids are no weights to train
 
 
 def prepare_stage(
@@ -27,8 +28,8 @@ def prepare_stage(
     """Choose what is trained, in place.
 
     What is trained becomes float32, whatever type the bases have. Frozen encoders stay in eval mode from now on, also
-    after `model.train()`. An encoder that is trained is no longer the base that the config names: its id is cleared,
-    so that checkpoints of this and of later stages hold its weights.
+    after `model.train()`. An encoder that is trained is no longer the base that the config names: its id and its
+    revision are cleared, so that checkpoints of this and of later stages hold its weights.
 
     Args:
         model: gets a fresh LoRA adapter if it has none and `train_lora` is set.
@@ -46,7 +47,7 @@ def prepare_stage(
     trained |= {"speech_encoder"} if train_speech_encoder else set()
     trained |= {"audio_encoder"} if train_audio_encoder else set()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in trained)
+        parameter.requires_grad_(part_of(name) in trained and not name.endswith(FIXED_POSITIONS))
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     for encoder in ENCODERS:
@@ -54,7 +55,8 @@ def prepare_stage(
         if module is not None:
             keep_in_eval(module, encoder not in trained)
         if encoder in trained:
-            setattr(model.config, encoder.replace("encoder", "model_id"), None)
+            for field in ("model_id", "model_revision"):
+                setattr(model.config, encoder.replace("encoder", field), None)
 
 
 def part_of(name: str) -> str:

@@ -77,9 +77,17 @@ def test_encoder_may_be_trained(encoder: str) -> None:
     model = prepared(**{f"train_{encoder}": True})
     assert trained_parameters(model).keys() == {"connector", "lora", encoder}
     whole = {f"model.{encoder}.{name}" for name, _ in getattr(model.model, encoder).named_parameters()}
-    assert set(trained_parameters(model)[encoder]) == whole
+    assert set(trained_parameters(model)[encoder]) == whole - {"model.speech_encoder.embed_positions.weight"}
     model.train()
     assert getattr(model.model, encoder).training
+
+
+def test_trained_encoder_is_no_longer_the_base_of_the_config() -> None:
+    model = tiny_model(quick_config())
+    model.config.update({"speech_model_id": "whisper", "speech_model_revision": "main", "audio_model_id": "beats"})
+    prepare_stage(model, train_speech_encoder=True)
+    assert (model.config.speech_model_id, model.config.speech_model_revision) == (None, None)
+    assert model.config.audio_model_id == "beats"
 
 
 def test_frozen_encoders_stay_in_eval_mode() -> None:
