@@ -83,12 +83,9 @@ class AlignmentHead(nn.Module):
             embedding (`torch.Tensor` of shape `(vocabulary, hidden)`): input embeddings of the language model.
         """
         vocabulary = self._sample_vocabulary(len(embedding), alignment_labels, bag_labels)
-        log_probs = self.logits(audio_tokens, embedding[vocabulary]).float().log_softmax(-1)
-        within = torch.arange(int(token_counts.max()), device=log_probs.device) < token_counts[:, None]
-        clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])
-        clips[within] = log_probs  # one copy, where pad_sequence makes one for each clip on the way back
-        spoken = self._ctc(clips, token_counts, _positions(alignment_labels, vocabulary))
-        means = self.logits(_mean_tokens(audio_tokens, token_counts), embedding[vocabulary]).float()
+        table = embedding[vocabulary]
+        spoken = self._ctc(audio_tokens, token_counts, _positions(alignment_labels, vocabulary), table)
+        means = self.logits(_mean_tokens(audio_tokens, token_counts), table).float()
         described = _bag_of_words(means, _positions(bag_labels, vocabulary))
         targets = (alignment_labels != IGNORED).sum() + (bag_labels != IGNORED).sum()
         return (spoken + described) / targets.clamp(min=1)
@@ -110,17 +107,25 @@ class AlignmentHead(nn.Module):
         others = torch.randint(size, (self.negatives,), device=own.device)
         return torch.cat([own, others]).unique()
 
-    @staticmethod
-    def _ctc(log_probs: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _ctc(
+        self, audio_tokens: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor, table: torch.Tensor
+    ) -> torch.Tensor:
+        """Surprise of the words of all clips with speech; the tokens of others are not even scored."""
         lengths = (labels != IGNORED).sum(-1)
-        rows = lengths > 0
-        if not rows.any():
-            return log_probs.sum() * 0
+        speech = lengths > 0
+        if not speech.any():
+            return audio_tokens.sum() * 0
+        tokens = audio_tokens[speech.repeat_interleave(counts)]
+        labels, counts, lengths = labels[speech], counts[speech], lengths[speech]
+        log_probs = self.logits(tokens, table).float().log_softmax(-1)
+        within = torch.arange(int(counts.max()), device=tokens.device) < counts[:, None]
+        clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])
+        clips[within] = log_probs  # one copy, where pad_sequence makes one for each clip on the way back
         return nn.functional.ctc_loss(
-            log_probs[rows].transpose(0, 1),
-            labels[rows].clamp(min=0),
-            counts[rows],
-            lengths[rows],
+            clips.transpose(0, 1),
+            labels.clamp(min=0),
+            counts,
+            lengths,
             reduction="sum",
             zero_infinity=True,  # speech too fast for its windows
         )
