@@ -341,7 +341,7 @@ def check_generation(subject: Subject) -> Finding:
 
 
 def check_golden_answers(subject: Subject) -> Finding:
-    """The recorded answers come out again, greedily."""
+    """The recorded answers come out again, without sampling and with the beams of the folder's own settings."""
     if not subject.has(GOLDEN_FILE):
         return "skipped", f"The folder has no {GOLDEN_FILE}."
     cases, wrong = subject.read_json(GOLDEN_FILE)["cases"], []
@@ -349,7 +349,7 @@ def check_golden_answers(subject: Subject) -> Finding:
     for case in cases:
         inputs = processor(text=case["text"], audio=str(subject.folder / case["audio"])).to(subject.device)
         limit = case.get("max_new_tokens", model.generation_config.max_new_tokens)
-        output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+        output = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         if answer != case["answer"].strip():
             wrong.append(f"{case['audio']} gives {answer!r}, not {case['answer'].strip()!r}")

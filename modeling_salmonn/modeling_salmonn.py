@@ -447,11 +447,9 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         """See `SalmonnModel.get_audio_features`."""
         return self.model.get_audio_features(input_features, *args, **kwargs)
 
-    def get_encoder_states(
-        self, input_features: torch.Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, ...]:
+    def get_encoder_states(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         """See `SalmonnModel.get_encoder_states`."""
-        return self.model.get_encoder_states(input_features, *args, **kwargs)
+        return self.model.get_encoder_states(*args, **kwargs)
 
     @can_return_tuple
     def forward(
