@@ -127,6 +127,19 @@ def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
     temporary.rename(folder / METADATA_FILE)
 
 
+def read_clip(path: str, dtype: str = "float32") -> np.ndarray:
+    """Samples `(samples,)` of a clip of an audio folder."""
+    samples, rate = soundfile.read(path, dtype=dtype)
+    assert rate == SAMPLING_RATE, path
+    return samples
+
+
+def tilt(audio: np.ndarray, amount: float) -> np.ndarray:
+    """Make a sound brighter (amount above 0) or duller (below 0) by a first-order filter."""
+    shifted = np.concatenate([audio[:1], audio[:-1]])
+    return audio - amount * shifted
+
+
 def fit_peak(audio: np.ndarray, peak: float) -> np.ndarray:
     """Scale audio so that its loudest sample has this magnitude."""
     return (audio * (peak / max(float(np.abs(audio).max(initial=0.0)), 1e-9))).astype(np.float32)

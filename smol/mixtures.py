@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, write_audiofolder
+from modeling_salmonn.smol.audiofolder import Clip, read_clip, write_audiofolder
 from modeling_salmonn.smol.manifests import CUT_SCENE, read_metadata
 from modeling_salmonn.smol.transcripts import plain_transcript
 from modeling_salmonn.training.mixing import join_clips, overlap_clips, relative_gain
@@ -64,7 +63,7 @@ class MixtureMaker:
 
     def _overlap(self, rng: random.Random) -> Clip:
         first, second = rng.sample(self.voices, 2)
-        audio = overlap_clips(_read(first), _read(second), OVERLAP_LEVEL_DB, rng)
+        audio = overlap_clips(read_clip(first["path"]), read_clip(second["path"]), OVERLAP_LEVEL_DB, rng)
         return _clip(audio, [first, second], task="overlapped_speech", text=f"{first['text']}\n{second['text']}")
 
     def _pair(self, rng: random.Random) -> Clip:
@@ -73,13 +72,13 @@ class MixtureMaker:
             pair = rng.sample(self.speakers[rng.choice(sorted(self.speakers))], 2)
         else:
             pair = [rng.choice(self.speakers[name]) for name in rng.sample(sorted(self.speakers), 2)]
-        audio = join_clips([_read(row) for row in pair])
+        audio = join_clips([read_clip(row["path"]) for row in pair])
         return _clip(audio, pair, task="speaker_verification", text="Yes." if same else "No.")
 
     def _voice_over_sound(self, rng: random.Random) -> Clip:
         """A voice with a sound below it: to write down, or to say what the sound is."""
         voice, sound = rng.choice(self.voices), rng.choice(self.sounds)
-        speech, background = _read(voice), _read(sound)
+        speech, background = read_clip(voice["path"]), read_clip(sound["path"])
         level = relative_gain(background, speech, -rng.uniform(*QUIETER_SOUND_DB))
         length = max(len(speech), min(len(background), 2 * len(speech)))
         audio = np.zeros(length, np.float32)
@@ -92,12 +91,6 @@ class MixtureMaker:
         question = "What is heard behind the voice?"
         answer = f"{sound['sound_class'].capitalize()}."
         return _clip(audio, [voice, sound], task="audio_qa", question=question, text=answer)
-
-
-def _read(row: Row) -> np.ndarray:
-    samples, rate = soundfile.read(row["path"], dtype="float32")
-    assert rate == SAMPLING_RATE, row["path"]
-    return samples
 
 
 def _clip(audio: np.ndarray, parts: Sequence[Row], **row: str) -> Clip:

@@ -54,12 +54,12 @@ LORA = {
 }
 
 
-def smol_config(whisper: Path, smollm2: Path, beats: bool = False) -> SalmonnConfig:
-    """Configuration of salmonn-smol on its bases, with or without the audio encoder."""
+def smol_config(whisper: Path, smollm2: Path) -> SalmonnConfig:
+    """Configuration of salmonn-smol on its bases, without the audio encoder, which `add_beats` gives."""
     text = AutoConfig.from_pretrained(smollm2)
     return SalmonnConfig(
         speech_config=WhisperConfig.from_pretrained(whisper).to_dict(),
-        audio_config=dict(BEATS) if beats else None,
+        audio_config=None,
         qformer_config=dict(QFORMER),
         text_config=text,
         audio_token_id=text.vocab_size,
@@ -83,12 +83,10 @@ def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
     return SalmonnProcessor(build_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def new_smol_model(
-    whisper: Path, smollm2: Path, beats: bool = False, seed: int = 0
-) -> SalmonnForConditionalGeneration:
+def new_smol_model(whisper: Path, smollm2: Path, seed: int = 0) -> SalmonnForConditionalGeneration:
     """salmonn-smol with its bases in place and everything else at random."""
     torch.manual_seed(seed)
-    model = SalmonnForConditionalGeneration(smol_config(whisper, smollm2, beats))
+    model = SalmonnForConditionalGeneration(smol_config(whisper, smollm2))
     bases = load_speech_weights(str(whisper), torch.float32) | load_text_weights(str(smollm2), torch.float32)
     _, unexpected = model.load_state_dict(bases, strict=False)
     if unexpected:

@@ -23,6 +23,7 @@ from modeling_salmonn.smol.audiofolder import (
     Row,
     fade_out,
     fit_peak,
+    tilt,
     trim_silence,
     write_audiofolder,
 )
@@ -158,12 +159,6 @@ def vary(rng: random.Random, audio: np.ndarray) -> np.ndarray | None:
     audio = repeat(rng, audio)
     shortage = max(0, round(MIN_SECONDS * SAMPLING_RATE) - len(audio))
     return fit_peak(np.pad(fade_out(audio), (0, shortage)), rng.uniform(*PEAKS))
-
-
-def tilt(audio: np.ndarray, amount: float) -> np.ndarray:
-    """Make a sound brighter (amount above 0) or duller (below 0) by a first-order filter."""
-    shifted = np.concatenate([audio[:1], audio[:-1]])
-    return audio - amount * shifted
 
 
 def section(rng: random.Random, audio: np.ndarray, length: int) -> np.ndarray:

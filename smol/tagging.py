@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -20,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_salmonn.configuration_salmonn import BeatsConfig
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+from modeling_salmonn.smol.audiofolder import read_clip
 from modeling_salmonn.smol.manifests import read_metadata
 from modeling_salmonn.smol.model import BEATS
 
@@ -65,7 +65,7 @@ class TaggedClips(Dataset):
         self.index = {label: position for position, label in enumerate(labels)}
         self.augment = augment
         self.extractor = SalmonnFeatureExtractor(segment_seconds=CLIP_SECONDS)
-        self._samples = lru_cache(maxsize=None)(_read_samples)  # a gigabyte or two; decoding costs more than training
+        self._samples = lru_cache(maxsize=None)(read_clip)  # a gigabyte or two; decoding costs more than training
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,16 +92,10 @@ class TaggedClips(Dataset):
         }
 
     def _read(self, row: Row) -> np.ndarray:
-        samples = self._samples(row["path"])
+        samples = self._samples(row["path"], "int16")
         surplus = len(samples) - CLIP_SECONDS * SAMPLING_RATE
         start = random.randint(0, surplus) if self.augment and surplus > 0 else 0
         return samples[start : start + CLIP_SECONDS * SAMPLING_RATE].astype(np.float32) / PCM_SCALE
-
-
-def _read_samples(path: str) -> np.ndarray:
-    samples, rate = soundfile.read(path, dtype="int16")
-    assert rate == SAMPLING_RATE, path
-    return samples
 
 
 def _mix(first: np.ndarray, second: np.ndarray, level: float) -> np.ndarray:

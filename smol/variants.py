@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 
-from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, fit_peak, write_audiofolder
+from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, fit_peak, read_clip, tilt, write_audiofolder
 from modeling_salmonn.smol.manifests import read_metadata
+from modeling_salmonn.training.mixing import relative_gain
 
 
 COPIES = {"speech": 2, "event": 1, "music": 2}
@@ -49,8 +49,7 @@ class VariantMaker:
     def __call__(self, name: str) -> Clip:
         row = self.rows[int(Path(name).stem.split("_")[0])]
         rng = random.Random(f"{self.seed}/{name}")
-        samples, rate = soundfile.read(row["path"], dtype="float32")
-        assert rate == SAMPLING_RATE, row["path"]
+        samples = read_clip(row["path"])
         if row["kind"] == "music":
             samples = _cut(samples, rng)
         varied = fit_peak(vary(samples, SPEEDS[row["kind"]], rng), rng.uniform(*PEAKS))
@@ -67,13 +66,12 @@ def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -
         rng: of all choices.
     """
     varied = soxr.resample(samples, SAMPLING_RATE * rng.uniform(*speeds), SAMPLING_RATE)
-    tilted = varied.copy()
-    tilted[1:] -= rng.uniform(-MOST_TILT, MOST_TILT) * varied[:-1]
+    varied = tilt(varied, rng.uniform(-MOST_TILT, MOST_TILT))
     if rng.random() < NOISE_SHARE:
-        loudness = float(np.sqrt(np.mean(tilted**2))) * 10 ** (-rng.uniform(*NOISE_DB) / 20)
-        noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(tilted), dtype=np.float32)
-        tilted += loudness * noise
-    return tilted
+        decibels = -rng.uniform(*NOISE_DB)
+        noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(varied), dtype=np.float32)
+        varied = varied + relative_gain(noise, varied, decibels) * noise
+    return varied
 
 
 def _cut(samples: np.ndarray, rng: random.Random) -> np.ndarray:
