@@ -29,6 +29,7 @@ GENDERS = {
 CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
+ABSENT_TRIES = 20  # words drawn to find one that a clip has not
 SYNTHETIC_WEIGHT = 0.4  # there are 2.3 times as many synthetic clips as real ones
 LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
 Row = dict[str, Any]
@@ -41,14 +42,19 @@ def read_metadata(folder: Path) -> list[Row]:
     return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 
+def _of_clip(row: Row) -> Row:
+    return {name: row[name] for name in ("path", "seconds", "kind")}
+
+
 def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
     """Transcription, translation, phones, stressed words, gender and questions about the words of speech."""
+    spoken = _spoken_by_source(rows)
     for row in rows:
         text = plain_transcript(row["text"], row["seconds"])
         synthetic = row["source"] == "synthetic"
         if text is None or (synthetic and row["seconds"] > LONGEST_SYNTHETIC_SECONDS):
             continue
-        base = {"path": row["path"], "seconds": row["seconds"], "alignment_text": spoken_words(text)}
+        base = _of_clip(row) | {"alignment_text": spoken_words(text)}
         base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
         yield base | {"task": "asr", "text": text, "speaker": row.get("speaker") or ""}
         for code, language in languages.items():
@@ -61,7 +67,7 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
         if gender := _gender(row):
             yield base | {"task": "gender_recognition", "text": gender}
         if base["alignment_text"]:
-            question, answer = speech_question(base["alignment_text"], rng)
+            question, answer = speech_question(base["alignment_text"], spoken[row["source"]], rng)
             yield base | {"task": "speech_qa", "question": question, "text": answer}
 
 
@@ -94,8 +100,15 @@ def _gender(row: Row) -> str | None:
     return GENDERS.get((row.get("speaker") or "").removeprefix("queen:"))
 
 
-def speech_question(words: str, rng: random.Random) -> tuple[str, str]:
-    """A question about the words of a clip, and its answer."""
+def speech_question(words: str, spoken: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """A question about the words of a clip, and its answer.
+
+    Args:
+        words: of the clip.
+        spoken: all words of clips like this one, as often as they are said; a word that is not said here is drawn from
+            them, so that the question alone does not tell its answer.
+        rng: of all choices.
+    """
     said = words.split()
     kind = rng.choice(("first", "last", "count", "contains", "contains"))
     if kind == "first":
@@ -104,17 +117,18 @@ def speech_question(words: str, rng: random.Random) -> tuple[str, str]:
         return "What is the last word that is said?", said[-1]
     if kind == "count":
         return "How many words are said?", str(len(said))
-    if rng.random() < 0.5:
+    others = [word for word in rng.choices(spoken, k=ABSENT_TRIES) if word not in said]
+    if not others or rng.random() < 0.5:
         return f'Does the speaker say the word "{rng.choice(said)}"?', "Yes."
-    other = rng.choice([word for word in COMMON_WORDS if word not in said])
-    return f'Does the speaker say the word "{other}"?', "No."
+    return f'Does the speaker say the word "{others[0]}"?', "No."
 
 
-COMMON_WORDS = re.findall(
-    r"\w+",
-    """house water time never people little door money right think about light morning because doctor friend nothing
-    world number open green river story please again""",
-)
+def _spoken_by_source(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """All words that are said in the clips of each source."""
+    spoken: dict[str, list[str]] = {}
+    for row in rows:
+        spoken.setdefault(row["source"], []).extend((spoken_words(row["text"]) or "").split())
+    return spoken
 
 
 def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
@@ -124,7 +138,7 @@ def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
         caption = clean_caption(row["text"], row.get("sound_class"))
         if caption is None:
             continue
-        base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": content_words(caption)}
+        base = _of_clip(row) | {"alignment_words": content_words(caption)}
         nouns = [word for word in (row.get("sound_class") or "").split() if word != "or"]
         base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()])), "source": row["source"]}
         yield base | {"task": "audio_caption", "text": caption}
@@ -148,7 +162,7 @@ def music_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     """Captions of music, and questions about instruments, speed and mode."""
     for row in rows:
         tags = row["tags"]
-        base = {"path": row["path"], "seconds": row["seconds"], "alignment_words": " ".join(tags["instruments"])}
+        base = _of_clip(row) | {"alignment_words": " ".join(tags["instruments"])}
         base |= {"first_instrument": tags["instruments"][0], "source": row["source"]}
         yield base | {"task": "music_caption", "text": row["text"]}
         question, answer = music_question(tags, rng)
@@ -205,17 +219,23 @@ def write_manifests(
         How many rows each split has.
     """
     (output / "pretraining").mkdir(parents=True, exist_ok=True)
-    train_texts = {row["text"].lower() for row in read_metadata(corpus / "train")}
+    trained = {_bare(row["text"]) for row in read_metadata(corpus / "train") if row["kind"] == "speech"}
     counts = {}
     for split in ("train", "validation", "test"):
         folders = [corpus / split, *(extra if split == "train" else ()), *([mixtures / split] if mixtures else ())]
         languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
         rows = list(all_rows(folders, seed, languages))
         if split == "test":  # lines that were trained on tell nothing
-            rows = [row for row in rows if row["task"] != "asr" or row["text"].lower() not in train_texts]
+            known = {row["path"] for row in rows if row["task"] == "asr" and _bare(row["text"]) in trained}
+            rows = [row for row in rows if row["path"] not in known]
         write_rows(output / f"{split}.jsonl", rows)
         write_rows(
             output / "pretraining" / f"{split}.jsonl", [row for row in rows if row["task"] in PRETRAINING_TASKS]
         )
         counts[split] = len(rows)
     return counts
+
+
+def _bare(text: str) -> str:
+    """A text without its case and its marks."""
+    return spoken_words(text) or text.lower()

@@ -57,7 +57,7 @@ def test_speech_without_a_usable_text_gives_nothing() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_speech_question_is_answered_by_the_words(seed: int) -> None:
     words = "the cat sat on the mat"
-    question, answer = speech_question(words, random.Random(seed))
+    question, answer = speech_question(words, ["dog", "the"], random.Random(seed))
     if "How many" in question:
         assert answer == "6"
     elif "first" in question or "last" in question:
@@ -65,6 +65,18 @@ def test_speech_question_is_answered_by_the_words(seed: int) -> None:
     else:
         asked = question.split('"')[1]
         assert answer == ("Yes." if asked in words.split() else "No.")
+
+
+def test_the_words_asked_for_do_not_tell_the_answer() -> None:
+    texts = ["the cat sat", "the dog ran", "a cat ran", "a dog sat"]
+    rows = [SPEECH | {"text": texts[index % 4], "path": f"{index}.opus"} for index in range(800)]
+    asked: dict[str, list[str]] = {}
+    for row in speech_rows(rows, random.Random(0)):
+        if row["task"] == "speech_qa" and '"' in row["question"]:
+            asked.setdefault(row["question"].split('"')[1], []).append(row["text"])
+    assert asked.keys() == {"the", "a", "cat", "dog", "sat", "ran"}
+    for word, answers in asked.items():
+        assert 0.3 < answers.count("Yes.") / len(answers) < 0.7, word
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -107,7 +119,7 @@ def test_gaps_in_translations_are_left_out() -> None:
 
 
 def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path) -> None:
-    lines = {"train": ["Hello there."], "validation": ["Hello there."], "test": ["HELLO there.", "Goodbye."]}
+    lines = {"train": ["Hello there!"], "validation": ["Hello there."], "test": ["HELLO there.", "Goodbye."]}
     for split, texts in lines.items():
         folder = tmp_path / "corpus" / split
         folder.mkdir(parents=True)
@@ -117,4 +129,5 @@ def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "manifests" / "test.jsonl").read_text().splitlines()]
     assert counts["test"] == len(rows)
     assert [row["text"] for row in rows if row["task"] == "asr"] == ["Goodbye."]
+    assert {Path(row["path"]).name for row in rows} == {"1.opus"}, "the other tasks of a line go with it"
     assert all(Path(row["path"]).is_absolute() for row in rows)
