@@ -4,6 +4,7 @@ Each example makes its choices (instruction, partners, levels, replacements) wit
 draw that the sampler numbers; so a resumed run, or one with other workers, makes the same ones.
 """
 
+import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -242,7 +243,10 @@ class ExampleSet(Dataset):
 
 
 class ExampleStream(IterableDataset):
-    """Examples of streamed rows, one source or several drawn from at random until all are used up.
+    """Examples of streamed rows without end: pass after pass, the sources drawn from at random until all are used up.
+
+    The passes are one iteration, so that the batches which a resumed run skips are those that it has had, however many
+    passes they were. `max_steps` says where training ends.
 
     Args:
         streams: calls that start a source anew, given the epoch.
@@ -262,21 +266,23 @@ class ExampleStream(IterableDataset):
         self.maker = maker
         self.weights = list(weights or [1.0] * len(streams))
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[Example]:
-        for draw, row in enumerate(self._rows()):
-            with suppress(UnreadableClipError):  # the next row takes its place
-                yield self.maker.make(row, random.Random(f"{self.seed}/{self.epoch}/{draw}"))
+        for epoch in itertools.count():
+            found = False
+            for draw, row in enumerate(self._rows(epoch)):
+                with suppress(UnreadableClipError):  # the next row takes its place
+                    yield self.maker.make(row, random.Random(f"{self.seed}/{epoch}/{draw}"))
+                    found = True
+            if not found:
+                raise ValueError(
+                    "The streams have no row that can be used; look at their rows, weights and bad clips."
+                )
 
-    def _rows(self) -> Iterator[Row]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")
+    def _rows(self, epoch: int) -> Iterator[Row]:
+        rng = random.Random(f"{self.seed}/{epoch}")
         weights = {source: weight for source, weight in enumerate(self.weights) if weight > 0}
-        iterators = [iter(stream(self.epoch)) for stream in self.streams]
+        iterators = [iter(stream(epoch)) for stream in self.streams]
         while weights:
             (source,) = rng.choices(list(weights), list(weights.values()))
             row = next(iterators[source], None)

@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -228,27 +229,37 @@ def stream_rows(workspace: Workspace, task: str, count: int) -> list[dict[str, A
     ]
 
 
-def test_streams_are_drawn_from_until_all_are_used_up(workspace: Workspace, maker: ExampleMaker) -> None:
+def first(stream: ExampleStream, count: int, field: str = "answer") -> list[str]:
+    return [example[field] for example in islice(stream, count)]
+
+
+def test_streams_are_drawn_from_pass_after_pass(workspace: Workspace, maker: ExampleMaker) -> None:
     sources = [stream_rows(workspace, "asr", 6), stream_rows(workspace, "story", 3)]
     stream = ExampleStream([lambda epoch, rows=rows: rows for rows in sources], maker)
-    answers = [example["answer"] for example in stream]
-    assert sorted(answers) == sorted(row["text"] for rows in sources for row in rows)
-    assert answers == [example["answer"] for example in stream]
-    stream.set_epoch(1)
-    assert answers != [example["answer"] for example in stream]
+    answers = first(stream, 18)
+    whole = sorted(row["text"] for rows in sources for row in rows)
+    assert sorted(answers[:9]) == sorted(answers[9:]) == whole
+    assert answers[:9] != answers[9:]
+    assert answers == first(stream, 18)
 
 
 def test_bad_clip_of_a_stream_is_passed_over(workspace: Workspace, maker: ExampleMaker) -> None:
     rows = stream_rows(workspace, "asr", 3)
     rows[1]["path"] = "/none.wav"
     stream = ExampleStream([lambda epoch: rows], maker)
-    assert [example["answer"] for example in stream] == ["asr 0", "asr 2"]
+    assert first(stream, 4) == ["asr 0", "asr 2"] * 2
+
+
+def test_stream_without_a_usable_row_is_an_error(workspace: Workspace, maker: ExampleMaker) -> None:
+    stream = ExampleStream([lambda epoch: stream_rows(workspace, "asr", 3)], maker, weights=[0.0])
+    with pytest.raises(ValueError, match="no row that can be used"):
+        next(iter(stream))
 
 
 def test_weights_of_streams_are_kept(workspace: Workspace, maker: ExampleMaker) -> None:
     sources = [stream_rows(workspace, task, 12) for task in ("asr", "story", "audio_caption")]
     stream = ExampleStream([lambda epoch, rows=rows: rows for rows in sources], maker, weights=[20.0, 1.0, 0.0])
-    tasks = [example["task"] for example in stream]
+    tasks = first(stream, 24, "task")
     assert Counter(tasks) == {"asr": 12, "story": 12}
     assert Counter(tasks[:12])["asr"] >= 9
 

@@ -83,6 +83,20 @@ def test_resumed_run_equals_the_whole_one(step: int, workspace: Workspace, whole
     assert all(torch.equal(*pair) for pair in zip(weights(tmp_path), weights(whole_run), strict=True))
 
 
+def test_resumed_run_reads_on_in_a_stream(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    source = {"path": str(workspace.manifest), "streaming": True}
+    settings = {"train_data": source, "max_steps": STEPS, "per_device_train_batch_size": 2}
+    train(workspace.arguments(tmp_path / "whole", **settings))
+    for step in (3, 7):  # in the first pass over 11 readable rows, and in the second
+        output = tmp_path / f"from-{step}"
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", output / f"checkpoint-{step}")
+        train(workspace.arguments(output, resume_from_checkpoint=True, **settings))
+        assert losses(output) == losses(tmp_path / "whole")
+
+
 def test_killed_run_goes_on_as_if_nothing_had_happened(workspace: Workspace, whole_run: Path) -> None:
     output = workspace.folder / "killed"
     settings = workspace.settings(output, eval_data=evaluation(workspace), resume_from_checkpoint=True, **SETTINGS)
