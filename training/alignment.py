@@ -46,6 +46,11 @@ def alignment_labels(
     return labels
 
 
+def count_targets(*labels: torch.Tensor) -> torch.Tensor:
+    """How many target tokens some labels have."""
+    return torch.stack([(label != IGNORED).sum() for label in labels]).sum()
+
+
 class AlignmentHead(nn.Module):
     """Loss of audio tokens against the input embeddings of a language model.
 
@@ -73,6 +78,7 @@ class AlignmentHead(nn.Module):
         alignment_labels: torch.Tensor,
         bag_labels: torch.Tensor,
         embedding: torch.Tensor,
+        num_targets: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Mean loss per target token; zero where the batch has no target.
 
@@ -81,13 +87,15 @@ class AlignmentHead(nn.Module):
             token_counts (`torch.Tensor` of shape `(clips,)`): how many belong to each clip.
             alignment_labels, bag_labels (`torch.Tensor` of shape `(clips, length)`): see `alignment_labels`.
             embedding (`torch.Tensor` of shape `(vocabulary, hidden)`): input embeddings of the language model.
+            num_targets (`torch.Tensor`, *optional*): target tokens of the step that this batch is a part of; those of
+                the batch if not given.
         """
         vocabulary = self._sample_vocabulary(len(embedding), alignment_labels, bag_labels)
         table = embedding[vocabulary]
         spoken = self._ctc(audio_tokens, token_counts, _positions(alignment_labels, vocabulary), table)
         means = self.logits(_mean_tokens(audio_tokens, token_counts), table).float()
         described = _bag_of_words(means, _positions(bag_labels, vocabulary))
-        targets = (alignment_labels != IGNORED).sum() + (bag_labels != IGNORED).sum()
+        targets = count_targets(alignment_labels, bag_labels) if num_targets is None else num_targets
         return (spoken + described) / targets.clamp(min=1)
 
     @torch.no_grad()

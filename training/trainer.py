@@ -7,6 +7,7 @@
 - on demand the alignment loss, whose head is trained along
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
+from modeling_salmonn.training.alignment import count_targets
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.checkpoints import CHECKPOINT_PREFIX, mark_complete, mark_incomplete, read_weights
 from modeling_salmonn.training.examples import ExampleSet
@@ -39,11 +41,21 @@ class FrozenInputs(TrainerCallback):
         model.disable_input_require_grads()
 
 
-class ClearHead(TrainerCallback):
-    """Clears the gradients of the alignment head after a step: `Trainer` clears those of the model alone."""
+class HeadGradients(TrainerCallback):
+    """Averages the gradients of the alignment head over processes, and clears them after a step.
 
-    def __init__(self, head: nn.Module):
+    `Trainer` does both for the model alone. All processes take part, also one whose clips had no words.
+    """
+
+    def __init__(self, head: nn.Module, accelerator: Any):
         self.head = head
+        self.accelerator = accelerator
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.accelerator.num_processes > 1:
+            for parameter in self.head.parameters():
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(gradient, reduction="mean")
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.head.zero_grad()
@@ -65,6 +77,7 @@ class SalmonnTrainer(Trainer):
     def __init__(self, *, alignment_head: nn.Module | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.alignment_head = alignment_head
+        self._step_targets: torch.Tensor | None = None
         self.add_callback(FrozenInputs())
         if self.is_fsdp_enabled:
             self._set_up_fsdp(self.accelerator.state.fsdp_plugin)
@@ -72,9 +85,7 @@ class SalmonnTrainer(Trainer):
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("The alignment loss needs an unsharded model; set alignment_weight=0.")
             alignment_head.to(self.args.device)
-            self.add_callback(ClearHead(alignment_head))
-            for parameter in alignment_head.parameters():  # it is not part of the model that DDP wraps
-                parameter.register_post_accumulate_grad_hook(self._average_gradient)
+            self.add_callback(HeadGradients(alignment_head, self.accelerator))
 
     def _set_up_fsdp(self, plugin: Any) -> None:
         if plugin.transformer_cls_names_to_wrap is None:
@@ -121,13 +132,20 @@ class SalmonnTrainer(Trainer):
             counts.to(self.args.device),
             *(alignment.get(name) for name in ALIGNMENT_INPUTS),
             model.get_input_embeddings().weight,
+            self._step_targets,
         )
-        # A mean over the clips of this batch, whereas the other loss is a share of the whole step's already.
-        return loss / self.current_gradient_accumulation_steps
+        return loss * self.accelerator.num_processes  # whose gradients are averaged
 
-    def _average_gradient(self, parameter: nn.Parameter) -> None:
-        if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
-            parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """As ever; the alignment targets of the step are counted too, over its batches and all processes."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.alignment_head is not None:
+            labels = [batch[name] for batch in batches for name in ALIGNMENT_INPUTS if name in batch]
+            counted = count_targets(*labels) if labels else torch.zeros((), dtype=torch.long)
+            self._step_targets = self.accelerator.reduce(counted.to(device), reduction="sum")
+        return batches, num_items
 
     def create_optimizer(self, model: Any = None) -> Any:
         """One group per part and weight decay, each with its learning rate."""
@@ -139,7 +157,6 @@ class SalmonnTrainer(Trainer):
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What is trained, by part; LayerNorms and biases without weight decay."""
-        rates = {"connector": self.args.connector_learning_rate, "lora": self.args.lora_learning_rate}
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -148,13 +165,15 @@ class SalmonnTrainer(Trainer):
         if self.alignment_head is not None:
             groups.setdefault(("connector", True), []).extend(self.alignment_head.parameters())
         return [
-            {
-                "params": parameters,
-                "lr": rates.get(part, self.args.encoder_learning_rate) or self.args.learning_rate,
-                "weight_decay": self.args.weight_decay if decay else 0.0,
-            }
+            {"params": parameters, "lr": self._rate(part), "weight_decay": self.args.weight_decay if decay else 0.0}
             for (part, decay), parameters in groups.items()
         ]
+
+    def _rate(self, part: str) -> float:
+        """Learning rate of a part: its own, be it 0, or that of all."""
+        rates = {"connector": self.args.connector_learning_rate, "lora": self.args.lora_learning_rate}
+        rate = rates.get(part, self.args.encoder_learning_rate)
+        return self.args.learning_rate if rate is None else rate
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
