@@ -204,10 +204,15 @@ def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
     """The checkpoint to resume from: the one that is named, or the newest complete one of the output folder.
 
     Raises:
-        ValueError: if the one that is named does not exist.
+        ValueError: if the one that is named does not exist, or if a new run would leave its checkpoints among those of
+            an earlier one, from which a resumed run could not tell them.
     """
     wanted = arguments.resume_from_checkpoint
     if not wanted:
+        if (earlier := last_complete_checkpoint(str(arguments.output_dir))) is not None:
+            raise ValueError(
+                f"{earlier} is of an earlier run; go on with resume_from_checkpoint=true, or give another output_dir."
+            )
         return None
     if isinstance(wanted, str):
         if not os.path.isdir(wanted):

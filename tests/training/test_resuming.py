@@ -120,6 +120,13 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(workspace: Workspace, who
     assert all(torch.equal(*pair) for pair in zip(weights(output), weights(whole_run), strict=True))
 
 
+def test_new_run_does_not_mix_with_an_earlier_one(workspace: Workspace, whole_run: Path) -> None:
+    with pytest.raises(
+        ValueError, match=f"checkpoint-{STEPS} is of an earlier run; go on with resume_from_checkpoint"
+    ):
+        train(workspace.arguments(whole_run, **SETTINGS))
+
+
 @pytest.mark.parametrize("damage", ["unmarked", "truncated"])
 def test_incomplete_newest_checkpoint_is_passed_over(
     damage: str, workspace: Workspace, whole_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
