@@ -182,7 +182,14 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         return super().push_to_hub(repo_id, **kwargs)
 
     def add_lora(self) -> None:
-        """Attach a fresh LoRA adapter to the language model, as the config describes it (paper, section 3.1)."""
+        """Have a LoRA adapter to train: the loaded one, or a fresh one of the config (paper, section 3.1).
+
+        Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too.
+        """
+        if self._hf_peft_config_loaded:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(".lora_" in name)
+            return
         targets = "|".join(self.config.lora_target_modules)
         self.add_adapter(
             LoraConfig(

@@ -9,7 +9,7 @@ import torch
 from conftest import SAMPLING_RATE, make_clip, tiny_model
 from transformers import Trainer, TrainingArguments
 
-from modeling_salmonn import SalmonnConfig, SalmonnProcessor
+from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.training.collator import SalmonnCollator
 
 
@@ -53,11 +53,15 @@ def test_inputs_of_generation_have_no_answer(bucket_processor: SalmonnProcessor)
     assert bucket_processor.tokenizer.decode(inputs["input_ids"][0]).endswith("ASSISTANT:")
 
 
+@pytest.mark.parametrize("loaded", [False, True], ids=["fresh adapter", "loaded adapter"])
 def test_plain_trainer_fine_tunes(
-    bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor, tmp_path: Path
+    loaded: bool, bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor, tmp_path: Path
 ) -> None:
     """As in a notebook: model, collator and processor, and nothing else."""
-    model = tiny_model(bucket_config)
+    model = tiny_model(bucket_config, lora=loaded)
+    if loaded:
+        model.save_pretrained(tmp_path / "model")
+        model = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "model")
     model.add_lora()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     arguments = TrainingArguments(
