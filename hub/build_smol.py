@@ -69,9 +69,12 @@ def ship_smol(trained: Path, shipped: Path) -> None:
             the model in half precision.
 
     Raises:
-        ValueError: if a weight does not fit into half precision.
+        ValueError: if a weight does not fit into half precision, or the speech encoder was trained, which
+            `build_smol` takes from its base.
     """
     model = SalmonnForConditionalGeneration.from_pretrained(trained, dtype=torch.float32).eval()
+    if model.config.speech_model_id is None:
+        raise ValueError(f"The speech encoder of {trained} was trained, but is not shipped; keep it frozen.")
     model.config.update({"speech_model_id": WHISPER_ID, "text_model_id": SMOLLM2_ID})  # not the folders they lay in
     model.config.text_config.name_or_path = SMOLLM2_ID
     model.generation_config = smol_generation_config(model.config)

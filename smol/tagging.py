@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_salmonn.configuration_salmonn import BeatsConfig
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
@@ -22,6 +21,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 from modeling_salmonn.smol.audiofolder import read_clip
 from modeling_salmonn.smol.manifests import read_metadata
 from modeling_salmonn.smol.model import BEATS
+from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
 
 
 CLIP_SECONDS = 2
@@ -146,7 +146,8 @@ def top_tag_accuracy(labels: Sequence[str], rows: Sequence[Row]) -> Any:
 
 
 def tagging_arguments(folder: Path, epochs: float, seed: int = 0) -> TrainingArguments:
-    """Settings of the training; it resumes from the newest checkpoint of the folder."""
+    """Settings of the training; it resumes from the newest complete checkpoint of the folder."""
+    checkpoint = last_complete_checkpoint(folder)
     return TrainingArguments(
         str(folder),
         num_train_epochs=epochs,
@@ -163,7 +164,7 @@ def tagging_arguments(folder: Path, epochs: float, seed: int = 0) -> TrainingArg
         save_total_limit=2,
         report_to=[],
         seed=seed,
-        resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None,
+        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
     )
 
 
@@ -180,7 +181,7 @@ def train_tagger(
     config = BeatsConfig(**BEATS, num_labels=len(labels), id2label=dict(enumerate(labels)))
     torch.manual_seed(arguments.seed)
     model = BeatsForAudioClassification(config)
-    trainer = Trainer(
+    trainer = MarkingTrainer(
         model=model,
         args=arguments,
         train_dataset=TaggedClips(train_rows, labels, augment=True),

@@ -3,9 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 
 
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -44,6 +46,18 @@ def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
     return next((by_step[step] for step in sorted(by_step, reverse=True) if is_complete(by_step[step])), None)
 
 
+class MarkingTrainer(Trainer):
+    """`Trainer` whose checkpoints count only when they are complete."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        if self.args.should_save:
+            mark_incomplete(folder)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(folder)
+
+
 def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     """All the model's weights in a checkpoint, connector, adapter or whole model, as they are named in the files.
 
@@ -64,4 +78,11 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MARKER)]
 
 
-__all__ = ["is_complete", "last_complete_checkpoint", "mark_complete", "mark_incomplete", "read_weights"]
+__all__ = [
+    "MarkingTrainer",
+    "is_complete",
+    "last_complete_checkpoint",
+    "mark_complete",
+    "mark_incomplete",
+    "read_weights",
+]

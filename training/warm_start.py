@@ -13,12 +13,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
-from modeling_salmonn.training.checkpoints import (
-    CHECKPOINT_PREFIX,
-    last_complete_checkpoint,
-    mark_complete,
-    mark_incomplete,
-)
+from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
 from modeling_salmonn.training.feature_cache import EncoderCache, pad_states
 from modeling_salmonn.training.journal import write_bytes
 
@@ -41,7 +36,7 @@ class AlignmentCollator:
         return inputs | alignment_labels(rows, self.tokenizer)
 
 
-class AlignmentTrainer(Trainer):
+class AlignmentTrainer(MarkingTrainer):
     """`Trainer` for a `ConnectorAligner` that also evaluates the word error rate of its greedy reading."""
 
     data_collator: AlignmentCollator
@@ -67,14 +62,6 @@ class AlignmentTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         return metrics
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
-        if self.args.should_save:
-            mark_incomplete(folder)
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            mark_complete(folder)
 
 
 def warm_start_stage(

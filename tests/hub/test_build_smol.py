@@ -1,6 +1,7 @@
 """Assembling salmonn-smol, with small bases in the place of the real ones."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_shipped_folder_has_no_base_and_half_the_bits(shipped: Path) -> None:
     adapter = load_file(shipped / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in (*weights.values(), *adapter.values())} == {torch.float16}
     assert not list(shipped.glob("*.py"))
+
+
+def test_trained_speech_encoder_is_not_lost_in_shipping(
+    tmp_path: Path, trained: SalmonnForConditionalGeneration, shipped: Path
+) -> None:
+    shutil.copytree(shipped.parent / "trained", tmp_path / "trained")
+    config = json.loads((tmp_path / "trained" / "config.json").read_text())
+    (tmp_path / "trained" / "config.json").write_text(json.dumps(config | {"speech_model_id": None}))
+    with pytest.raises(ValueError, match="was trained, but is not shipped"):
+        ship_smol(tmp_path / "trained", tmp_path / "shipped")
 
 
 def test_doctor_finds_the_built_folder_sound_with_its_answers(tmp_path: Path, bases: Path, shipped: Path) -> None:
