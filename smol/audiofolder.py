@@ -4,9 +4,10 @@
 - a second run makes only what is missing; rows come out in the order of the names
 """
 
+import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from rich.progress import track
 
 SAMPLING_RATE = 16_000
 METADATA_FILE, UNFINISHED_FILE = "metadata.jsonl", "metadata.jsonl.unfinished"
+RECIPE_FILE = "recipe.json"
 # FLAC takes ten times the room of Opus and a hundredth of the time to write
 FORMATS = {".opus": {"format": "OGG", "subtype": "OPUS"}, ".flac": {"format": "FLAC", "subtype": "PCM_16"}}
 SILENCE_PEAK = 1e-3  # a clip that stays below has nothing to hear
@@ -37,7 +39,12 @@ class Clip:
 
 
 def write_audiofolder(
-    folder: Path, names: Sequence[str], make: Callable[[str], Clip | None], jobs: int = 1, title: str = "Clips"
+    folder: Path,
+    names: Sequence[str],
+    make: Callable[[str], Clip | None],
+    recipe: Mapping[str, Any],
+    jobs: int = 1,
+    title: str = "Clips",
 ) -> list[Row]:
     """Make the clips that a folder lacks.
 
@@ -46,13 +53,18 @@ def write_audiofolder(
         names (`Sequence[str]`): File names of the clips, relative to the folder.
         make (`Callable`): Makes the clip of a name, or returns `None` if there is nothing to hear. It must be
             picklable: with several jobs it runs in other processes.
+        recipe (`Mapping`): What the clip of a name follows from, beside the name; kept in `recipe.json`.
         jobs (`int`): Processes.
         title (`str`): Label of the progress bar.
 
     Returns:
         `list[dict]`: The rows of `metadata.jsonl`, in the order of `names`.
+
+    Raises:
+        ValueError: If the folder has clips of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    keep_recipe(folder, recipe)
     rows = read_rows(folder)
     missing = [name for name in names if name not in rows]
     with (
@@ -68,6 +80,25 @@ def write_audiofolder(
     write_metadata(folder, ordered)
     (folder / UNFINISHED_FILE).unlink()
     return ordered
+
+
+def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Note what a folder is made of, and refuse to mix two recipes in it.
+
+    Raises:
+        ValueError: If the folder has clips of another recipe.
+    """
+    file = folder / RECIPE_FILE
+    if not file.exists():
+        write_file(file, json.dumps(recipe, indent=1) + "\n")
+    elif (found := json.loads(file.read_text(encoding="utf-8"))) != recipe:
+        raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
+
+
+def digest_rows(rows: Sequence[Row]) -> str:
+    """A number for the clips of some rows, in their order."""
+    lines = (f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -122,9 +153,14 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
     """Write `metadata.jsonl` in one step."""
-    temporary = folder / f".{METADATA_FILE}.part"
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    temporary.rename(folder / METADATA_FILE)
+    write_file(folder / METADATA_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a text file in one step."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(file)
 
 
 def read_clip(path: str, dtype: str = "float32") -> np.ndarray:

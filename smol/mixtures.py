@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_salmonn.smol.audiofolder import Clip, read_clip, write_audiofolder
+from modeling_salmonn.smol.audiofolder import Clip, digest_rows, read_clip, write_audiofolder
 from modeling_salmonn.smol.manifests import CUT_SCENE, read_metadata
 from modeling_salmonn.smol.transcripts import plain_transcript
 from modeling_salmonn.training.mixing import join_clips, overlap_clips, relative_gain
@@ -100,9 +100,11 @@ def _clip(audio: np.ndarray, parts: Sequence[Row], **row: str) -> Clip:
 
 def make_mixtures(folders: Sequence[Path], output: Path, count: int, seed: int = 0, jobs: int = 1) -> list[Row]:
     """Make `count` clips of each task from the clips of some audiofolders."""
-    maker = MixtureMaker([row for folder in folders for row in read_metadata(folder)], seed)
+    rows = [row for folder in folders for row in read_metadata(folder)]
+    maker = MixtureMaker(rows, seed)
     names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
-    return write_audiofolder(output, names, maker, jobs, title="Mixtures")
+    recipe = {"seed": seed, "clips": digest_rows(rows)}
+    return write_audiofolder(output, names, maker, recipe, jobs, title="Mixtures")
 
 
 __all__ = ["COUNTS", "MixtureMaker", "make_mixtures"]

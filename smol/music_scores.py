@@ -13,7 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, Row, fade_out, fit_peak, write_audiofolder
+from modeling_salmonn.smol.audiofolder import (
+    SAMPLING_RATE,
+    Clip,
+    Row,
+    fade_out,
+    fit_peak,
+    keep_recipe,
+    write_audiofolder,
+)
 from modeling_salmonn.smol.phrases import Phrase, cache_excerpts, cached_excerpts, compose
 from modeling_salmonn.smol.soundfonts import SOUNDFONTS, Note, Preset, SoundFont, render, require_soundfonts
 
@@ -123,9 +131,14 @@ def render_music(folder: Path, clips: int = 3000, seed: int = 0, jobs: int = 1) 
         FileNotFoundError: If a soundfont or a player is missing; the message names the packages.
     """
     require_soundfonts(FONT_WEIGHTS)
-    cache_excerpts(folder / SCORES_FILE, seed, scale=min(1.0, clips / 1000))
+    scale = min(1.0, clips / 1000)  # a few clips are made of few scores
+    recipe = {"seed": seed, "scale": scale}
+    folder.mkdir(parents=True, exist_ok=True)
+    keep_recipe(folder, recipe)
+    cache_excerpts(folder / SCORES_FILE, seed, scale)
     names = [f"music/rendered/{seed}_{index:05d}.opus" for index in range(clips)]
-    return write_audiofolder(folder, names, partial(make_clip, folder / SCORES_FILE, seed), jobs, title="Music")
+    make = partial(make_clip, folder / SCORES_FILE, seed)
+    return write_audiofolder(folder, names, make, recipe, jobs, title="Music")
 
 
 def make_clip(scores_file: Path, seed: int, name: str) -> Clip:

@@ -90,7 +90,7 @@ def collect_sounds(
     clips = plan(cache_folder, seed, per_class)
     make = partial(make_clip, cache_folder, seed, per_class)
     names = sorted(clips, key=lambda name: (Path(name).stem.split("_")[1], name))  # each source once, then again
-    return write_audiofolder(folder, names, make, jobs, title="Events")
+    return write_audiofolder(folder, names, make, {"seed": seed}, jobs, title="Events")
 
 
 @cache

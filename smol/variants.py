@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import soxr
 
-from modeling_salmonn.smol.audiofolder import SAMPLING_RATE, Clip, fit_peak, read_clip, tilt, write_audiofolder
+from modeling_salmonn.smol.audiofolder import (
+    SAMPLING_RATE,
+    Clip,
+    digest_rows,
+    fit_peak,
+    read_clip,
+    tilt,
+    write_audiofolder,
+)
 from modeling_salmonn.smol.manifests import read_metadata
 from modeling_salmonn.training.mixing import relative_gain
 
@@ -82,8 +90,10 @@ def _cut(samples: np.ndarray, rng: random.Random) -> np.ndarray:
 
 def make_variants(folders: Sequence[Path], output: Path, seed: int = 0, jobs: int = 1) -> list[Row]:
     """Make varied copies of all clips of some audiofolders."""
-    maker = VariantMaker([row for folder in folders for row in read_metadata(folder)], seed)
-    return write_audiofolder(output, maker.names(), maker, jobs, title="Variants")
+    rows = [row for folder in folders for row in read_metadata(folder)]
+    maker = VariantMaker(rows, seed)
+    recipe = {"seed": seed, "clips": digest_rows(rows)}
+    return write_audiofolder(output, maker.names(), maker, recipe, jobs, title="Variants")
 
 
 __all__ = ["VariantMaker", "make_variants", "vary"]

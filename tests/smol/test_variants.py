@@ -46,6 +46,15 @@ def test_the_name_decides_how_a_clip_is_varied(folder: Path) -> None:
     assert len(first) != len(VariantMaker(rows)("speech/000000_1.flac").audio)
 
 
+def test_folder_is_of_one_recipe(folder: Path, tmp_path: Path) -> None:
+    rows = make_variants([folder], tmp_path / "variants")
+    assert make_variants([folder], tmp_path / "variants") == rows
+    with pytest.raises(ValueError, match=r"has clips made of .*; give a new folder"):
+        make_variants([folder], tmp_path / "variants", seed=1)
+    with pytest.raises(ValueError, match="give a new folder"):  # a name is a place among the clips
+        make_variants([folder, folder], tmp_path / "variants")
+
+
 def test_speed_moves_the_pitch() -> None:
     seconds = np.arange(SAMPLING_RATE) / SAMPLING_RATE
     tone = np.sin(2 * np.pi * 440 * seconds).astype(np.float32)
