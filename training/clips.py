@@ -1,5 +1,6 @@
 """Reading clips for training: one that cannot be read is reported by its name and replaced, up to a limit."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 
 
 logger = logging.getLogger(__name__)
+
+HASH_DIGITS = 12  # of a clip's bytes, in its name
 
 
 class UnreadableClipError(Exception):
@@ -107,9 +110,10 @@ class CachedClips:
 
 
 def clip_name(clip: Any) -> str:
-    """What to call a clip: its path, where it has one."""
-    path = clip.get("path") if isinstance(clip, Mapping) else clip
-    return str(path) if path is not None else "a clip without a path"
+    """What to call a clip: its path; one in memory also has a hash of its bytes, since paths in tables recur."""
+    path, content = (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
+    name = "a clip without a path" if path is None else str(path)
+    return name if content is None else f"{name}#{hashlib.sha256(content).hexdigest()[:HASH_DIGITS]}"
 
 
 def header_seconds(clip: Any) -> float | None:

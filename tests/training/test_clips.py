@@ -67,8 +67,15 @@ def test_processes_and_resumed_runs_count_together(tmp_path: Path) -> None:
 
 
 def test_clip_is_named_by_its_path() -> None:
-    assert clip_name("a.wav") == clip_name({"path": "a.wav", "bytes": b""}) == "a.wav"
-    assert clip_name({"bytes": b""}) == "a clip without a path"
+    assert clip_name("a.wav") == clip_name({"path": "a.wav", "bytes": None}) == "a.wav"
+    assert clip_name(None) == "a clip without a path"
+
+
+@pytest.mark.parametrize("path", ["audio.wav", None])
+def test_clips_in_memory_are_told_apart_by_their_bytes(path: str | None) -> None:
+    first, second = ({"path": path, "bytes": content} for content in (b"first", b"second"))
+    assert clip_name(first) == clip_name(dict(first)) != clip_name(second)
+    assert clip_name(first).startswith(f"{path or 'a clip without a path'}#")
 
 
 def test_length_comes_from_the_header(wav_file: Path) -> None:

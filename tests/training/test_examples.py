@@ -256,6 +256,19 @@ def test_stream_without_a_usable_row_is_an_error(workspace: Workspace, maker: Ex
         next(iter(stream))
 
 
+@pytest.mark.parametrize("path", ["audio.wav", None])
+def test_bad_clip_in_memory_takes_no_others_with_it(
+    path: str | None, workspace: Workspace, maker: ExampleMaker
+) -> None:
+    rows = stream_rows(workspace, "asr", 6)
+    for row in rows:
+        row["path"] = {"bytes": Path(row["path"]).read_bytes(), "path": path}
+    rows[2]["path"]["bytes"] = rows[2]["path"]["bytes"][:20]
+    stream = ExampleStream([lambda epoch: rows], maker)
+    assert [example["answer"] for example in stream] == [f"asr {index}" for index in (0, 1, 3, 4, 5)]
+    assert len(maker.reader.bad_clips.names) == 1
+
+
 def test_weights_of_streams_are_kept(workspace: Workspace, maker: ExampleMaker) -> None:
     sources = [stream_rows(workspace, task, 12) for task in ("asr", "story", "audio_caption")]
     stream = ExampleStream([lambda epoch, rows=rows: rows for rows in sources], maker, weights=[20.0, 1.0, 0.0])
