@@ -22,10 +22,10 @@ from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.answering import Answer, Decoding
-from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, header_seconds
+from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, joined_seconds
 from modeling_salmonn.training.examples import USUAL_SECONDS, Example, ExampleMaker
 from modeling_salmonn.training.journal import Journal, write_json
-from modeling_salmonn.training.manifests import SECONDS_COLUMNS, Row
+from modeling_salmonn.training.manifests import SECONDS_COLUMNS, Row, row_clips
 from modeling_salmonn.training.self_answers import FALLBACK_TASKS, FALLBACK_TOKENS
 
 
@@ -77,7 +77,7 @@ class Job:
     def seconds(self) -> float:
         """Length of the clip, where it is known."""
         known = [self.row[name] for name in SECONDS_COLUMNS if self.row.get(name) is not None]
-        found = known[0] if known else header_seconds(self.row.get("path"))
+        found = known[0] if known else joined_seconds(row_clips(self.row))
         return USUAL_SECONDS if found is None else found
 
 

@@ -1,8 +1,9 @@
 """Reading clips for training: one that cannot be read is reported by its name and replaced, up to a limit."""
 
 import hashlib
+import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import soundfile
 
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+from modeling_salmonn.training.mixing import JOIN_SECONDS
 
 
 logger = logging.getLogger(__name__)
@@ -111,17 +113,39 @@ class CachedClips:
 
 def clip_name(clip: Any) -> str:
     """What to call a clip: its path; one in memory also has a hash of its bytes, since paths in tables recur."""
-    path, content = (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
+    path, content = _path_and_bytes(clip)
     name = "a clip without a path" if path is None else str(path)
     return name if content is None else f"{name}#{hashlib.sha256(content).hexdigest()[:HASH_DIGITS]}"
 
 
 def header_seconds(clip: Any) -> float | None:
-    """Length of a file from its header, `None` if it has none that can be read."""
+    """Length of a clip in a file or in memory from its header, `None` if it has none that can be read."""
+    path, content = _path_and_bytes(clip)
+    if content is None and not isinstance(path, str):
+        return None
     try:
-        return soundfile.info(clip).duration if isinstance(clip, str) else None
+        return soundfile.info(path if content is None else io.BytesIO(content)).duration
     except (soundfile.SoundFileError, OSError):
         return None
 
 
-__all__ = ["BadClips", "CachedClips", "ClipReader", "UnreadableClipError", "clip_name", "header_seconds"]
+def joined_seconds(clips: Sequence[Any]) -> float | None:
+    """Length of clips that are joined, `None` if there are none or one has no header that can be read."""
+    known = [seconds for clip in clips if (seconds := header_seconds(clip)) is not None]
+    return sum(known) + JOIN_SECONDS * (len(known) - 1) if known and len(known) == len(clips) else None
+
+
+def _path_and_bytes(clip: Any) -> tuple[Any, bytes | None]:
+    """Both of what `datasets` gives; a path has no bytes."""
+    return (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
+
+
+__all__ = [
+    "BadClips",
+    "CachedClips",
+    "ClipReader",
+    "UnreadableClipError",
+    "clip_name",
+    "header_seconds",
+    "joined_seconds",
+]

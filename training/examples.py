@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset
-from tqdm.auto import tqdm
 
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
 from modeling_salmonn.processing.prompts import choose_prompt, format_prompt
-from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError, header_seconds
-from modeling_salmonn.training.manifests import Row, Rows, row_seconds
+from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError
+from modeling_salmonn.training.manifests import Row, Rows, row_clips
 from modeling_salmonn.training.mixing import join_clips, overlap_clips
 from modeling_salmonn.training.mixture import MixtureSampler, task_shares
 
@@ -77,8 +76,7 @@ class ExampleMaker:
 
     def read(self, row: Row) -> Any:
         """Samples of the row's clips; `None` for a row without audio, and where a cache has them."""
-        clips = [row["path"]] if row.get("path") else []
-        clips += row.get("expand_wav") or []
+        clips = row_clips(row)
         if len(clips) > 1 and isinstance(self.reader, CachedClips):
             raise ValueError(
                 f"The row of {clips[0]} joins {len(clips)} clips, which a feature cache does not hold; "
@@ -168,14 +166,10 @@ class ExampleSet(Dataset):
 
     def lengths(self, layout: AudioLayout) -> list[float]:
         """How many tokens each example has: of audio, and about how many of text."""
-        seconds = [
-            header_seconds(self.rows[index].get("path")) if known is None else known
-            for index, known in enumerate(tqdm(row_seconds(self.rows), desc="Clip lengths", leave=False))
-        ]
         own = [
             layout.num_audio_tokens(round((USUAL_SECONDS if length is None else length) * MEL_FRAMES_PER_SECOND))
             + len(text) / CHARACTERS_PER_TOKEN
-            for length, text in zip(seconds, self.rows.column("text"), strict=True)
+            for length, text in zip(self.rows.seconds(), self.rows.column("text"), strict=True)
         ]
         mean = sum(own) / len(own)
         return own + [2 * mean] * (len(self) - len(own))

@@ -11,13 +11,16 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
 import pyarrow
+from tqdm.auto import tqdm
+
+from modeling_salmonn.training.clips import joined_seconds
 
 
 logger = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ class Rows(Sequence[Row]):
 
     def __init__(self, parts: Sequence[tuple[DataSource, datasets.Dataset]]):
         self.parts = list(parts)
+        self.known_seconds: list[float | None] | None = None  # of each row, once they have been asked for
         self.ends = list(accumulate(len(table) for _, table in self.parts))
 
     def __len__(self) -> int:
@@ -103,15 +107,29 @@ class Rows(Sequence[Row]):
             values += [fallback if value is None else value for value in found]
         return values
 
+    def seconds(self) -> list[float | None]:
+        """Length of each row's audio: from a column, else from the headers of its clips, `None` if neither tells."""
+        if self.known_seconds is None:
+            columns = zip(*(self.column(name) for name in SECONDS_COLUMNS), strict=True)
+            told = [next((value for value in values if value is not None), None) for values in columns]
+            self.known_seconds = [
+                joined_seconds(row_clips(self[index])) if value is None else value
+                for index, value in enumerate(tqdm(told, desc="Clip lengths", leave=False))
+            ]
+        return self.known_seconds
+
     def select(self, keep: Sequence[bool] | np.ndarray) -> "Rows":
         """The rows that a mask keeps."""
         starts = [0, *self.ends]
-        return Rows(
+        selected = Rows(
             [
                 (source, table.select(np.flatnonzero(np.asarray(keep[start:end]))))
                 for (source, table), start, end in zip(self.parts, starts, self.ends, strict=False)
             ]
         )
+        if self.known_seconds is not None:
+            selected.known_seconds = list(compress(self.known_seconds, keep))
+        return selected
 
 
 def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -> Rows:
@@ -119,7 +137,7 @@ def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -
 
     Args:
         sources: where they come from; none of them streaming.
-        max_seconds: leave out rows whose `seconds` (or `duration`) say that they are longer.
+        max_seconds: leave out rows that are longer, as `seconds`, `duration` or the headers of their clips say.
 
     Raises:
         ValueError: if a source is missing, cannot be read, has no rows, or lacks `text`, `task` or the audio.
@@ -127,7 +145,7 @@ def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -
     opened = [_open_folder(source) for source in sources]
     rows = Rows([(source, _load_table(source)) for source in opened])
     if max_seconds is not None:
-        keep = [seconds is None or seconds <= max_seconds for seconds in row_seconds(rows)]
+        keep = [seconds is None or seconds <= max_seconds for seconds in rows.seconds()]
         if not all(keep):
             logger.warning("Leaving out %d rows longer than %g s.", keep.count(False), max_seconds)
         rows = rows.select(keep)
@@ -144,10 +162,9 @@ def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
     return (normalise_row(row, source) for row in table)
 
 
-def row_seconds(rows: Rows) -> list[float | None]:
-    """Length of each row's audio, where a column tells."""
-    columns = [rows.column(name) for name in SECONDS_COLUMNS]
-    return [next((value for value in values if value is not None), None) for values in zip(*columns, strict=True)]
+def row_clips(row: Mapping[str, Any]) -> list[Any]:
+    """The clips of a row that are joined, in their order; none for a row of text alone."""
+    return ([row["path"]] if row.get("path") else []) + list(row.get("expand_wav") or [])
 
 
 def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
@@ -282,4 +299,4 @@ def _parse(text: str, name: str) -> Any:
         raise ValueError(f"{name} is not JSON ({error}).") from error
 
 
-__all__ = ["DataSource", "Row", "Rows", "load_rows", "load_stream", "parse_sources", "read_manifest", "row_seconds"]
+__all__ = ["DataSource", "Row", "Rows", "load_rows", "load_stream", "parse_sources", "read_manifest", "row_clips"]

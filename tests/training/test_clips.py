@@ -8,7 +8,14 @@ import soundfile
 from conftest import SAMPLING_RATE, make_clip
 
 from modeling_salmonn import SalmonnProcessor
-from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, header_seconds
+from modeling_salmonn.training.clips import (
+    BadClips,
+    ClipReader,
+    UnreadableClipError,
+    clip_name,
+    header_seconds,
+    joined_seconds,
+)
 
 
 def reader(processor: SalmonnProcessor, limit: int = 5, max_seconds: float | None = None) -> ClipReader:
@@ -82,3 +89,15 @@ def test_length_comes_from_the_header(wav_file: Path) -> None:
     assert header_seconds(str(wav_file)) == 1.5
     assert header_seconds("/none.wav") is None
     assert header_seconds({"bytes": b""}) is None
+
+
+def test_length_of_a_clip_in_memory_comes_from_its_header(wav_file: Path) -> None:
+    assert header_seconds({"path": None, "bytes": wav_file.read_bytes()}) == 1.5
+    assert header_seconds({"path": str(wav_file), "bytes": None}) == 1.5
+
+
+def test_length_of_joined_clips_is_that_of_all(wav_file: Path) -> None:
+    clip = str(wav_file)
+    assert joined_seconds([clip]) == 1.5
+    assert joined_seconds([clip, {"path": None, "bytes": wav_file.read_bytes()}]) == pytest.approx(3.1)
+    assert joined_seconds([]) is joined_seconds([clip, "/none.wav"]) is None

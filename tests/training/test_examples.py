@@ -174,12 +174,14 @@ def test_sets_by_task_keep_the_order(workspace: Workspace, maker: ExampleMaker) 
 
 
 def test_lengths_are_of_audio_and_text(workspace: Workspace, maker: ExampleMaker, tmp_path: Path) -> None:
+    clip = str(workspace.folder / "clip0.wav")
     rows = [
-        {"path": str(workspace.folder / "clip0.wav"), "text": "x" * 40, "task": "asr"},  # 0.5 s, from the header
+        {"path": clip, "text": "x" * 40, "task": "asr"},  # 0.5 s, from the header
         {"path": "unknown.wav", "text": "", "task": "asr", "seconds": 20.0},
+        {"path": clip, "text": "", "task": "speaker_verification", "expand_wav": [clip]},  # 1.1 s with the pause
     ]
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert ExampleSet(load_rows([DataSource(str(file))]), maker).lengths(LAYOUT) == [5 + 10, 200.0]
+    assert ExampleSet(load_rows([DataSource(str(file))]), maker).lengths(LAYOUT) == [5 + 10, 200.0, 11.0]
 
 
 def test_sampler_draws_rows_and_mixtures(workspace: Workspace, maker: ExampleMaker) -> None:

@@ -17,7 +17,6 @@ from modeling_salmonn.training.manifests import (
     normalise_row,
     parse_sources,
     read_manifest,
-    row_seconds,
 )
 
 
@@ -64,7 +63,7 @@ def test_sources_are_one_after_the_other(tmp_path: Path) -> None:
     assert [row["text"] for row in rows[1:]] == ["two", "five"]
     assert rows[-1]["text"] == "five"
     assert rows.column("task") == ["asr", "audio_qa", "asr"]
-    assert row_seconds(rows) == [None, None, 2.5]
+    assert rows.seconds() == [None, None, 2.5]
     assert [row["text"] for row in rows.select([True, False, True])] == ["hello", "five"]
     with pytest.raises(IndexError, match="no row 3 among 3"):
         rows[3]
@@ -119,6 +118,17 @@ def test_audio_within_a_table_is_not_decoded(streaming: bool, tmp_path: Path, mo
     table.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "rows.parquet")
     (row,) = read(source(tmp_path / "rows.parquet", streaming=streaming))
     assert row == {"path": audio, "text": "hello", "task": "asr"}
+
+
+def test_length_of_audio_within_a_table_is_known(
+    wav_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    audio = {"bytes": wav_file.read_bytes(), "path": None}
+    rows = [{"audio": audio, "text": "hello", "task": "asr", "seconds": seconds} for seconds in (None, 4.0)]
+    table = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
+    table.to_parquet(tmp_path / "rows.parquet")
+    assert load_rows([source(tmp_path / "rows.parquet")]).seconds() == [1.5, 4.0]
 
 
 def test_stream_is_shuffled_anew_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
