@@ -51,7 +51,8 @@ class SalmonnTrainingArguments(TrainingArguments):
         task_weights: factor of each task's share of the examples; 1 if not named.
         task_temperature: tasks are drawn with `p ~ weight * n ** (1 / task_temperature)` of their `n` rows.
         examples_per_epoch: examples in an epoch; as many as there are rows if not given.
-        max_audio_seconds: longer clips are left out.
+        max_audio_seconds: longer clips are left out, by their `seconds`, `duration` or headers; streamed ones once
+            they are read.
         max_bad_clips: unreadable clips that are reported and replaced before training stops.
         overlap_examples: rows of overlapped speech to mix on the fly out of those with `overlap_task`.
         overlap_task: task whose rows are mixed.

@@ -20,7 +20,7 @@ HASH_DIGITS = 12  # of a clip's bytes, in its name
 
 
 class UnreadableClipError(Exception):
-    """A clip that has been reported and is to be replaced."""
+    """A clip that has been reported and is to be replaced: it cannot be read, or is too long."""
 
 
 class BadClips:
@@ -66,32 +66,40 @@ class ClipReader:
     Args:
         extractor: knows how to read audio of any kind.
         bad_clips: where bad ones are reported.
-        max_seconds: longer clips are bad.
+        max_seconds: longer clips are reported and left out, but are not bad.
     """
 
     def __init__(self, extractor: SalmonnFeatureExtractor, bad_clips: BadClips, max_seconds: float | None = None):
         self.extractor = extractor
         self.bad_clips = bad_clips
         self.max_seconds = max_seconds
+        self.too_long: set[str] = set()
 
     def read(self, clip: Any) -> np.ndarray:
         """Samples `(samples,)` of a path or of what `datasets` gives.
 
         Raises:
-            UnreadableClipError: if it cannot be read; it has been reported.
-            ValueError: if it is one too many.
+            UnreadableClipError: if it cannot be read, or is too long; it has been reported.
+            ValueError: if it is one too many that cannot be read.
         """
         name = clip_name(clip)
-        if name in self.bad_clips.names:
+        if name in self.bad_clips.names or name in self.too_long:
             raise UnreadableClipError(name)
         try:
             samples = self.extractor.fetch_audio(clip)
-            seconds = len(samples) / SAMPLING_RATE
-            if self.max_seconds is not None and seconds > self.max_seconds:
-                raise ValueError(f"it lasts {seconds:.1f} s, more than max_audio_seconds {self.max_seconds}")
         except (ValueError, OSError) as error:
             self.bad_clips.report(name, error)
             raise UnreadableClipError(name) from error
+        seconds = len(samples) / SAMPLING_RATE
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            self.too_long.add(name)
+            logger.warning(
+                "Leaving out the clip %s: it lasts %.1f s, more than max_audio_seconds %g.",
+                name,
+                seconds,
+                self.max_seconds,
+            )
+            raise UnreadableClipError(name)
         return samples
 
 

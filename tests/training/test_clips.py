@@ -43,12 +43,17 @@ def test_bad_clip_is_reported_once_by_name(
     assert "cannot be decoded" in record.getMessage()
 
 
-def test_long_clip_is_bad(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+def test_long_clip_is_left_out_but_not_bad(
+    bucket_processor: SalmonnProcessor, wav_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert len(reader(bucket_processor, max_seconds=2.0).read(str(wav_file))) == 1.5 * SAMPLING_RATE
-    clips = reader(bucket_processor, max_seconds=1.0)
-    with pytest.raises(UnreadableClipError):
-        clips.read(str(wav_file))
-    assert clips.bad_clips.names == {str(wav_file)}
+    clips = reader(bucket_processor, limit=0, max_seconds=1.0)
+    for _ in range(2):
+        with pytest.raises(UnreadableClipError, match=wav_file.name):
+            clips.read(str(wav_file))
+    assert not clips.bad_clips.names
+    (record,) = caplog.records
+    assert record.getMessage() == f"Leaving out the clip {wav_file}: it lasts 1.5 s, more than max_audio_seconds 1."
 
 
 def test_one_bad_clip_too_many_raises(bucket_processor: SalmonnProcessor) -> None:

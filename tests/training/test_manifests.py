@@ -75,6 +75,24 @@ def test_long_rows_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCa
     assert "Leaving out 1 rows longer than 180 s." in caplog.text
 
 
+def test_rows_are_measured_by_their_clips_where_no_column_tells(
+    wav_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = str(wav_file)
+    rows = [
+        {"path": clip},
+        {"path": clip, "expand_wav": [clip]},
+        {"path": "/none.wav"},
+        {"path": clip, "seconds": 9.0},
+    ]
+    named = [row | {"text": str(index), "task": "asr"} for index, row in enumerate(rows)]
+    (tmp_path / "rows.json").write_text(json.dumps({"annotation": named}))
+    kept = load_rows([source(tmp_path / "rows.json")], max_seconds=2.0)
+    assert [row["text"] for row in kept] == ["0", "2"]  # what cannot be measured is reported when it is read
+    assert kept.seconds() == [1.5, None]
+    assert "Leaving out 2 rows longer than 2 s." in caplog.text
+
+
 def test_text_may_hold_line_separators(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n\n", encoding="utf-8")

@@ -78,6 +78,29 @@ def test_more_bad_clips_than_the_limit_end_training(workspace: Workspace, tmp_pa
     train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=6, max_steps=2))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_long_clips_are_left_out_of_annotations(cached: bool, workspace: Workspace, tmp_path: Path) -> None:
+    rows = [{"path": f"clip{index}.wav", "text": str(index), "task": "asr"} for index in range(4)]  # 0.5 to 0.8 s
+    manifest = workspace.folder / "annotation.json"
+    manifest.write_text(json.dumps({"annotation": rows}))
+    settings = {"train_data": str(manifest), "max_audio_seconds": 0.65, "max_bad_clips": 0}
+    cache = str(tmp_path / "cache") if cached else None
+    trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, **settings))
+    assert [row["text"] for row in trainer.train_dataset.rows] == ["0", "1"]
+    trainer.train()
+    assert not (tmp_path / "out" / "bad_clips.txt").exists()
+
+
+def test_long_clips_of_streams_are_not_bad(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    source = {"path": str(workspace.manifest), "streaming": True}
+    settings = {"train_data": source, "max_audio_seconds": 1.0, "max_bad_clips": 0}
+    examples = build_trainer(workspace.arguments(tmp_path / "out", **settings)).train_dataset
+    assert {example["answer"] for example in examples} == {f"text number {index}" for index in range(6)}
+
+
 def test_workers_report_to_one_list(workspace: Workspace, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
     rows[0]["path"] = "/none.wav"
