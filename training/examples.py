@@ -20,6 +20,7 @@ from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableC
 from modeling_salmonn.training.manifests import Row, Rows, row_clips
 from modeling_salmonn.training.mixing import join_clips, overlap_clips
 from modeling_salmonn.training.mixture import MixtureSampler, task_shares
+from modeling_salmonn.training.research_tasks import with_research_tasks
 
 
 Example: TypeAlias = dict[str, Any]
@@ -59,7 +60,7 @@ class ExampleMaker:
     """
 
     def __init__(self, prompts: Mapping[str, list[str]], reader: ClipReader | CachedClips):
-        self.prompts = dict(prompts)
+        self.prompts = with_research_tasks(prompts)
         self.reader = reader
 
     def make(self, row: Row, rng: random.Random) -> Example:
