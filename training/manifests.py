@@ -194,6 +194,8 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
 def _locate(path: Any, source: DataSource) -> Any:
     if isinstance(path, list):
         return [_locate(item, source) for item in path]
+    if isinstance(path, Mapping) and path.get("bytes") is None and path.get("path"):
+        path = path["path"]  # audio of a table that names a file
     if not isinstance(path, str) or "://" in path or os.path.isabs(path):
         return path
     folder = source.audio_root or (Path(source.path).parent if os.path.isfile(source.path) else ".")

@@ -25,11 +25,11 @@ from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
 from modeling_salmonn.training.callbacks import SampleCallback
 from modeling_salmonn.training.checkpoints import last_complete_checkpoint
-from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader
+from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader, clip_name
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.dry_run import dry_run
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
-from modeling_salmonn.training.manifests import load_rows, load_stream, parse_sources
+from modeling_salmonn.training.manifests import Row, load_rows, load_stream, parse_sources
 from modeling_salmonn.training.models import build_model, build_processor, load_config
 from modeling_salmonn.training.overfitting import OverfittingCallback
 from modeling_salmonn.training.stages import prepare_stage
@@ -152,21 +152,40 @@ def _training_examples(
 def build_cache(
     arguments: SalmonnTrainingArguments, model: Any, processor: SalmonnProcessor, data: Sequence[Any]
 ) -> Any:
-    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none."""
+    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none.
+
+    Raises:
+        ValueError: for data that a cache cannot hold.
+    """
     if not arguments.feature_cache:
         return None
     from modeling_salmonn.training.feature_cache import EncoderCache
 
     if any(isinstance(examples, ExampleStream) for examples in data):
         raise ValueError("A feature cache cannot be filled from streaming sources; leave feature_cache out.")
+    clips = _clips_to_encode(row for examples in data for row in examples.rows)
     cache = EncoderCache(arguments.feature_cache, model.to(arguments.device), processor.feature_extractor)
     bad_clips = data[0].maker.reader.bad_clips
-    paths = list(dict.fromkeys(row["path"] for examples in data for row in examples.rows if row.get("path")))
     with arguments.main_process_first(desc="encoding the clips"):
-        for problem in cache.encode(paths):
+        for problem in cache.encode(clips):
             name, _, reason = problem.partition(": ")
             bad_clips.report(name, reason)
     return cache
+
+
+def _clips_to_encode(rows: Iterable[Row]) -> list[str]:
+    """The files of the rows, each once."""
+    clips: dict[str, None] = {}
+    for row in rows:
+        clip = row.get("path")
+        if clip and not isinstance(clip, str):
+            raise ValueError(
+                f"A feature cache holds clips of files, but the data have {clip_name(clip)} within a table; write the "
+                "clips to files, or leave feature_cache out."
+            )
+        if clip:
+            clips[clip] = None
+    return list(clips)
 
 
 def build_alignment_head(arguments: SalmonnTrainingArguments, model: Any) -> Any:

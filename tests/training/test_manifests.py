@@ -149,6 +149,11 @@ def test_length_of_audio_within_a_table_is_known(
     assert load_rows([source(tmp_path / "rows.parquet")]).seconds() == [1.5, 4.0]
 
 
+def test_audio_of_a_table_that_names_a_file_is_its_path() -> None:
+    row = {"path": {"bytes": None, "path": "a.wav"}, "text": "hello", "task": "asr"}
+    assert normalise_row(row, DataSource("rows.parquet", audio_root="/clips"))["path"] == "/clips/a.wav"
+
+
 def test_stream_is_shuffled_anew_in_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     rows = [{"path": "a.wav", "text": str(index), "task": "asr"} for index in range(20)]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -115,6 +116,18 @@ def test_workers_report_to_one_list(workspace: Workspace, tmp_path: Path) -> Non
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         assert {line.split("\t")[0] for line in (output / "bad_clips.txt").read_text().splitlines()} == {"/none.wav"}
     assert losses[0] == losses[1]
+
+
+def test_feature_cache_refuses_audio_within_tables(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    audio = {"bytes": (workspace.folder / "clip0.wav").read_bytes(), "path": "audio.wav"}
+    table = datasets.Dataset.from_list([{"audio": audio, "text": "hello", "task": "asr"}])
+    table.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "rows.parquet")
+    settings = {"train_data": str(tmp_path / "rows.parquet"), "feature_cache": str(tmp_path / "cache")}
+    with pytest.raises(ValueError, match=r"the data have audio\.wav#\w+ within a table; write the clips to files"):
+        build_trainer(workspace.arguments(tmp_path / "out", **settings))
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
