@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow
 from tqdm.auto import tqdm
 
-from modeling_salmonn.training.clips import joined_seconds
+from modeling_salmonn.training.clips import clip_name, joined_seconds
 
 
 logger = logging.getLogger(__name__)
@@ -181,14 +181,20 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
         clean.setdefault("task", source.task)
     for name in ("text", "task"):
         if not isinstance(clean.get(name), str):
-            raise ValueError(
-                f"A row of {source.path} has {name}={clean.get(name)!r}: {row}. Give each row a {name}, or name its "
-                "column in the source's columns" + (", or the source a task." if name == "task" else ".")
-            )
+            raise _lacking(name, clean.get(name), clean, source)
     for name in ("path", "expand_wav"):
         if clean.get(name):
             clean[name] = _locate(clean[name], source)
     return clean
+
+
+def _lacking(name: str, value: Any, row: Mapping[str, Any], source: DataSource) -> ValueError:
+    """What is wrong with a row without a text or a task; its audio is named, not shown."""
+    shown = {key: clip_name(given) if isinstance(given, Mapping) else given for key, given in row.items()}
+    return ValueError(
+        f"A row of {source.path} has {name}={value!r}: {shown}. Give each row a {name}, or name its column in the "
+        "source's columns" + (", or the source a task." if name == "task" else ".")
+    )
 
 
 def _locate(path: Any, source: DataSource) -> Any:
@@ -223,6 +229,11 @@ def _load_table(source: DataSource) -> datasets.Dataset:
             f"{source.path} has the columns {sorted(table.column_names)} and lacks {sorted(missing)}; name them in "
             "the source's columns, or give the source a task."
         )
+    for name in sorted(needed):
+        values = table[source.columns.get(name, name)][:]
+        first = next((index for index, value in enumerate(values) if not isinstance(value, str)), None)
+        if first is not None:
+            raise _lacking(name, values[first], table[first], source)
     return table
 
 

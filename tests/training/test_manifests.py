@@ -214,6 +214,22 @@ def test_row_without_text_raises(row: dict[str, Any]) -> None:
         normalise_row(row, DataSource("rows.jsonl"))
 
 
+@pytest.mark.parametrize("name", ["text", "task"])
+def test_table_with_an_empty_field_raises(name: str, tmp_path: Path) -> None:
+    rows = [{"path": f"{index}.wav", "text": "hello", "task": "asr", "seconds": 1.0} for index in range(3)]
+    rows[1][name] = None
+    message = rf"A row of .*rows\.jsonl has {name}=None: .*1\.wav.*Give each row a {name}"
+    with pytest.raises(ValueError, match=message):
+        load_rows([source(write_jsonl(tmp_path / "rows.jsonl", rows))])
+
+
+def test_row_without_text_does_not_show_its_audio() -> None:
+    row = {"path": {"path": "a.wav", "bytes": b"x" * 10_000}, "task": "asr", "text": None}
+    with pytest.raises(ValueError, match=r"'path': 'a\.wav#\w+'") as raised:
+        normalise_row(row, DataSource("rows.parquet"))
+    assert len(str(raised.value)) < 300
+
+
 @pytest.mark.parametrize("value", [{"task": "asr"}, {"path": "a.json", "sampling": 3}])
 def test_unknown_source_field_raises(value: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="needs 'path', and knows nothing but"):
