@@ -103,7 +103,7 @@ class Rows(Sequence[Row]):
         for source, table in self.parts:
             given = source.columns.get(name, name)
             fallback = source.task if name == "task" else default
-            found = table[given] if given in table.column_names else [None] * len(table)
+            found = table[given][:] if given in table.column_names else [None] * len(table)
             values += [fallback if value is None else value for value in found]
         return values
 
