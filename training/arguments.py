@@ -48,7 +48,8 @@ class SalmonnTrainingArguments(TrainingArguments):
         audio_root: folder that relative audio paths start from, instead of their manifest's folder.
         prompts: JSON file of instructions per task, instead of the bundled one; a relative path may also start from
             the YAML file.
-        task_weights: factor of each task's share of the examples; 1 if not named.
+        task_weights: factor of each task's share of the examples; 1 if not named. A streaming source is weighted by
+            its own `task`.
         task_temperature: tasks are drawn with `p ~ weight * n ** (1 / task_temperature)` of their `n` rows.
         examples_per_epoch: examples in an epoch; as many as there are rows if not given.
         max_audio_seconds: longer clips are left out, by their `seconds`, `duration` or headers; streamed ones once
@@ -58,7 +59,7 @@ class SalmonnTrainingArguments(TrainingArguments):
         overlap_task: task whose rows are mixed.
         overlap_level_db: largest difference in level between the two voices.
         verification_examples: rows of speaker verification to join on the fly out of those with a `speaker`.
-        group_lengths: fill each batch with clips and texts of about the same length.
+        group_lengths: fill each batch with clips and texts of about the same length; not of streams.
         feature_cache: folder for the outputs of the frozen encoders, which are then computed only once.
         alignment_weight: weight of the loss that ties audio tokens to words (`alignment_text`); 0 for none.
         alignment_epochs: passes of the alignment warm start over the clips, before the language model is run at all;

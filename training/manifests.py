@@ -140,8 +140,11 @@ def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -
         max_seconds: leave out rows that are longer, as `seconds`, `duration` or the headers of their clips say.
 
     Raises:
-        ValueError: if a source is missing, cannot be read, has no rows, or lacks `text`, `task` or the audio.
+        ValueError: if a source is missing, streaming, cannot be read, has no rows, or lacks `text` or `task`.
     """
+    streaming = [source.path for source in sources if source.streaming]
+    if streaming:
+        raise ValueError(f"{streaming} cannot be streamed here, where all rows are needed; set streaming to false.")
     opened = [_open_folder(source) for source in sources]
     rows = Rows([(source, _load_table(source)) for source in opened])
     if max_seconds is not None:
@@ -155,11 +158,15 @@ def load_rows(sources: Sequence[DataSource], max_seconds: float | None = None) -
 
 
 def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
-    """Rows of a streaming source as they come, shuffled a little and anew in each epoch."""
+    """Rows of a streaming source as they come, shuffled a little and anew in each epoch.
+
+    Raises:
+        ValueError: if the source cannot be read, or once a row has a weight.
+    """
     source = _open_folder(source)
     table = _load_dataset(source).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
     table.set_epoch(epoch)
-    return (normalise_row(row, source) for row in table)
+    return (_without_weight(normalise_row(row, source), source) for row in table)
 
 
 def row_clips(row: Mapping[str, Any]) -> list[Any]:
@@ -186,6 +193,15 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
         if clean.get(name):
             clean[name] = _locate(clean[name], source)
     return clean
+
+
+def _without_weight(row: Row, source: DataSource) -> Row:
+    if row.get("weight", 1) != 1:
+        raise ValueError(
+            f"A row of {source.path} has the weight {row['weight']}, but streamed rows come once each; drop the "
+            "weights, or set streaming to false."
+        )
+    return row
 
 
 def _lacking(name: str, value: Any, row: Mapping[str, Any], source: DataSource) -> ValueError:

@@ -9,7 +9,9 @@ accelerate launch -m modeling_salmonn.training.run STAGE.yaml [key=value ...]
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader, c
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.dry_run import dry_run
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
-from modeling_salmonn.training.manifests import Row, load_rows, load_stream, parse_sources
+from modeling_salmonn.training.manifests import DataSource, Row, load_rows, load_stream, parse_sources
+from modeling_salmonn.training.mixture import task_shares
 from modeling_salmonn.training.models import build_model, build_processor, load_config
 from modeling_salmonn.training.overfitting import OverfittingCallback
 from modeling_salmonn.training.stages import prepare_stage
@@ -39,6 +42,7 @@ from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
 logger = logging.getLogger(__name__)
 
 BAD_CLIPS_FILE = "bad_clips.txt"
+NEEDS_ALL_ROWS = ("overlap_examples", "verification_examples", "task_temperature", "examples_per_epoch")
 
 
 def train(arguments: SalmonnTrainingArguments) -> TrainOutput:
@@ -103,7 +107,7 @@ def build_data(
     """Training examples, and evaluation examples by task.
 
     Raises:
-        ValueError: if there are no data, or streamed and other sources at once.
+        ValueError: if there are no data, streamed and other sources at once, or settings that streams cannot keep to.
     """
     file = Path(arguments.output_dir or ".") / BAD_CLIPS_FILE
     if not resumed and arguments.should_save:
@@ -130,8 +134,7 @@ def _training_examples(
         if not all(source.streaming for source in sources):
             raise ValueError("Some sources of train_data are streaming and some are not; set all alike.")
         streams: list[Callable[[int], Iterable]] = [partial(load_stream, source, arguments.seed) for source in sources]
-        weights = [arguments.task_weights.get(source.task or "", 1.0) for source in sources]
-        return ExampleStream(streams, maker, weights, arguments.seed)
+        return ExampleStream(streams, maker, stream_weights(arguments, sources), arguments.seed)
     return ExampleSet(
         load_rows(sources, arguments.max_audio_seconds),
         maker,
@@ -147,6 +150,30 @@ def _training_examples(
         group_lengths=layout if arguments.group_lengths else None,
         seed=arguments.seed,
     )
+
+
+def stream_weights(arguments: SalmonnTrainingArguments, sources: Sequence[DataSource]) -> list[float]:
+    """How often each streaming source is drawn from.
+
+    Raises:
+        ValueError: for settings that need all rows to be known, and for weights that no source goes by.
+    """
+    defaults = {item.name: item.default for item in fields(SalmonnTrainingArguments)}
+    changed = [name for name in NEEDS_ALL_ROWS if getattr(arguments, name) != defaults[name]]
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)} needs all rows to be known, but train_data is streaming; leave it out, or set "
+            "streaming to false."
+        )
+    tasks = Counter(source.task or "" for source in sources)
+    unknown = sorted(arguments.task_weights.keys() - tasks.keys())
+    if unknown:
+        raise ValueError(
+            f"task_weights has {unknown}, but streaming sources are weighted by their own task, which is one of "
+            f"{sorted(tasks.keys() - {''})}; give each kind of row a source with its task."
+        )
+    task_shares(tasks, arguments.task_weights)  # refuses negative ones, and nothing but zeros
+    return [arguments.task_weights.get(source.task or "", 1.0) for source in sources]
 
 
 def build_cache(

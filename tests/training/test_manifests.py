@@ -163,6 +163,19 @@ def test_stream_is_shuffled_anew_in_each_epoch(tmp_path: Path, monkeypatch: pyte
     assert sorted(orders[0]) == sorted(orders[2])
 
 
+def test_weight_of_a_streamed_row_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    one, two = (write_jsonl(tmp_path / f"{weight}.jsonl", [ROWS[0] | {"weight": weight}]) for weight in (1.0, 2.0))
+    assert len(read(source(one, streaming=True))) == 1
+    with pytest.raises(ValueError, match=r"has the weight 2\.0, but streamed rows come once each"):
+        read(source(two, streaming=True))
+
+
+def test_streaming_source_raises_where_all_rows_are_needed() -> None:
+    with pytest.raises(ValueError, match=r"\['rows\.jsonl'\] cannot be streamed here"):
+        load_rows([DataSource("rows.jsonl", streaming=True)])
+
+
 def test_parquet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.Dataset.from_list(ROWS[:1]).to_parquet(tmp_path / "rows.parquet")

@@ -68,6 +68,28 @@ def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monk
         build_trainer(workspace.arguments(tmp_path, train_data=[source, str(workspace.manifest)]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overlap_examples": 3}, "overlap_examples needs all rows to be known"),
+        ({"verification_examples": 3}, "verification_examples needs all rows to be known"),
+        (
+            {"task_temperature": 2.0, "examples_per_epoch": 9},
+            "task_temperature, examples_per_epoch needs all rows to be known",
+        ),
+        ({"task_weights": {"asr": 2.0, "story": 1.0}}, r"task_weights has \['story'\], .* one of \['asr'\]"),
+        ({"task_weights": {"asr": -1.0}}, "must not be negative"),
+        ({"task_weights": {"asr": 0.0}}, "leave no task to draw"),
+    ],
+)
+def test_settings_that_streams_cannot_keep_to_raise(
+    changes: dict[str, Any], message: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    source = {"path": str(workspace.manifest), "streaming": True, "task": "asr"}
+    with pytest.raises(ValueError, match=message):
+        build_trainer(workspace.arguments(tmp_path, train_data=source, **changes))
+
+
 def test_more_bad_clips_than_the_limit_end_training(workspace: Workspace, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
     for row in rows[:6]:
