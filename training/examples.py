@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
 from modeling_salmonn.processing.prompts import choose_prompt, format_prompt
-from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError
+from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.training.manifests import Row, Rows, row_clips
 from modeling_salmonn.training.mixing import join_clips, overlap_clips
 from modeling_salmonn.training.mixture import MixtureSampler, task_shares
@@ -207,11 +207,13 @@ class ExampleSet(Dataset):
         return example | {"audio": join_clips([self.maker.read(self.rows[index]) for index in pair])}
 
     def _group_speakers(self) -> dict[str, list[int]]:
-        speakers = defaultdict(list)
+        """Rows of each speaker, one of each utterance: a manifest may hold a clip under several tasks."""
+        speakers: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         for index, speaker in enumerate(self.rows.column("speaker")):
             if speaker is not None:
-                speakers[speaker].append(index)
-        return dict(speakers)
+                utterance = tuple(clip_name(clip) for clip in row_clips(self.rows[index]))
+                speakers[speaker].setdefault(utterance, index)
+        return {speaker: list(utterances.values()) for speaker, utterances in speakers.items()}
 
     def _check(self) -> None:
         prompts = self.rows.column("prompt") + [None] * (len(self) - len(self.rows))
@@ -231,7 +233,7 @@ class ExampleSet(Dataset):
             len(self.speakers) < 2 or max(len(rows) for rows in self.speakers.values()) < 2
         ):
             raise ValueError(
-                "verification_examples needs rows of two speakers, and two rows of one of them; give rows a 'speaker'."
+                "verification_examples needs clips of two speakers, and two clips of one; give rows a 'speaker'."
             )
         if isinstance(self.maker.reader, CachedClips) and (self.made.overlap or self.made.verification):
             raise ValueError("A feature cache does not hold clips that are made on the fly; leave feature_cache out.")

@@ -125,6 +125,23 @@ def test_speaker_pairs_are_told_apart(workspace: Workspace, maker: ExampleMaker)
     assert min(answers.values()) > 15
 
 
+def test_speaker_pairs_are_never_one_clip_twice(workspace: Workspace, maker: ExampleMaker, tmp_path: Path) -> None:
+    clips = [("a", 0), ("a", 1), ("b", 2)]
+    rows = [
+        {"path": str(workspace.folder / f"clip{clip}.wav"), "text": "x", "task": task, "speaker": speaker}
+        for task in ("asr", "gender_recognition", "phone_recognition")
+        for speaker, clip in clips
+    ]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    pairs = ExampleSet(load_rows([DataSource(str(file))]), maker, MadeOnTheFly(verification=1))
+    assert pairs.speakers == {"a": [0, 1], "b": [2]}
+    same = [example for draw in range(20) if (example := pairs[len(rows), draw])["answer"] == "Yes"]
+    assert {len(example["audio"]) for example in same} == {round((0.5 + 0.6 + 0.1) * SAMPLING_RATE)}
+    write_jsonl(file, [row for row in rows if row["path"] != rows[1]["path"]])
+    with pytest.raises(ValueError, match="two clips of one; give rows"):
+        ExampleSet(load_rows([DataSource(str(file))]), maker, MadeOnTheFly(verification=1))
+
+
 @pytest.fixture
 def broken(workspace: Workspace, tmp_path: Path) -> Path:
     """A manifest whose stories 0 and 2, of 0, 2, 4 and 6, cannot be read."""
@@ -201,7 +218,7 @@ def test_task_without_instructions_raises(maker: ExampleMaker, tmp_path: Path) -
     ("made", "message"),
     [
         (MadeOnTheFly(overlap=1, overlap_task="story"), "overlap_examples needs two rows of the task 'story'"),
-        (MadeOnTheFly(verification=1), "verification_examples needs rows of two speakers"),
+        (MadeOnTheFly(verification=1), "verification_examples needs clips of two speakers"),
     ],
 )
 def test_nothing_to_mix_raises(made: MadeOnTheFly, message: str, maker: ExampleMaker, tmp_path: Path) -> None:
