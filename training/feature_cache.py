@@ -5,12 +5,13 @@ folder/speech-3f2a...../ab/ab12....safetensors     one file a clip and encoder
        audio-77b0...../ab/ab12....safetensors      named by the hash of the clip's bytes
 ```
 
-The folder's name is a hash of the encoder's weights and of all settings that change its states, so another encoder
-or another clip never meets old states. Files are written under another name and renamed: an interrupted write leaves
-nothing that could be read.
+The folder's name is a hash of the encoder's weights, of its config and of all settings that change its states, so
+another encoder or another clip never meets old states. Files are written under another name and renamed: an
+interrupted write leaves nothing that could be read.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
@@ -29,6 +31,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatur
 
 FEATURES = {"speech": "input_features", "audio": "audio_input_features"}
 MIN_TAIL_FRAMES = 25  # so that trying other short windows does not mean to encode anew
+ORIGIN_FIELDS = ("architectures", "dtype", "transformers_version")  # saving and loading change these alone
 
 
 class EncoderCache:
@@ -173,8 +176,9 @@ def _frames_kept(layout: AudioLayout, mel_frames: int) -> int:
     return -(-audio // MEL_FRAMES_PER_ENCODER_FRAME)
 
 
-def _fingerprint(module: torch.nn.Module, settings: str) -> str:
-    digest = hashlib.sha256(settings.encode())
+def _fingerprint(module: PreTrainedModel, settings: str) -> str:
+    config = {name: value for name, value in module.config.to_diff_dict().items() if name not in ORIGIN_FIELDS}
+    digest = hashlib.sha256(f"{settings} {json.dumps(config, sort_keys=True)}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -98,6 +98,36 @@ def test_other_encoder_weights_get_a_folder_of_their_own(
     assert changed.folders["audio"] != cache.folders["audio"]
 
 
+@pytest.mark.parametrize(
+    ("encoder", "setting"),
+    [
+        ("speech", {"encoder_attention_heads": 4}),
+        ("speech", {"activation_function": "relu"}),
+        ("audio", {"num_attention_heads": 4}),
+        ("audio", {"hidden_act": "relu"}),
+    ],
+)
+def test_other_encoder_configuration_gets_a_folder_of_its_own(
+    encoder: str, setting: dict[str, object], tmp_path: Path, bucket_processor: SalmonnProcessor
+) -> None:
+    model = tiny_model(tiny_config(segment_seconds=[2, 5, 10, 30], trim_audio_tokens=True))
+    cache = make_cache(tmp_path, model, bucket_processor)
+    getattr(model.model, f"{encoder}_encoder").config.update(setting)
+    changed = make_cache(tmp_path, model, bucket_processor)
+    assert {name for name in cache.folders if changed.folders[name] != cache.folders[name]} == {encoder}
+
+
+def test_saved_and_loaded_model_keeps_its_folders(
+    tmp_path: Path, based_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    expected = make_cache(tmp_path, based_model, bucket_processor).folders
+    for adapter_only in (False, True):  # the encoders come from the folder, or from their bases
+        folder = tmp_path / f"adapter_only={adapter_only}"
+        based_model.save_pretrained(folder, adapter_only=adapter_only)
+        loaded = SalmonnForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
+        assert make_cache(tmp_path, loaded, bucket_processor).folders == expected
+
+
 def test_unreadable_clips_are_named_and_the_others_encoded(
     tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
 ) -> None:
