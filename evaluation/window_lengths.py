@@ -339,7 +339,8 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
         ValueError: if any of them cannot be read.
     """
     if problems := cache.encode(clips):
-        raise ValueError(f"{len(problems)} clips cannot be read, such as {problems[0]}; repair them or drop them.")
+        clip, error = problems[0]
+        raise ValueError(f"{len(problems)} clips cannot be read, such as {clip}: {error}; repair them or drop them.")
 
 
 def needed_tokens(clips: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -79,18 +79,18 @@ class EncoderCache:
                 frames = int(file.metadata()["mel_frames"])
         return torch.cat(streams, dim=-1), frames
 
-    def encode(self, clips: Sequence[str], batch_size: int = 16, progress: bool = True) -> list[str]:
+    def encode(self, clips: Sequence[str], batch_size: int = 16, progress: bool = True) -> list[tuple[str, Exception]]:
         """Encode the clips that are not there yet, in batches of similar length.
 
         Returns:
-            What is wrong with each clip that cannot be read, with its name; the others are all encoded.
+            The clips that cannot be read, each with what is wrong with it; the others are all encoded.
             A single clip that cannot be read is an error instead.
         """
         missing = [clip for clip in dict.fromkeys(clips) if not self._is_complete(clip)]
         if not missing:
             return []
         missing.sort(key=lambda clip: os.path.getsize(clip) if os.path.isfile(clip) else 0)
-        problems = []
+        problems: list[tuple[str, Exception]] = []
         bar = tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress)
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
@@ -98,7 +98,7 @@ class EncoderCache:
             errors = {clip: error for clip, error in samples.items() if isinstance(error, Exception)}
             if errors and len(clips) == 1:
                 raise errors[clips[0]]
-            problems += [f"{clip}: {error}" for clip, error in errors.items()]
+            problems += errors.items()
             readable = [clip for clip in batch if clip not in errors]
             if readable:
                 self._encode_batch(readable, [samples[clip] for clip in readable])

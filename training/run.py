@@ -194,9 +194,8 @@ def build_cache(
     cache = EncoderCache(arguments.feature_cache, model.to(arguments.device), processor.feature_extractor)
     bad_clips = data[0].maker.reader.bad_clips
     with arguments.main_process_first(desc="encoding the clips"):
-        for problem in cache.encode(clips):
-            name, _, reason = problem.partition(": ")
-            bad_clips.report(name, reason)
+        for clip, error in cache.encode(clips):
+            bad_clips.report(clip, error)
     return cache
 
 

@@ -134,10 +134,10 @@ def test_unreadable_clips_are_named_and_the_others_encoded(
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF no audio")
     cache = make_cache(tmp_path, bucket_model, bucket_processor)
-    problems = cache.encode([*clips[:2], str(broken), str(tmp_path / "missing.wav")], progress=False)
-    assert len(problems) == 2
-    assert any("broken.wav" in problem for problem in problems)
-    assert any("missing.wav" in problem for problem in problems)
+    missing = str(tmp_path / "missing.wav")
+    problems = dict(cache.encode([*clips[:2], str(broken), missing], progress=False))
+    assert problems.keys() == {str(broken), missing}
+    assert "There is no audio file" in str(problems[missing])
     assert cache.get(clips[0])[1] == 30
     with pytest.raises(ValueError, match=r"broken\.wav"):
         cache.get(str(broken))

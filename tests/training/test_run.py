@@ -8,7 +8,7 @@ import datasets
 import pytest
 import yaml
 from typer.testing import CliRunner
-from workspace import Workspace, make_workspace
+from workspace import Workspace, make_workspace, write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.cli import app
@@ -160,3 +160,20 @@ def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Pat
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # states are kept in half precision
+
+
+def test_unreadable_clip_with_a_colon_in_its_name_is_replaced_with_a_feature_cache(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    broken = tmp_path / "Part 1: broken.wav"
+    broken.write_bytes(b"RIFF no audio")
+    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    rows = [row | {"path": str(workspace.folder / row["path"])} for row in rows]
+    rows[0]["path"] = str(broken)
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    settings = {"train_data": str(data), "feature_cache": str(tmp_path / "cache"), "save_strategy": "no"}
+    trainer = build_trainer(workspace.arguments(tmp_path / "out", max_steps=len(rows), **settings))
+    trainer.train()
+    assert [line.split("\t")[0] for line in (tmp_path / "out" / "bad_clips.txt").read_text().splitlines()] == [
+        str(broken)
+    ]
