@@ -26,6 +26,7 @@ from modeling_salmonn.evaluation.activation_kinds import DataMaker, clips_of, me
 from modeling_salmonn.evaluation.plots import figure_style, make_panels, require_matplotlib, save_figure
 from modeling_salmonn.training.activation import MODEL_FOLDER, TuningSettings, finished_losses, tune_on_answers
 from modeling_salmonn.training.activation import RECORD_FILE as TUNING_FILE
+from modeling_salmonn.training.activation_clips import FALLBACK_TASKS
 from modeling_salmonn.training.answering import Answerer
 from modeling_salmonn.training.comparison import (
     FIGURES,
@@ -37,12 +38,7 @@ from modeling_salmonn.training.comparison import (
 )
 from modeling_salmonn.training.journal import Journal, write_bytes, write_json, write_rows
 from modeling_salmonn.training.manifests import Row
-from modeling_salmonn.training.self_answers import (
-    FALLBACK_TASKS,
-    STORY_TASK,
-    WritingSettings,
-    weights_hash,
-)
+from modeling_salmonn.training.self_answers import STORY_TASK, WritingSettings, weights_hash
 
 
 BEFORE = "before"

@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.prompts import load_prompts
+from modeling_salmonn.training.activation_clips import FALLBACK_TASKS
 from modeling_salmonn.training.answering import Answer, Decoding
 from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, joined_seconds
 from modeling_salmonn.training.examples import USUAL_SECONDS, Example, ExampleMaker
 from modeling_salmonn.training.journal import Journal, write_json
 from modeling_salmonn.training.manifests import SECONDS_COLUMNS, Row, row_clips
-from modeling_salmonn.training.self_answers import FALLBACK_TASKS, FALLBACK_TOKENS
+from modeling_salmonn.training.self_answers import FALLBACK_TOKENS
 
 
 logger = logging.getLogger(__name__)

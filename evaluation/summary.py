@@ -14,7 +14,7 @@ from modeling_salmonn.evaluation.intervals import bootstrap_interval
 from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
 from modeling_salmonn.evaluation.metrics import METRICS, Metric
 from modeling_salmonn.evaluation.tasks import Task
-from modeling_salmonn.training.comparison import context_of
+from modeling_salmonn.training.following import context_of
 from modeling_salmonn.training.journal import Journal
 from modeling_salmonn.training.manifests import Row
 

@@ -1,10 +1,14 @@
-"""Which clips a model writes answers about, and which of them it is asked a question about."""
+"""Which clips a model writes answers about, what is known of them, and which of them it is asked a question about."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_salmonn.training.manifests import METADATA_FILES, Row, read_manifest
+
+
+# What a model that does not follow an instruction may answer instead, and the task that asks for it.
+FALLBACK_TASKS = {"transcript": "asr", "caption": "audio_caption"}
 
 
 def read_clips(source: str) -> list[Row]:
@@ -36,12 +40,19 @@ def locate(path: str, folder: Path) -> str:
 
 
 def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
-    """The clips in the order in which they are tried: each path once, with its question if one of its rows has one."""
+    """The clips in the order in which they are tried: each path once, with the question and references of its rows."""
     by_path: dict[str, Row] = {}
     for row in clips:
-        if row["path"] not in by_path or (question_of(row) and not question_of(by_path[row["path"]])):
-            by_path[row["path"]] = row
+        known = by_path.get(row["path"], row)
+        asking = row if question_of(row) and not question_of(known) else known
+        by_path[row["path"]] = asking | references_of(row) | references_of(known)
     return random.Random(seed).sample(list(by_path.values()), len(by_path))
+
+
+def references_of(row: Row) -> Row:
+    """The `transcript` and the `caption` that a row gives of its clip: under these names, or as its task's `text`."""
+    given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if row.get("task") == task}
+    return {name: given[name] for name in FALLBACK_TASKS if given.get(name)}
 
 
 def question_of(row: Row) -> str | None:
@@ -55,4 +66,12 @@ def asks_question(index: int, share: float) -> bool:
     return int((index + 1) * share) > int(index * share)
 
 
-__all__ = ["asks_question", "choose_clips", "locate", "question_of", "read_clips"]
+__all__ = [
+    "FALLBACK_TASKS",
+    "asks_question",
+    "choose_clips",
+    "locate",
+    "question_of",
+    "read_clips",
+    "references_of",
+]

@@ -15,13 +15,14 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from modeling_salmonn.evaluation.metrics import english_normaliser, word_error_rate
+from modeling_salmonn.training.activation_clips import FALLBACK_TASKS, references_of
 from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.training.examples import Example, ExampleMaker
-from modeling_salmonn.training.following import RULES, Context, why_not_followed
+from modeling_salmonn.training.following import RULES, context_of, why_not_followed
 from modeling_salmonn.training.journal import write_bytes, write_json, write_rows
 from modeling_salmonn.training.manifests import Row
-from modeling_salmonn.training.self_answers import FALLBACK_TASKS, FALLBACK_TOKENS, STORY_TASK
+from modeling_salmonn.training.self_answers import FALLBACK_TOKENS, STORY_TASK
 from modeling_salmonn.training.text_statistics import diversity, repeat_rate
 
 
@@ -183,8 +184,7 @@ def story_rows(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if isinstance(row.get("path"), str):
             made = by_path.setdefault(row["path"], {"path": row["path"], "task": STORY_TASK, "text": ""})
-            given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if row.get("task") == task}
-            made |= {name: given[name] for name in FALLBACK_TASKS if given.get(name)}
+            made |= references_of(row)
     return list(by_path.values())
 
 
@@ -267,23 +267,6 @@ def task_figures(task: str, rows: Sequence[Row]) -> Figures:
     problems = Counter(row["problem"] for row in rows if row["problem"] is not None)
     following = 1 - problems.total() / len(rows)
     return Figures(len(rows), following, diversity(answers), repeat_rate(answers), None, dict(problems.most_common()))
-
-
-def context_of(row: Row, transcript: str, caption: str) -> Context:
-    """What an answer to a row is judged against.
-
-    Args:
-        row: may have a `transcript` and a `caption` as references.
-        transcript, caption: the model's own.
-    """
-    question = row.get("Q") or row.get("question") or ""
-    slots = (row.get("slots") or row.get("Q") or "").split(",")
-    return Context(
-        [text for text in (transcript, row.get("transcript")) if text],
-        [text for text in (caption, row.get("caption")) if text],
-        [slot.strip() for slot in slots if slot.strip()],
-        question,
-    )
 
 
 def _change(before: float | None, after: float | None, form: str) -> str:

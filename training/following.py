@@ -9,6 +9,7 @@ not judge whether an answer is right, and they read English. Each gives the reas
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from modeling_salmonn.training.text_statistics import (
     CLOSING_MARKS,
@@ -66,6 +67,23 @@ class Context:
     captions: Sequence[str] = ()
     slots: Sequence[str] = ()
     question: str = ""
+
+
+def context_of(row: Mapping[str, Any], transcript: str, caption: str) -> Context:
+    """What an answer to a row is judged against.
+
+    Args:
+        row: may have a `transcript` and a `caption` as references.
+        transcript, caption: the model's own.
+    """
+    question = row.get("Q") or row.get("question") or ""
+    slots = (row.get("slots") or row.get("Q") or "").split(",")
+    return Context(
+        [text for text in (transcript, row.get("transcript")) if text],
+        [text for text in (caption, row.get("caption")) if text],
+        [slot.strip() for slot in slots if slot.strip()],
+        question,
+    )
 
 
 def why_no_story(answer: str, context: Context) -> str | None:
@@ -221,4 +239,4 @@ def why_not_followed(task: str, answer: str, context: Context) -> str | None:
     return RULES[task](answer, context)
 
 
-__all__ = ["RULES", "Context", "copies", "why_copied", "why_not_followed"]
+__all__ = ["RULES", "Context", "context_of", "copies", "why_copied", "why_not_followed"]

@@ -24,11 +24,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from modeling_salmonn.training.activation_clips import asks_question, choose_clips, question_of
+from modeling_salmonn.training.activation_clips import FALLBACK_TASKS, asks_question, choose_clips, question_of
 from modeling_salmonn.training.answering import Answer, Answerer, Decoding
 from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.training.examples import Example, ExampleMaker
-from modeling_salmonn.training.following import Context, why_copied
+from modeling_salmonn.training.following import Context, context_of, why_copied
 from modeling_salmonn.training.journal import Journal, write_json
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.stages import part_of
@@ -44,7 +44,6 @@ OPEN_QUESTIONS = (
     "What may have happened just before this, and what may come next?",
     "Who or what can be heard, and what are they busy with?",
 )
-FALLBACK_TASKS = {"transcript": "asr", "caption": "audio_caption"}
 FALLBACK_TOKENS = 100
 UNREADABLE = "unreadable clip"
 
@@ -135,7 +134,7 @@ def write_answers(
     record = {
         "settings": asdict(settings),
         "model": weights_hash(answerer),
-        "clips": _hash(sorted(row["path"] for row in chosen)),
+        "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
     }
     output.mkdir(parents=True, exist_ok=True)
     finished = _require_same_record(output / RECORD_FILE, record)
@@ -210,7 +209,7 @@ class SelfWriter:
             examples = [self._example(rows[index], audio) for index, (_, audio) in waiting.items()]
             seed = f"{self.settings.seed}/{chunk[0][0]}/{attempt}"
             for index, answer in zip(rows, self.answerer.answer(examples, self.decoding, seed), strict=True):
-                if self._file(rows[index], answer, fallbacks[index]):
+                if self._file(rows[index], answer, waiting[index][0], fallbacks[index]):
                     del waiting[index]
 
     def _read(self, row: Row) -> Any:
@@ -245,11 +244,10 @@ class SelfWriter:
     def _example(self, row: Row, audio: Any) -> Example:
         return {"instruction": self.maker.instruction(row, random.Random(0)), "audio": audio}
 
-    def _file(self, row: Row, answer: Answer, fallbacks: dict[str, str]) -> bool:
+    def _file(self, row: Row, answer: Answer, clip: Row, fallbacks: dict[str, str]) -> bool:
         """Note an answer where it belongs; whether it is kept."""
         text = answer.text if answer.finished else end_at_sentence(answer.text)
-        context = Context([fallbacks["transcript"]], [fallbacks["caption"]])
-        reason = why_rejected(text, context, self.settings.min_words)
+        reason = why_rejected(text, context_of(clip, **fallbacks), self.settings.min_words)
         row |= {"text": text} | fallbacks
         if reason is None:
             self.kept.append(row)
@@ -316,8 +314,8 @@ def _listing(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _hash(paths: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 __all__ = ["WritingReport", "WritingSettings", "weights_hash", "write_answers"]

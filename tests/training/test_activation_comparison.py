@@ -20,7 +20,6 @@ from modeling_salmonn.training.comparison import (
     answer_rows,
     choose_rows,
     compare_models,
-    context_of,
     figures_by_task,
 )
 
@@ -172,16 +171,6 @@ def test_clips_that_cannot_be_read_are_left_out(overfitted: Overfitted, rows: li
     assert [row["path"] for row in judged] == [rows[1]["path"]]
     with pytest.raises(ValueError, match="None of the 1 clips to compare the models on can be read"):
         answer_rows(answerer, [absent], PROMPTS, ComparisonSettings())
-
-
-def test_context_holds_references_slots_and_question() -> None:
-    context = context_of(
-        {"slots": "city, day", "transcript": "To Rome.", "question": "Where?"}, "To roam.", "A voice."
-    )
-    assert (context.transcripts, context.captions) == (["To roam.", "To Rome."], ["A voice."])
-    assert (context.slots, context.question) == (["city", "day"], "Where?")
-    assert context_of({"Q": "day"}, "", "").slots == ["day"]
-    assert context_of({}, "", "").transcripts == []
 
 
 @pytest.mark.parametrize("name", ["limit", "max_new_tokens", "batch_size"])

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from modeling_salmonn.training.following import Context, why_not_followed
+from modeling_salmonn.training.following import Context, context_of, why_not_followed
 
 
 STORY = (
@@ -160,3 +160,13 @@ def test_rules_need_nothing_of_training(name: str) -> None:
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     allowed = {"modeling_salmonn.training.text_statistics", "jiwer"}
     assert {module for module in imported if module.split(".")[0] not in sys.stdlib_module_names} <= allowed
+
+
+def test_context_holds_references_slots_and_question() -> None:
+    context = context_of(
+        {"slots": "city, day", "transcript": "To Rome.", "question": "Where?"}, "To roam.", "A voice."
+    )
+    assert (context.transcripts, context.captions) == (["To roam.", "To Rome."], ["A voice."])
+    assert (context.slots, context.question) == (["city", "day"], "Where?")
+    assert context_of({"Q": "day"}, "", "").slots == ["day"]
+    assert context_of({}, "", "").transcripts == []

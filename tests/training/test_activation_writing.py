@@ -144,6 +144,16 @@ def test_fallbacks_are_not_kept_and_their_reasons_are_counted(
     assert {(row["text"], row["reason"]) for row in rejected} == {(TRANSCRIPT, "copies the transcript")}
 
 
+@pytest.mark.parametrize(("task", "name"), [("asr", "transcript"), ("audio_caption", "caption")])
+def test_copies_of_references_are_not_kept(
+    task: str, name: str, answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = WritingSettings(**(STORIES | {"tries": 1}))
+    told = [row | {"task": task, "text": STORY} for row in clips]  # the model's own are others
+    with pytest.raises(ValueError, match=rf"No answer about {CLIPS} clips was kept: {CLIPS} copies the {name}"):
+        write_answers(answerer, told, tmp_path, PROMPTS, settings)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -297,6 +307,15 @@ def test_clips_are_chosen_once_with_their_question() -> None:
     assert [row.get("question") for row in chosen if row["path"] == "7.wav"] == ["Why?"]
     assert chosen == choose_clips(rows, seed=1)
     assert chosen != choose_clips(rows, seed=2)
+
+
+def test_clips_are_chosen_with_the_references_of_all_their_rows() -> None:
+    rows = [
+        {"path": "a.wav", "task": "asr", "text": "Hello."},
+        {"path": "a.wav", "task": "speech_qa", "text": "Ann.", "Q": "Who?", "caption": "A voice."},
+        {"path": "a.wav", "task": "audio_caption", "text": "Another caption."},
+    ]
+    assert choose_clips(rows, seed=0) == [rows[1] | {"transcript": "Hello."}]
 
 
 def test_clips_are_read_from_manifests_and_audio_folders(tmp_path: Path) -> None:
