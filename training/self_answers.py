@@ -126,7 +126,8 @@ def write_answers(
         settings: how to write.
 
     Raises:
-        ValueError: if the model has no adapter, the folder has answers of other settings, or no answer is kept.
+        ValueError: if the model has no adapter, the folder has answers of other settings or prompts, or no answer is
+            kept.
     """
     settings = settings or WritingSettings()
     settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
@@ -135,6 +136,7 @@ def write_answers(
         "settings": asdict(settings),
         "model": weights_hash(answerer),
         "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
+        "prompts": _hash(used_prompts(chosen, prompts)),
     }
     output.mkdir(parents=True, exist_ok=True)
     finished = _require_same_record(output / RECORD_FILE, record)
@@ -274,6 +276,12 @@ def discounted_scale(answerer: Answerer, wanted: float | None) -> float:
     scale = answerer.model.config.lora_scaling / 2 if wanted is None else wanted
     with answerer.model.lora_scale(scale):
         return scale
+
+
+def used_prompts(clips: Sequence[Row], prompts: Mapping[str, list[str]]) -> dict[str, list[str] | None]:
+    """The instructions that answers about some clips follow from."""
+    asked = [clip["task"] for clip in clips if question_of(clip)]
+    return {task: prompts.get(task) for task in (STORY_TASK, QUESTION_TASK, *FALLBACK_TASKS.values(), *asked)}
 
 
 def weights_hash(answerer: Answerer) -> str:

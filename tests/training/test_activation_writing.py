@@ -240,6 +240,20 @@ def test_folder_with_answers_of_other_settings_raises(
     assert files(tmp_path) == expected
 
 
+def test_folder_with_answers_to_other_prompts_raises(
+    answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = WritingSettings(answers=1, **STORIES)
+    write_answers(answerer, clips, tmp_path, PROMPTS, settings)
+    expected = files(tmp_path)
+    for task in PROMPTS:
+        other = PROMPTS | {task: ["Do something else."]}
+        with pytest.raises(ValueError, match=r"other settings: prompts \w+ instead of \w+; give another"):
+            write_answers(answerer, clips, tmp_path, other, settings)
+    write_answers(answerer, clips, tmp_path, PROMPTS | {"slot_filling": ["Fill in {slots}."]}, settings)
+    assert files(tmp_path) == expected
+
+
 def test_clip_that_cannot_be_read_is_replaced_by_another(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
