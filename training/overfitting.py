@@ -17,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.manifests import read_manifest
 from modeling_salmonn.training.trainer import keep_label_positions
 
@@ -38,7 +39,7 @@ class OverfittingCallback(TrainerCallback):
         trainer: whose model is watched.
         probes: JSON lines with `path`, `story`, and `caption`, `transcript` or both; a few are enough.
         processor: the model's.
-        prompts: instructions of each task.
+        prompts: instructions of tasks that win over the bundled ones.
 
     Raises:
         ValueError: if a probe lacks the story, or all short answers.
@@ -49,7 +50,8 @@ class OverfittingCallback(TrainerCallback):
         self.processor = processor
         self.probes = read_probes(probes)
         tasks = SHORT_KINDS | LONG_KINDS
-        self.instructions = {NO_INSTRUCTION: ""} | {kind: prompts[task][0] for kind, task in tasks.items()}
+        known = load_prompts() | dict(prompts)
+        self.instructions = {NO_INSTRUCTION: ""} | {kind: known[task][0] for kind, task in tasks.items()}
         self.last_step = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

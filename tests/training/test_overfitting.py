@@ -95,6 +95,14 @@ def test_collapse_into_captions_is_warned_of(
     assert f"({margins[0]:.2f} at the start)" in caplog.text
 
 
+def test_prompts_without_stories_are_completed(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text('{"asr": ["Write."], "audio_caption": ["Tell."]}')
+    trainer = watched(workspace, tmp_path, prompts=str(tmp_path / "prompts.json"))
+    (callback,) = [own for own in trainer.callback_handler.callbacks if isinstance(own, OverfittingCallback)]
+    expected = {"nothing": "", "transcript": "Write.", "caption": "Tell.", "story": load_prompts()["story"][0]}
+    assert callback.instructions == expected
+
+
 def test_steady_margin_is_not_warned_of(
     workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
