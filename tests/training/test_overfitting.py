@@ -10,7 +10,13 @@ import torch
 from workspace import Workspace, make_workspace, write_jsonl
 
 from modeling_salmonn.processing.prompts import load_prompts
-from modeling_salmonn.training.overfitting import OverfittingCallback, read_probes, story_margin
+from modeling_salmonn.training.overfitting import (
+    OverfittingCallback,
+    fallback_penalty,
+    has_collapsed,
+    read_probes,
+    story_margin,
+)
 from modeling_salmonn.training.run import build_trainer
 from modeling_salmonn.training.trainer import SalmonnTrainer
 
@@ -93,6 +99,43 @@ def test_collapse_into_captions_is_warned_of(
     assert margins[12] > margins[0] + 0.5
     assert "Task over-fitting: under the story instruction" in caplog.text
     assert f"({margins[0]:.2f} at the start)" in caplog.text
+
+
+def test_model_that_starts_collapsed_is_warned_of_at_once(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"train_data": str(workspace.folder / "captions.jsonl"), "save_strategy": "no"}
+    earlier = watched(workspace, tmp_path / "earlier", probes=None, max_steps=12, learning_rate=0.02, **settings)
+    earlier.model.requires_grad_(True)
+    earlier.train()
+    earlier.save_model()
+    later = watched(workspace, tmp_path / "later", model=str(tmp_path / "earlier"), max_steps=1, **settings)
+    with caplog.at_level(logging.WARNING, "modeling_salmonn"):
+        later.train()
+    assert curves(later, "eval_story_margin").keys() == {0}
+    assert "Task over-fitting: under the story instruction" in caplog.text
+
+
+def test_penalty_compares_short_answers_where_a_story_and_where_they_are_asked_for() -> None:
+    losses = {("caption", "story"): 1.5, ("caption", "caption"): 1.0, ("transcript", "story"): 3.0}
+    losses |= {("transcript", "transcript"): 1.0, ("story", "story"): 9.0, ("story", "caption"): 0.0}
+    assert fallback_penalty(losses) == 1.25
+
+
+@pytest.mark.parametrize(
+    ("margin", "growth", "penalty", "collapsed"),
+    [
+        (2.9, 0.0, 0.06, True),
+        (2.9, 0.0, 1.0, False),  # stories are hard to foresee, and transcripts kept back
+        (0.1, 0.0, 0.0, False),  # nothing is likely
+        (0.1, 0.6, 1.0, True),
+        (-0.1, 0.6, 0.0, False),
+    ],
+)
+def test_collapse_is_told_by_growth_or_by_fallbacks_that_no_instruction_keeps_back(
+    margin: float, growth: float, penalty: float, collapsed: bool
+) -> None:
+    assert has_collapsed(margin, growth, penalty) == collapsed
 
 
 def test_prompts_without_stories_are_completed(workspace: Workspace, tmp_path: Path) -> None:
