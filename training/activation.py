@@ -4,7 +4,7 @@ A model that answers everything with transcripts or captions learns from a dozen
 other instructions again.
 
 ```
-salmonn activate run MODEL --clips clips.jsonl --output DIR
+salmonn activate MODEL --clips clips.jsonl --output DIR
 
 DIR/answers.jsonl  rejected.jsonl  writing.json      written by the model at a discounted LoRA scale
 DIR/model                                            tuned on them at full scale

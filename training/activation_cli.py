@@ -1,4 +1,4 @@
-"""`salmonn activate ...`: activation tuning step by step, or all of it at once."""
+"""`salmonn activate MODEL ...`: activation tuning, all of it at once; or step by step, by a command for each."""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +7,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+RUN = "run"
+
+
+class RunByDefault(TyperGroup):
+    """Commands of which `run` is the one that need not be named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take what begins with no command, and does not ask for help, as the arguments of `run`."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [RUN, *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
-    help="Activation tuning: let a model write long answers, tune it on them, compare before and after.",
+    help="Activation tuning: let a model write long answers, tune it on them, compare before and after: "
+    "salmonn activate MODEL --clips ... --output ..., or one step at a time.",
+    cls=RunByDefault,
     no_args_is_help=True,
+    subcommand_metavar="MODEL | COMMAND [ARGS]...",
 )
 
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a SALMONN model.")]
@@ -35,7 +52,7 @@ ComparedTokens = Annotated[int, typer.Option(min=1, help="Longest answer to comp
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips answered at once.")]
 
 
-@app.command("run")
+@app.command(RUN)
 def run_activation_command(
     model: Model,
     clips: Clips,
@@ -57,7 +74,7 @@ def run_activation_command(
     dtype: Dtype = "float32",
     seed: Seed = 0,
 ) -> None:
-    """Write, train and compare; a stopped command goes on where it was."""
+    """Write, train and compare, as without a command's name; what was stopped goes on where it was."""
     with _checked(model):
         from modeling_salmonn.training import activation as tuning
 

@@ -147,9 +147,10 @@ def test_settings_out_of_range_raise(change: dict[str, Any], message: str) -> No
         TuningSettings(**change)
 
 
-def test_command_does_all_three_steps(overfitted: Overfitted, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [(), ("run",)])
+def test_command_does_all_three_steps(name: tuple[str, ...], overfitted: Overfitted, tmp_path: Path) -> None:
     result = run(
-        "run", overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, "--prompts", overfitted.prompts,
+        *name, overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, "--prompts", overfitted.prompts,
         "--steps", 12, "--learning-rate", 1e-2, "--compared-tokens", 170, "--limit", 2, *WRITE_OPTIONS,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -159,6 +160,12 @@ def test_command_does_all_three_steps(overfitted: Overfitted, tmp_path: Path) ->
     assert any("story" in line and "0.00 -> 1.00" in line for line in table)
     assert {path.name for path in tmp_path.iterdir()} >= {"answers.jsonl", "model", "comparison.md", "comparison.json"}
     assert {row["text"] for row in map(json.loads, (tmp_path / "answers.jsonl").open())} == {STORY}
+
+
+def test_help_lists_the_commands() -> None:
+    for arguments in ((), ("--help",)):
+        output = run(*arguments).output
+        assert all(name in output for name in ("MODEL", "run", "write", "train", "compare"))
 
 
 def test_commands_do_one_step_each(overfitted: Overfitted, tmp_path: Path) -> None:
@@ -194,6 +201,7 @@ def test_commands_do_one_step_each(overfitted: Overfitted, tmp_path: Path) -> No
         (["compare", "MODEL", "./absent", "--data", "CLIPS"], "There is no folder ./absent"),
         (["compare", "MODEL", "user/name", "--data", "CLIPS"], "user/name is no folder to write the comparison to"),
         (["run", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--dtype", "int8"], "dtype is 'int8'"),
+        (["--clips", "CLIPS", "--output", "OUT", "./absent"], "There is no folder ./absent"),
     ],
 )
 def test_mistake_is_told_in_a_line(arguments: list[Any], message: str, overfitted: Overfitted, tmp_path: Path) -> None:
