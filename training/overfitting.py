@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
-from modeling_salmonn.training.manifests import read_manifest
+from modeling_salmonn.training.manifests import Row, read_manifest
 from modeling_salmonn.training.trainer import keep_label_positions
 
 
@@ -33,8 +33,7 @@ SHORT_KINDS = {"transcript": "asr", "caption": "audio_caption"}
 LONG_KINDS = {"story": "story"}
 NO_INSTRUCTION = "nothing"
 MARGIN = "eval_story_margin"
-# In nats per token: factors of 1.6 and 1.2 in perplexity. Salmonn-smol after stage 2, which tells no stories, has a
-# margin of 2.9 and a penalty of 0.06.
+# In nats per token: factors of 1.6 and 1.2 in perplexity.
 WORRYING_MARGIN = 0.5
 SLIGHT_PENALTY = 0.2
 
@@ -178,13 +177,14 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     """Probes with paths that can be opened.
 
     Args:
-        path: JSON lines, each with `path`, `story` and at least one other answer.
+        path: JSON lines, each with `path`, `story` and at least one other answer; or the `answers.jsonl` of
+            `salmonn activate write` with stories alone, where `text` is the story.
         others: kinds of the other answers.
 
     Raises:
         ValueError: if there are none, or one lacks what is compared.
     """
-    probes = read_manifest(path)
+    probes = [_with_story(row) for row in read_manifest(path)]
     for index, probe in enumerate(probes):
         if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
             raise ValueError(
@@ -194,6 +194,11 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     if not probes:
         raise ValueError(f"There are no probes in {path}.")
     return [probe | {"path": str(Path(path).parent / probe["path"])} for probe in probes]
+
+
+def _with_story(row: Row) -> Row:
+    written = LONG_KINDS["story"] == row.get("task")
+    return row | {"story": row.get("text")} if written and not row.get("story") else row
 
 
 __all__ = ["OverfittingCallback", "fallback_penalty", "has_collapsed", "probe_losses", "read_probes", "story_margin"]

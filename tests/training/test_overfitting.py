@@ -173,6 +173,13 @@ def test_incomplete_probe_raises(missing: str, tmp_path: Path) -> None:
         read_probes(str(write_jsonl(tmp_path / "probes.jsonl", [probe])))
 
 
+def test_self_written_stories_are_probes(tmp_path: Path) -> None:
+    written = {"path": "a.wav", "task": "story", "text": STORY, "caption": CAPTION, "transcript": ""}
+    (probe,) = read_probes(str(write_jsonl(tmp_path / "answers.jsonl", [written])))
+    assert probe["story"] == STORY
+    assert probe["path"] == str(tmp_path / "a.wav")
+
+
 def test_empty_probes_raise(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There are no probes in"):
         read_probes(str(write_jsonl(tmp_path / "probes.jsonl", [])))
