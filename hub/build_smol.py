@@ -86,9 +86,9 @@ def ship_smol(trained: Path, shipped: Path) -> None:
             parameter.data = halved.float()
     state = {name: value for name, value in model.state_dict().items() if name.startswith(SHIPPED_PREFIXES)}
     shipped.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:  # it gets the Hub code too, which this package has already
+    with tempfile.TemporaryDirectory() as scratch:  # it gets the Hub code and the bases too
         saved = Path(scratch)
-        model.save_pretrained(saved, adapter_only=True)
+        model.save_pretrained(saved)
         for name in ("config.json", ADAPTER_FILES[0]):
             shutil.copy(saved / name, shipped / name)
         for name, tensors in ((CONNECTOR_FILE, state), (ADAPTER_FILES[1], load_file(saved / ADAPTER_FILES[1]))):

@@ -30,8 +30,8 @@ QFORMER = {
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "intermediate_size": 1536,
-    "hidden_dropout_prob": 0.05,
-    "attention_probs_dropout_prob": 0.05,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
 }
 BEATS = {
     "hidden_size": 192,
@@ -42,6 +42,7 @@ BEATS = {
     "conv_pos_kernel": 64,
     "conv_pos_groups": 16,
 }
+TAGGER_FIELDS = ("_name_or_path", "architectures", "dtype", "id2label", "label2id")  # not of the encoder
 # Short, since each token of the frame costs as much as one of the answer: audio stands bare in the user's turn.
 CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<SpeechHere>")
 LONGEST_ANSWER, LONGEST_REPETITION = 120, 6  # tokens
@@ -109,7 +110,8 @@ def add_beats(model: SalmonnForConditionalGeneration, beats: BeatsModel) -> Salm
     """
     if model.config.audio_config is not None:
         raise ValueError("The model has an audio encoder already; give one that is speech-only.")
-    settings = model.config.to_dict() | {"audio_config": beats.config.to_dict(), "audio_model_id": None}
+    architecture = {name: value for name, value in beats.config.to_diff_dict().items() if name not in TAGGER_FIELDS}
+    settings = model.config.to_dict() | {"audio_config": architecture, "audio_model_id": None}
     settings["qformer_config"] |= {"encoder_hidden_size": None}
     widened = SalmonnForConditionalGeneration(SalmonnConfig(**settings))
     if model._hf_peft_config_loaded:

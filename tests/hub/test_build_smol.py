@@ -29,7 +29,6 @@ def trained() -> SalmonnForConditionalGeneration:
         segment_seconds=[2, 5, 10, 30],
         trim_audio_tokens=True,
         speech_model_id="speech",
-        audio_model_id="audio",
         text_model_id="text",
     )
     return tiny_model(config, lora=True)
