@@ -284,7 +284,7 @@ def test_bad_clip_in_memory_takes_no_others_with_it(
         row["path"] = {"bytes": Path(row["path"]).read_bytes(), "path": path}
     rows[2]["path"]["bytes"] = rows[2]["path"]["bytes"][:20]
     stream = ExampleStream([lambda epoch: rows], maker)
-    assert [example["answer"] for example in stream] == [f"asr {index}" for index in (0, 1, 3, 4, 5)]
+    assert first(stream, 5) == [f"asr {index}" for index in (0, 1, 3, 4, 5)]
     assert len(maker.reader.bad_clips.names) == 1
 
 

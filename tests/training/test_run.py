@@ -1,6 +1,7 @@
 """Running a stage: from a SALMONN or from bases, by command line, with all kinds of data."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_long_clips_of_streams_are_not_bad(
     source = {"path": str(workspace.manifest), "streaming": True}
     settings = {"train_data": source, "max_audio_seconds": 1.0, "max_bad_clips": 0}
     examples = build_trainer(workspace.arguments(tmp_path / "out", **settings)).train_dataset
-    assert {example["answer"] for example in examples} == {f"text number {index}" for index in range(6)}
+    assert {example["answer"] for example in islice(examples, 6)} == {f"text number {index}" for index in range(6)}
 
 
 def test_workers_report_to_one_list(workspace: Workspace, tmp_path: Path) -> None:
