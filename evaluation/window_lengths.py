@@ -338,9 +338,8 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
     Raises:
         ValueError: if any of them cannot be read.
     """
-    if problems := cache.encode(clips):
-        clip, error = problems[0]
-        raise ValueError(f"{len(problems)} clips cannot be read, such as {clip}: {error}; repair them or drop them.")
+    for clip, error in cache.encode(clips):
+        raise ValueError(f"{clip} cannot be read: {error}; repair it or drop it.")
 
 
 def needed_tokens(clips: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -312,7 +312,7 @@ def test_clip_that_cannot_be_read_raises(
     compare: Callable[..., list[WindowFigures]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     absent = {"path": str(tmp_path / "absent.wav"), "alignment_text": "hi"}
-    with pytest.raises(ValueError, match=r"1 clips cannot be read, such as .*absent\.wav: .*; repair them or drop"):
+    with pytest.raises(ValueError, match=r"absent\.wav cannot be read: .*; repair it or drop it"):
         compare(0.2, held_out=[*rows, absent])
 
 
