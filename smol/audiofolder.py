@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
+from modeling_salmonn.training.journal import write_json
+
 
 SAMPLING_RATE = 16_000
 METADATA_FILE, UNFINISHED_FILE = "metadata.jsonl", "metadata.jsonl.unfinished"
@@ -90,7 +92,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     """
     file = folder / RECIPE_FILE
     if not file.exists():
-        write_file(file, json.dumps(recipe, indent=1) + "\n")
+        write_json(file, recipe)
     elif (found := json.loads(file.read_text(encoding="utf-8"))) != recipe:
         raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
 
@@ -153,14 +155,9 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
     """Write `metadata.jsonl` in one step."""
-    write_file(folder / METADATA_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_file(file: Path, text: str) -> None:
-    """Write a text file in one step."""
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(file)
+    temporary = folder / f".{METADATA_FILE}.part"
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    temporary.rename(folder / METADATA_FILE)
 
 
 def read_clip(path: str, dtype: str = "float32") -> np.ndarray:

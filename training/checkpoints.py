@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
 
 
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -49,13 +50,27 @@ def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
 class MarkingTrainer(Trainer):
     """`Trainer` whose checkpoints count only when they are complete."""
 
+    args: Any
+    accelerator: Any
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(str(self.args.output_dir)) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         if self.args.should_save:
             mark_incomplete(folder)
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(folder)
+            mark_complete(folder)  # before older ones are deleted, so that there is always a complete one
+            rotate_checkpoints(
+                self.args.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
 
 def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:

@@ -15,14 +15,13 @@ import torch
 from accelerate.utils import save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import rotate_checkpoints
 
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 from modeling_salmonn.training.alignment import count_targets
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
-from modeling_salmonn.training.checkpoints import CHECKPOINT_PREFIX, mark_complete, mark_incomplete, read_weights
+from modeling_salmonn.training.checkpoints import MarkingTrainer, read_weights
 from modeling_salmonn.training.examples import ExampleSet
 from modeling_salmonn.training.stages import load_trained, part_of, sharded_layers
 
@@ -61,7 +60,7 @@ class HeadGradients(TrainerCallback):
         self.head.zero_grad()
 
 
-class SalmonnTrainer(Trainer):
+class SalmonnTrainer(MarkingTrainer):
     """Trains a stage.
 
     Args:
@@ -70,7 +69,6 @@ class SalmonnTrainer(Trainer):
     """
 
     args: SalmonnTrainingArguments
-    accelerator: Any
     model: Any
     optimizer: Any
 
@@ -194,25 +192,6 @@ class SalmonnTrainer(Trainer):
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return dataset.sampler(step, seed)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
-        if self.args.should_save:
-            mark_incomplete(folder)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(folder)  # before older ones are deleted, so that there is always a complete one
-            rotate_checkpoints(
-                self.args.output_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
