@@ -2,10 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
@@ -41,16 +46,17 @@ def dry_run(arguments: SalmonnTrainingArguments, config: SalmonnConfig) -> str:
     lines = [f"{'part':<16}{'parameters':>16}{'trained':>16}{'GiB':>8}"]
     for part, (count, trained, size) in _sizes(model).items():
         lines.append(f"{part:<16}{count:>16,}{trained:>16,}{size / GIGABYTE:>8.2f}")
-    layers = ", ".join(f"{count} {name}" for name, count in _layers_to_shard(model).items())
-    memory = estimate_memory(model, arguments)
-    devices = arguments.world_size if arguments.world_size > 1 else USUAL_DEVICES
-    whole = "; ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in memory.items())
+    layers = _layers_to_shard(model)
+    unsharded = estimate_memory(model, arguments)
+    with _processes() as devices:
+        shard(model, layers, devices)
+        sharded = estimate_memory(model, arguments)
     return "\n".join(
         [
             *lines,
-            f"Layers to shard: {layers}.",
-            f"GiB on each device, unsharded: {whole}; together {sum(memory.values()) / GIGABYTE:.2f}.",
-            f"GiB on each device, sharded over {devices}: {_sharded(memory, devices) / GIGABYTE:.2f}.",
+            f"Layers to shard: {', '.join(f'{count} {name}' for name, count in layers.items())}.",
+            f"GiB on each device, unsharded: {_in_gigabytes(unsharded)}.",
+            f"GiB on each device, sharded over {devices}: {_in_gigabytes(sharded)}.",
         ]
     )
 
@@ -61,8 +67,36 @@ def build_empty(config: SalmonnConfig, dtype: torch.dtype) -> SalmonnForConditio
         return SalmonnForConditionalGeneration(config).to(dtype)
 
 
+def shard(model: nn.Module, layers: Iterable[str], devices: int) -> None:
+    """Wrap an empty model with FSDP2 as accelerate would: each of the layers, and the rest as one.
+
+    Args:
+        model: on the meta device; changed in place.
+        layers: names of classes.
+        devices: processes of the current process group.
+    """
+    mesh = init_device_mesh("cpu", (devices,))
+    for module in list(model.modules()):
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+@contextmanager
+def _processes() -> Iterator[int]:
+    """The process group that was launched, or one that stands for the usual devices and sends nothing."""
+    if distributed.is_initialized():
+        yield distributed.get_world_size()
+        return
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=USUAL_DEVICES)
+    try:
+        yield USUAL_DEVICES
+    finally:
+        distributed.destroy_process_group()
+
+
 def estimate_memory(model: SalmonnForConditionalGeneration, arguments: SalmonnTrainingArguments) -> dict[str, float]:
-    """Bytes of weights, of gradients with optimiser states, and roughly of a batch's activations."""
+    """Bytes of this process' weights, gradients with optimiser states, and roughly of a batch's activations."""
     text = model.config.text_config
     layout = model.config.audio_layout
     tokens = arguments.per_device_train_batch_size * (
@@ -72,9 +106,9 @@ def estimate_memory(model: SalmonnForConditionalGeneration, arguments: SalmonnTr
     computed = 2 if arguments.bf16 or arguments.fp16 else 4
     activations = tokens * text.hidden_size * text.num_hidden_layers * kept * computed
     labelled = arguments.per_device_train_batch_size * TYPICAL_TEXT_TOKENS
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained = sum(_local(parameter).numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
-        "weights": sum(parameter.numel() * parameter.element_size() for parameter in _unique(model)),
+        "weights": sum(_local(parameter).nbytes for parameter in model.parameters()),
         "gradients and optimiser": trained * GRADIENT_AND_OPTIMISER_BYTES,
         "activations": activations + labelled * text.vocab_size * (computed + 2 * 4),
     }
@@ -107,12 +141,14 @@ def _sizes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
     return {part: (counts[part], trained[part], sizes[part]) for part in order}
 
 
-def _sharded(memory: Mapping[str, float], devices: int) -> float:
-    return memory["activations"] + (memory["weights"] + memory["gradients and optimiser"]) / devices
+def _in_gigabytes(memory: dict[str, float]) -> str:
+    parts = "; ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in memory.items())
+    return f"{parts}; together {sum(memory.values()) / GIGABYTE:.2f}"
 
 
-def _unique(model: nn.Module) -> Iterable[nn.Parameter]:
-    return {id(parameter): parameter for parameter in model.parameters()}.values()
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a parameter."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-__all__ = ["build_empty", "dry_run", "estimate_memory"]
+__all__ = ["build_empty", "dry_run", "estimate_memory", "shard"]

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from torch.distributed.fsdp import FSDPModule
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from workspace import Workspace, make_workspace, quick_config
 
-from modeling_salmonn.training.dry_run import build_empty, dry_run, estimate_memory
+from modeling_salmonn.training.dry_run import build_empty, dry_run, estimate_memory, shard
 from modeling_salmonn.training.run import prepare
 from modeling_salmonn.training.stages import prepare_stage, trained_parameters
 
@@ -49,6 +51,25 @@ def test_layers_that_accelerate_names_must_exist(
     monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "LlamaDecoderLayer,WhisperDecoderLayer")
     with pytest.raises(ValueError, match=r"to shard the layers \['WhisperDecoderLayer'\], but this model repeats"):
         dry_run(arguments, quick_config())
+
+
+def test_sharded_model_is_wrapped_layer_by_layer(workspace: Workspace, tmp_path: Path) -> None:
+    model = build_empty(quick_config(), torch.float32)
+    prepare_stage(model)
+    arguments = workspace.arguments(tmp_path)
+    whole = estimate_memory(model, arguments)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shard(model, ["LlamaDecoderLayer", "BeatsLayer"], 2)
+        wrapped = {type(module).__name__ for module in model.modules() if isinstance(module, FSDPModule)}
+        halves = estimate_memory(model, arguments)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert wrapped == {"FSDPLlamaDecoderLayer", "FSDPBeatsLayer", "FSDPSalmonnForConditionalGeneration"}
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert whole["weights"] / 2 <= halves["weights"] < whole["weights"] * 0.51
+    assert whole["gradients and optimiser"] / 2 <= halves["gradients and optimiser"]
+    assert halves["activations"] == whole["activations"]
 
 
 def test_dry_run_needs_no_data_and_writes_nothing(
