@@ -25,6 +25,7 @@ import soundfile
 import soxr
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from modeling_salmonn.smol.audiofolder import keep_recipe
 from modeling_salmonn.smol.synthetic_texts import WORDNET, Text, planned_texts
 
 
@@ -39,6 +40,7 @@ QUIET = 0.01  # of the loudest frame, -40 dB
 OPUS_COMPRESSION = 0.8  # about 58 kbit/s; below 50 kbit/s libsndfile's encoder takes three times as long
 BATCH = 64  # clips of one task; festival starts once for each
 CLIPS_PER_METADATA = 2_000
+FIRST_TEXTS = 3  # by which a folder knows what texts it was made of
 TIMEOUT_SECONDS = 600
 DEBIAN_PACKAGES = {
     "flite": "flite",
@@ -286,27 +288,6 @@ def require_synthesisers(wordnet: Path = WORDNET) -> None:
         raise OSError(f"Missing {', '.join(missing)}; install with: apt-get install {packages}")
 
 
-def _check_recipe(folder: Path, clips: Sequence[Clip], seed: int) -> None:
-    """Remember what a folder is made of, and refuse to mix two recipes in it.
-
-    Raises:
-        ValueError: if the folder holds clips of another seed, or of other texts.
-    """
-    path = folder / "recipe.json"
-    texts = [clip.text.words for clip in clips[:20]]
-    if not path.is_file():
-        path.write_text(
-            json.dumps({"seed": seed, "first_texts": texts}, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["seed"] != seed or any(old != new for old, new in zip(found["first_texts"], texts, strict=False)):
-        raise ValueError(
-            f"{folder} holds clips of seed {found['seed']} and may have other texts than seed {seed} gives now; "
-            "choose a new folder."
-        )
-
-
 def _finished_seconds(folder: Path, clips: Sequence[Clip]) -> dict[int, float]:
     """Give the seconds of the clips that an earlier run has made, measuring only those it has not listed."""
     existing = {f"{path.parent.name}/{path.name}" for path in folder.glob("clips/*/*.opus")}
@@ -337,7 +318,7 @@ def synthesise_speech(folder: Path, clips: int = 45000, seed: int = 0, jobs: int
     require_synthesisers()
     plan = plan_clips(clips, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_recipe(folder, plan, seed)
+    keep_recipe(folder, {"seed": seed, "first_texts": [clip.text.words for clip in plan_clips(FIRST_TEXTS, seed)]})
     seconds = _finished_seconds(folder, plan)
     try:
         _make_missing(folder, plan, seconds, jobs)
