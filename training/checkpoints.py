@@ -13,6 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 CHECKPOINT_PREFIX = "checkpoint-"
 MARKER = "complete.json"
+ALIGNMENT_FOLDER = "alignment"  # of the warm start, within the output folder of its stage
 
 
 def mark_complete(folder: Path) -> None:
@@ -45,6 +46,19 @@ def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
         if (number := path.name.removeprefix(CHECKPOINT_PREFIX)).isdigit()
     }
     return next((by_step[step] for step in sorted(by_step, reverse=True) if is_complete(by_step[step])), None)
+
+
+def refuse_earlier_run(output_dir: str | os.PathLike) -> None:
+    """Make sure that an output folder is fit for a new run.
+
+    Raises:
+        ValueError: if an earlier run left checkpoints there, which a resumed run could not tell from the new ones.
+    """
+    for folder in (Path(output_dir), Path(output_dir) / ALIGNMENT_FOLDER):
+        if (earlier := last_complete_checkpoint(folder)) is not None:
+            raise ValueError(
+                f"{earlier} is of an earlier run; go on with resume_from_checkpoint=true, or give another output_dir."
+            )
 
 
 class MarkingTrainer(Trainer):
@@ -94,10 +108,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 __all__ = [
+    "ALIGNMENT_FOLDER",
     "MarkingTrainer",
     "is_complete",
     "last_complete_checkpoint",
     "mark_complete",
     "mark_incomplete",
     "read_weights",
+    "refuse_earlier_run",
 ]

@@ -26,7 +26,7 @@ from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
 from modeling_salmonn.training.callbacks import SampleCallback
-from modeling_salmonn.training.checkpoints import last_complete_checkpoint
+from modeling_salmonn.training.checkpoints import last_complete_checkpoint, refuse_earlier_run
 from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader, clip_name
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.dry_run import dry_run
@@ -254,10 +254,7 @@ def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
     """
     wanted = arguments.resume_from_checkpoint
     if not wanted:
-        if (earlier := last_complete_checkpoint(str(arguments.output_dir))) is not None:
-            raise ValueError(
-                f"{earlier} is of an earlier run; go on with resume_from_checkpoint=true, or give another output_dir."
-            )
+        refuse_earlier_run(str(arguments.output_dir))
         return None
     if isinstance(wanted, str):
         if not os.path.isdir(wanted):

@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
-from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
+from modeling_salmonn.training.checkpoints import ALIGNMENT_FOLDER, MarkingTrainer, last_complete_checkpoint
 from modeling_salmonn.training.feature_cache import EncoderCache, pad_states
 from modeling_salmonn.training.journal import write_bytes
 
 
-FOLDER = "alignment"  # within the output folder of the stage
 FINISHED_FILE = "connector.safetensors"
 TARGETS = ("alignment_text", "alignment_words")
 
@@ -87,7 +86,7 @@ def warm_start_stage(
     Raises:
         ValueError: if no row has words to align with.
     """
-    folder = Path(str(arguments.output_dir)) / FOLDER
+    folder = Path(str(arguments.output_dir)) / ALIGNMENT_FOLDER
     finished = folder / FINISHED_FILE
     if arguments.resume_from_checkpoint and finished.is_file():
         ConnectorAligner(model, head).load_state_dict(load_file(finished))

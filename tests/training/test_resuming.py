@@ -127,6 +127,14 @@ def test_new_run_does_not_mix_with_an_earlier_one(workspace: Workspace, whole_ru
         train(workspace.arguments(whole_run, **SETTINGS))
 
 
+def test_new_run_does_not_mix_with_an_interrupted_warm_start(
+    workspace: Workspace, whole_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole_run / "checkpoint-5", tmp_path / "alignment" / "checkpoint-5")
+    with pytest.raises(ValueError, match="alignment/checkpoint-5 is of an earlier run"):
+        train(workspace.arguments(tmp_path, **SETTINGS))
+
+
 @pytest.mark.parametrize("damage", ["unmarked", "truncated"])
 def test_incomplete_newest_checkpoint_is_passed_over(
     damage: str, workspace: Workspace, whole_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
