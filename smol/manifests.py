@@ -31,7 +31,7 @@ CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
 ABSENT_TRIES = 20  # words drawn to find one that a clip has not
-SYNTHETIC_WEIGHT = 0.4  # there are 2.3 times as many synthetic clips as real ones
+SYNTHETIC_WEIGHT = 0.65  # so that a third of all speech is synthetic, beside the real clips and two variants of each
 LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
 Row = dict[str, Any]
 
