@@ -72,7 +72,9 @@ def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]
         if "path" not in given or not given.keys() <= known:
             raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
         source = DataSource(**given)
-        sources.append(replace(source, audio_root=source.audio_root or audio_root))
+        root = source.audio_root or audio_root
+        path = os.path.expanduser(source.path)
+        sources.append(replace(source, path=path, audio_root=os.path.expanduser(root) if root else None))
     return sources
 
 
@@ -101,7 +103,7 @@ class Rows(Sequence[Row]):
         """One value of every row, without reading the others."""
         values: list[Any] = []
         for source, table in self.parts:
-            given = source.columns.get(name, name)
+            given = _column(source, name, table)
             fallback = source.task if name == "task" else default
             found = table[given][:] if given in table.column_names else [None] * len(table)
             values += [fallback if value is None else value for value in found]
@@ -180,8 +182,10 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
     Raises:
         ValueError: if it has no `text` or no `task`.
     """
-    renames = {theirs: ours for ours, theirs in source.columns.items()}
-    clean = {renames.get(name, name): value for name, value in row.items() if value is not None}
+    renames = {ours: theirs for ours, theirs in source.columns.items() if theirs in row}
+    clean = {name: value for name, value in row.items() if name not in {*renames, *renames.values()}}
+    clean |= {ours: row[theirs] for ours, theirs in renames.items()}
+    clean = {name: value for name, value in clean.items() if value is not None}
     if "path" not in clean and "audio" in clean:
         clean["path"] = clean.pop("audio")
     if source.task is not None:
@@ -189,6 +193,8 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
     for name in ("text", "task"):
         if not isinstance(clean.get(name), str):
             raise _lacking(name, clean.get(name), clean, source)
+    if isinstance(clean.get("expand_wav"), str):  # tables such as CSV hold no lists
+        clean["expand_wav"] = [clean["expand_wav"]]
     for name in ("path", "expand_wav"):
         if clean.get(name):
             clean[name] = _locate(clean[name], source)
@@ -239,18 +245,24 @@ def _load_table(source: DataSource) -> datasets.Dataset:
     is_manifest = source.path.endswith(MANIFEST_SUFFIXES)
     table = _load_manifest(source.path) if is_manifest else _load_dataset(source)
     needed = {"text"} | ({"task"} if source.task is None else set())
-    missing = {name for name in needed if source.columns.get(name, name) not in table.column_names}
+    missing = {name for name in needed if _column(source, name, table) not in table.column_names}
     if missing:
         raise ValueError(
             f"{source.path} has the columns {sorted(table.column_names)} and lacks {sorted(missing)}; name them in "
             "the source's columns, or give the source a task."
         )
     for name in sorted(needed):
-        values = table[source.columns.get(name, name)][:]
+        values = table[_column(source, name, table)][:]
         first = next((index for index, value in enumerate(values) if not isinstance(value, str)), None)
         if first is not None:
             raise _lacking(name, values[first], table[first], source)
     return table
+
+
+def _column(source: DataSource, name: str, table: datasets.Dataset) -> str:
+    """What a table calls one of our columns."""
+    given = source.columns.get(name, name)
+    return given if given in table.column_names else name
 
 
 def _load_manifest(path: str) -> datasets.Dataset:

@@ -55,6 +55,26 @@ def test_columns_and_task_of_the_source_fill_in(tmp_path: Path) -> None:
     assert rows.column("text") == ["hello"]
 
 
+def test_named_column_wins_over_one_of_our_name(tmp_path: Path) -> None:
+    row = {"path": "a.wav", "words": "hello", "text": "HELLO!", "task": "asr"}
+    for order in (list(row), list(row)[::-1]):
+        file = write_jsonl(tmp_path / "rows.jsonl", [{name: row[name] for name in order}])
+        rows = load_rows(parse_sources({"path": str(file), "columns": {"text": "words", "alignment_text": "words"}}))
+        expected = {"path": f"{tmp_path}/a.wav", "text": "hello", "alignment_text": "hello", "task": "asr"}
+        assert rows[0] == expected
+        assert {name: rows.column(name) for name in expected} == {
+            name: [value] for name, value in (expected | {"path": "a.wav"}).items()
+        }
+
+
+def test_home_folder_and_single_names_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.csv").write_text("path,text,task,expand_wav\na.wav,hello,asr,b.wav\n")
+    rows = load_rows(parse_sources("~/rows.csv"))
+    assert rows[0]["path"] == f"{tmp_path}/a.wav"
+    assert rows[0]["expand_wav"] == [f"{tmp_path}/b.wav"]
+
+
 def test_sources_are_one_after_the_other(tmp_path: Path) -> None:
     first = write_jsonl(tmp_path / "first.jsonl", ROWS)
     second = write_jsonl(tmp_path / "second.jsonl", [{"path": "e.wav", "text": "five", "seconds": 2.5}])
