@@ -123,8 +123,16 @@ class SalmonnTrainingArguments(TrainingArguments):
         if self.accelerator_config is None:  # each process collates streamed rows itself: clips differ in length
             self.accelerator_config = {"dispatch_batches": False}
         super().__post_init__()
+        for name in ("feature_cache", "probes"):
+            if (path := getattr(self, name)) is not None:
+                setattr(self, name, os.path.expanduser(path))
         if self.lr_scheduler_type == RESEARCH_SCHEDULE and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
+                "modeling_salmonn.training.run, or show it one with CUDA_VISIBLE_DEVICES=0."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would compare labels with the tokens before them; leave it out.")
         if self.dtype != "float32" and not (self.bf16 or self.fp16):

@@ -32,6 +32,12 @@ def test_other_schedules_get_no_settings_of_the_default_one(tmp_path: Path) -> N
     assert arguments.lr_scheduler_kwargs is None
 
 
+def test_one_process_for_several_devices_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SalmonnTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="One process sees 2 devices; start one for each with accelerate launch"):
+        SalmonnTrainingArguments(str(tmp_path))
+
+
 def test_each_process_collates_its_own_batches(tmp_path: Path) -> None:
     assert SalmonnTrainingArguments(output_dir=str(tmp_path)).accelerator_config.dispatch_batches is False
 
