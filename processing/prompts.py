@@ -47,6 +47,11 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
     return {task: _read_instructions(entry, task, file) for task, entry in table.items()}
 
 
+def prompt_fields(template: str) -> list[str]:
+    """Names of the fields of an instruction, such as `language` of `Translate this into {language}.`"""
+    return _FIELD.findall(template)
+
+
 def format_prompt(template: str, **fields: str) -> str:
     """Fill in the fields of an instruction.
 
@@ -62,7 +67,7 @@ def format_prompt(template: str, **fields: str) -> str:
     Raises:
         ValueError: if the template has a field that is not given.
     """
-    for name in _FIELD.findall(template):
+    for name in prompt_fields(template):
         if name not in fields:
             given = ", ".join(sorted(fields)) or "none"
             raise ValueError(

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
-from modeling_salmonn.processing.prompts import choose_prompt, format_prompt
+from modeling_salmonn.processing.prompts import choose_prompt, format_prompt, prompt_fields
 from modeling_salmonn.training.clips import CachedClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.training.manifests import Row, Rows, row_clips
 from modeling_salmonn.training.mixing import join_clips, overlap_clips
@@ -210,7 +210,7 @@ class ExampleSet(Dataset):
         """Rows of each speaker, one of each utterance: a manifest may hold a clip under several tasks."""
         speakers: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         for index, speaker in enumerate(self.rows.column("speaker")):
-            if speaker is not None:
+            if speaker:
                 utterance = tuple(clip_name(clip) for clip in row_clips(self.rows[index]))
                 speakers[speaker].setdefault(utterance, index)
         return {speaker: list(utterances.values()) for speaker, utterances in speakers.items()}
@@ -235,8 +235,28 @@ class ExampleSet(Dataset):
             raise ValueError(
                 "verification_examples needs clips of two speakers, and two clips of one; give rows a 'speaker'."
             )
-        if isinstance(self.maker.reader, CachedClips) and (self.made.overlap or self.made.verification):
-            raise ValueError("A feature cache does not hold clips that are made on the fly; leave feature_cache out.")
+        if isinstance(self.maker.reader, CachedClips):
+            if self.made.overlap or self.made.verification:
+                raise ValueError("A feature cache does not hold clips made on the fly; leave feature_cache out.")
+            if any(self.rows.column("expand_wav")):
+                raise ValueError("A feature cache does not hold joined clips (expand_wav); leave feature_cache out.")
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """All rows have what an instruction of their task may name."""
+        prompts = self.rows.column("prompt")
+        tasks = [task for task, prompt in zip(self.tasks, prompts, strict=False) if not prompt]
+        named = {
+            task: {name for text in self.maker.prompts[task] for name in prompt_fields(text)} for task in set(tasks)
+        }
+        for name in sorted(set().union(*named.values())):
+            columns = [self.rows.column(column) for column in (name, *(["Q"] if name in FIELDS_OF_Q else []))]
+            for task, prompt, *values in zip(self.tasks, prompts, *columns, strict=False):
+                if not prompt and name in named[task] and not any(values):
+                    raise ValueError(
+                        f"Instructions of the task {task!r} name {{{name}}}, which some of its rows lack; give each "
+                        f"of them a {name!r}, or a 'prompt' of its own."
+                    )
 
 
 class ExampleStream(IterableDataset):
@@ -271,6 +291,8 @@ class ExampleStream(IterableDataset):
                 with suppress(UnreadableClipError):  # the next row takes its place
                     yield self.maker.make(row, random.Random(f"{self.seed}/{epoch}/{draw}"))
                     found = True
+            if not found and (worker := get_worker_info()) and worker.id > 0:
+                return  # there are fewer shards than workers; the first one has rows
             if not found:
                 raise ValueError(
                     "The streams have no row that can be used; look at their rows, weights and bad clips."

@@ -137,7 +137,7 @@ def test_speaker_pairs_are_never_one_clip_twice(workspace: Workspace, maker: Exa
     assert pairs.speakers == {"a": [0, 1], "b": [2]}
     same = [example for draw in range(20) if (example := pairs[len(rows), draw])["answer"] == "Yes"]
     assert {len(example["audio"]) for example in same} == {round((0.5 + 0.6 + 0.1) * SAMPLING_RATE)}
-    write_jsonl(file, [row for row in rows if row["path"] != rows[1]["path"]])
+    write_jsonl(file, [row | ({"speaker": ""} if row["path"] == rows[1]["path"] else {}) for row in rows])
     with pytest.raises(ValueError, match="two clips of one; give rows"):
         ExampleSet(load_rows([DataSource(str(file))]), maker, MadeOnTheFly(verification=1))
 
@@ -237,8 +237,32 @@ def test_cached_examples_read_no_audio(workspace: Workspace) -> None:
     assert rows[0]["path"] != str(workspace.folder / "clip0.wav")
     with pytest.raises(ValueError, match="joins 2 clips, which a feature cache does not hold"):
         maker.read({"path": "a.wav", "expand_wav": ["b.wav"]})
-    with pytest.raises(ValueError, match="does not hold clips that are made on the fly"):
+    with pytest.raises(ValueError, match="does not hold clips made on the fly"):
         examples(workspace, maker, made=MadeOnTheFly(overlap=1))
+
+
+def test_joined_clips_are_refused_before_a_cache_is_filled(workspace: Workspace, tmp_path: Path) -> None:
+    rows = [row | {"expand_wav": ["b.wav"]} for row in stream_rows(workspace, "asr", 2)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match=r"does not hold joined clips \(expand_wav\)"):
+        ExampleSet(load_rows([DataSource(str(file))]), ExampleMaker(PROMPTS, CachedClips(BadClips(5))))
+
+
+@pytest.mark.parametrize(
+    ("given", "complete"),
+    [({"language": "German"}, True), ({"Q": "German"}, True), ({"prompt": "Nun?"}, True), ({}, False)],
+)
+def test_rows_have_the_fields_of_their_instructions(
+    given: dict[str, str], complete: bool, workspace: Workspace, maker: ExampleMaker, tmp_path: Path
+) -> None:
+    rows = stream_rows(workspace, "translation", 2)
+    rows[0] |= {"language": "French"}
+    file = write_jsonl(tmp_path / "rows.jsonl", [rows[0], rows[1] | given])
+    if complete:
+        ExampleSet(load_rows([DataSource(str(file))]), maker)
+    else:
+        with pytest.raises(ValueError, match=r"'translation' name \{language\}, which some of its rows lack"):
+            ExampleSet(load_rows([DataSource(str(file))]), maker)
 
 
 def stream_rows(workspace: Workspace, task: str, count: int) -> list[dict[str, Any]]:
