@@ -1,15 +1,29 @@
 """`salmonn smol ...` rebuilds data and model of salmonn-smol step by step; a stopped command goes on where it was."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 
-app = typer.Typer(help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
+class ReadableErrors(TyperGroup):
+    """Commands that tell what is wrong in a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        from modeling_salmonn.hub.cli import readable_errors  # it imports this file
+
+        with readable_errors(quiet=False):
+            return super().invoke(ctx)
+
+
+app = typer.Typer(cls=ReadableErrors, help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="Folder to make or to complete.")]
-Corpus = Annotated[Path, typer.Argument(help="Corpus with the folders train, validation and test.")]
+Corpus = Annotated[
+    Path, typer.Argument(exists=True, file_okay=False, help="Corpus with the folders train, validation and test.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes.")]
 Seed = Annotated[int, typer.Option(help="Seed of all choices.")]
 
@@ -88,7 +102,7 @@ def mixtures(
 @app.command()
 def variants(
     folder: Folder,
-    source: Annotated[list[Path], typer.Option("--of", help="Audiofolder whose clips are varied.")],
+    source: Annotated[list[Path], typer.Option("--of", exists=True, help="Audiofolder whose clips are varied.")],
     seed: Seed = 0,
     jobs: Jobs = 1,
 ) -> None:
@@ -140,8 +154,8 @@ def beats(
 
 @app.command("add-beats")
 def add_beats(
-    model: Annotated[Path, typer.Argument(help="Folder of a speech-only model.")],
-    tagger: Annotated[Path, typer.Argument(help="Folder of the trained BEATs.")],
+    model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a speech-only model.")],
+    tagger: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the trained BEATs.")],
     folder: Annotated[Path, typer.Argument(help="Folder to write the model with both encoders to.")],
 ) -> None:
     """Give a speech-only model the small BEATs as its audio encoder."""
@@ -152,7 +166,12 @@ def add_beats(
 
 @app.command()
 def report(
-    evaluations: Annotated[Path, typer.Argument(help="Folder with COLUMN/SPLIT/summary.json of salmonn evaluate.")],
+    evaluations: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, file_okay=False, help="Folder with COLUMN/SPLIT/summary.json of salmonn evaluate."
+        ),
+    ],
     file: Annotated[Path, typer.Argument(help="JSON file to write.")],
     column: Annotated[list[str] | None, typer.Option(help="Only these columns, in this order.")] = None,
 ) -> None:
@@ -167,7 +186,7 @@ def report(
 @app.command()
 def curves(
     picture: Annotated[Path, typer.Argument(help="PNG to write.")],
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Output folders of runs.")],
 ) -> None:
     """Draw the losses of some runs."""
     from modeling_salmonn.smol.curves import plot_curves
@@ -177,7 +196,7 @@ def curves(
 
 @app.command()
 def ship(
-    model: Annotated[Path, typer.Argument(help="Folder of the trained model.")],
+    model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the trained model.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the shipped weights, such as hub/salmonn-smol.")],
 ) -> None:
     """Write the trained weights in half precision, and the model's answers about the example clips."""

@@ -7,7 +7,7 @@
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ GENDERS = {
 }
 CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
+WORD_TASKS = ("asr", "overlapped_speech")  # whose texts are what is said, a line for each voice
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
 ABSENT_TRIES = 20  # words drawn to find one that a clip has not
 SYNTHETIC_WEIGHT = 0.65  # so that a third of all speech is synthetic, beside the real clips and two variants of each
@@ -57,7 +58,7 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
             continue
         base = _of_clip(row) | {"alignment_text": spoken_words(text)}
         base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
-        yield base | {"task": "asr", "text": text, "speaker": row.get("speaker") or ""}
+        yield base | {"task": "asr", "text": text, "speaker": speaker_of(row)}
         for code, language in languages.items():
             if translation := plain_translation(row.get("translations", {}).get(code)):
                 yield base | {"task": "translation", "text": translation, "language": language}
@@ -70,6 +71,12 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
         if base["alignment_text"]:
             question, answer = speech_question(base["alignment_text"], spoken[row["source"]], rng)
             yield base | {"task": "speech_qa", "question": question, "text": answer}
+
+
+def speaker_of(row: Row) -> str | None:
+    """The character or the synthetic voice that speaks, if it is known to be one."""
+    speaker = row.get("speaker") or row.get("voice")
+    return None if speaker == CUT_SCENE else speaker
 
 
 def plain_translation(text: str | None) -> str | None:
@@ -227,7 +234,7 @@ def write_manifests(
         languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
         rows = list(track(all_rows(folders, seed, languages), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
-            known = {row["path"] for row in rows if row["task"] == "asr" and _bare(row["text"]) in trained}
+            known = {row["path"] for row in rows if row["task"] in WORD_TASKS and _has_line(row["text"], trained)}
             rows = [row for row in rows if row["path"] not in known]
         write_rows(output / f"{split}.jsonl", rows)
         write_rows(
@@ -235,6 +242,10 @@ def write_manifests(
         )
         counts[split] = len(rows)
     return counts
+
+
+def _has_line(text: str, trained: Collection[str]) -> bool:
+    return any(_bare(line) in trained for line in text.splitlines())
 
 
 def _bare(text: str) -> str:

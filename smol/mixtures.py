@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from modeling_salmonn.smol.audiofolder import Clip, digest_rows, read_clip, write_audiofolder
-from modeling_salmonn.smol.manifests import CUT_SCENE, read_metadata
+from modeling_salmonn.smol.manifests import read_metadata, speaker_of
 from modeling_salmonn.smol.transcripts import plain_transcript
 from modeling_salmonn.training.mixing import join_clips, overlap_clips, relative_gain
 
@@ -43,8 +43,7 @@ class MixtureMaker:
         self.sounds = [row for row in rows if row["kind"] == "event" and row.get("sound_class")]
         self.speakers: dict[str, list[Row]] = defaultdict(list)
         for row in self.voices:
-            speaker = row.get("speaker") or row.get("voice")
-            if speaker and speaker != CUT_SCENE:
+            if speaker := speaker_of(row):
                 self.speakers[speaker].append(row)
         self.speakers = {name: own for name, own in self.speakers.items() if len(own) > 1}
 

@@ -130,4 +130,14 @@ def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path) -> None:
     assert counts["test"] == len(rows)
     assert [row["text"] for row in rows if row["task"] == "asr"] == ["Goodbye."]
     assert {Path(row["path"]).name for row in rows} == {"1.opus"}, "the other tasks of a line go with it"
+    mixed = tmp_path / "mixtures"
+    for split in lines:
+        (mixed / split).mkdir(parents=True)
+        texts = ["Goodbye.\nHello there.", "Goodbye.\nWell."]
+        base = {"kind": "mixture", "task": "overlapped_speech"}
+        made = [base | {"file_name": f"{index}.flac", "text": text} for index, text in enumerate(texts)]
+        (mixed / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    write_manifests(tmp_path / "corpus", tmp_path / "manifests", mixtures=mixed)
+    rows = [json.loads(line) for line in (tmp_path / "manifests" / "test.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows if row["task"] == "overlapped_speech"] == ["Goodbye.\nWell."]
     assert all(Path(row["path"]).is_absolute() for row in rows)
