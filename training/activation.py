@@ -86,7 +86,7 @@ def run_activation(
     comparing: ComparisonSettings | None = None,
     rows: Sequence[Row] | None = None,
 ) -> ActivationReport:
-    """Write answers, tune on them, compare; what an earlier call has finished is not done again.
+    """Write answers, tune on them, compare; of what an earlier call has finished only the comparison is done again.
 
     Args:
         model: folder or Hub id of the model after instruction tuning.

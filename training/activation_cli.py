@@ -35,7 +35,7 @@ Model = Annotated[str, typer.Argument(help="Folder or Hub id of a SALMONN model.
 Clips = Annotated[str, typer.Option(help="Manifest or audio folder; its rows need nothing but a path.")]
 Data = Annotated[list[str] | None, typer.Option(help="Rows of untrained tasks and of asr; can be repeated.")]
 OutputFolder = Annotated[str, typer.Option(help="Folder to write to.")]
-Prompts = Annotated[str | None, typer.Option(help="JSON file of instructions per task, instead of the bundled one.")]
+Prompts = Annotated[str | None, typer.Option(help="JSON file of instructions per task, before the bundled ones.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Seed = Annotated[int, typer.Option(help="Seed of all choices.")]
 Answers = Annotated[int, typer.Option(min=1, help="Answers to keep, each about another clip.")]
@@ -82,7 +82,7 @@ def run_activation_command(
             model,
             tuning.read_clips(clips),
             Path(output),
-            tuning.load_prompts(prompts),
+            _load_prompts(prompts),
             tuning.WritingSettings(
                 answers=answers,
                 question_share=question_share,
@@ -140,7 +140,7 @@ def write_answers_command(
         )
         rows = tuning.read_clips(clips)
         answerer = tuning.Answerer.from_pretrained(model, dtype)
-        _say(tuning.write_answers(answerer, rows, Path(output), tuning.load_prompts(prompts), settings).summary())
+        _say(tuning.write_answers(answerer, rows, Path(output), _load_prompts(prompts), settings).summary())
 
 
 @app.command("train")
@@ -184,9 +184,16 @@ def compare_models_command(
         settings = tuning.ComparisonSettings(limit, seed, max_new_tokens, batch_size)
         rows = tuning.read_rows(data)
         comparison = tuning.compare_models(
-            before, after, rows, Path(output or after), tuning.load_prompts(prompts), settings, dtype
+            before, after, rows, Path(output or after), _load_prompts(prompts), settings, dtype
         )
         _show(comparison.table())
+
+
+def _load_prompts(file: str | None) -> dict[str, list[str]]:
+    """The bundled instructions, and those of a file, which win."""
+    from modeling_salmonn.processing.prompts import load_prompts
+
+    return load_prompts() | (load_prompts(file) if file else {})
 
 
 @contextmanager

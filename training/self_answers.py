@@ -240,7 +240,7 @@ class SelfWriter:
         if not asks_question(index, self.settings.question_share):
             return row | {"task": STORY_TASK, "prompt": rng.choice(self.prompts[STORY_TASK])}
         own = question_of(clip)
-        task = clip["task"] if own else QUESTION_TASK
+        task = clip["task"] if own and clip["task"] in self.prompts else QUESTION_TASK
         return row | {"task": task, "prompt": rng.choice(self.prompts[task]), "Q": own or rng.choice(OPEN_QUESTIONS)}
 
     def _example(self, row: Row, audio: Any) -> Example:

@@ -254,6 +254,16 @@ def test_folder_with_answers_to_other_prompts_raises(
     assert files(tmp_path) == expected
 
 
+def test_question_of_a_task_without_instructions_is_asked_all_the_same(
+    answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    asking = [row | {"task": "emotion_qa", "Q": "How does he feel?"} for row in clips]
+    settings = WritingSettings(**(NOISE | {"question_share": 1.0, "answers": 1}))
+    report = write_answers(answerer, asking, tmp_path, PROMPTS, settings)
+    rows = [json.loads(line) for line in report.file.read_text().splitlines()]
+    assert [(row["task"], row["Q"]) for row in rows] == [("audio_qa", "How does he feel?")]
+
+
 def test_clip_that_cannot_be_read_is_replaced_by_another(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
