@@ -185,8 +185,8 @@ def train(
         from modeling_salmonn.training.run import prepare, run_training
 
         prepared = prepare([stage, *(settings or [])])
-    if prepared is not None:
-        run_training(*prepared)
+        if prepared is not None:
+            run_training(*prepared)
 
 
 @app.command("build-smol")

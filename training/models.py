@@ -17,6 +17,18 @@ from modeling_salmonn.processing.processing_salmonn import (
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 
 
+def config_source(arguments: SalmonnTrainingArguments) -> str:
+    """Where the model's configuration comes from.
+
+    Raises:
+        ValueError: if neither `model` nor `config` is given.
+    """
+    source = arguments.config or arguments.model
+    if source is None:
+        raise ValueError("Give model, a SALMONN to go on from, or config, which names the bases of a new one.")
+    return source
+
+
 def build_processor(arguments: SalmonnTrainingArguments) -> SalmonnProcessor:
     """The processor of the model to train; of a new one: its features, and its language model's tokenizer.
 
@@ -26,9 +38,7 @@ def build_processor(arguments: SalmonnTrainingArguments) -> SalmonnProcessor:
     """
     if arguments.model is not None:
         return SalmonnProcessor.from_pretrained(arguments.model)
-    if arguments.config is None:
-        raise ValueError("Give model, a SALMONN to go on from, or config, which names the bases of a new one.")
-    config = load_config(arguments.config)
+    config = load_config(config_source(arguments))
     if config.text_model_id is None:
         raise ValueError("The configuration names no language model; set text_model_id to a Hub id or a folder.")
     tokenizer = build_tokenizer(config.text_model_id)

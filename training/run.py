@@ -33,7 +33,7 @@ from modeling_salmonn.training.dry_run import dry_run
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
 from modeling_salmonn.training.manifests import DataSource, Row, load_rows, load_stream, parse_sources
 from modeling_salmonn.training.mixture import task_shares
-from modeling_salmonn.training.models import build_model, build_processor, load_config
+from modeling_salmonn.training.models import build_model, build_processor, config_source, load_config
 from modeling_salmonn.training.overfitting import OverfittingCallback
 from modeling_salmonn.training.stages import prepare_stage
 from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
@@ -283,7 +283,9 @@ def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
     arguments = parse_arguments(words)
     show_progress(arguments)
     if arguments.dry_run:
-        typer.echo(dry_run(arguments, load_config(str(arguments.config or arguments.model))))
+        report = dry_run(arguments, load_config(config_source(arguments)))
+        if arguments.should_log:
+            typer.echo(report)
         return None
     checkpoint = find_checkpoint(arguments)
     return build_trainer(arguments, resumed=checkpoint is not None), checkpoint
@@ -293,10 +295,10 @@ def main(words: Sequence[str]) -> None:
     """Run the stage of a command line; what is wrong with it ends the program with one line."""
     try:
         prepared = prepare(words)
+        if prepared is not None:
+            run_training(*prepared)
     except (ValueError, OSError) as error:
         sys.exit(f"Error: {' '.join(str(error).split())}")
-    if prepared is not None:
-        run_training(*prepared)
 
 
 if __name__ == "__main__":

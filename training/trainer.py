@@ -218,7 +218,12 @@ class SalmonnTrainer(MarkingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model if model is None else model, read_weights(resume_from_checkpoint))
         if self.alignment_head is not None:
-            self.alignment_head.load_state_dict(load_file(Path(resume_from_checkpoint) / ALIGNMENT_FILE))
+            file = Path(resume_from_checkpoint) / ALIGNMENT_FILE
+            if not file.is_file():
+                raise ValueError(
+                    f"There is no {file}: that run had no alignment loss; resume with alignment_weight=0."
+                )
+            self.alignment_head.load_state_dict(load_file(file))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

@@ -57,7 +57,8 @@ class AlignmentTrainer(MarkingTrainer):
         if said:
             texts = self.data_collator.tokenizer.batch_decode([read[index] for index in said])
             heard = [" ".join(text.lower().split()) for text in texts]
-            metrics["wer"] = jiwer.wer([rows[index]["alignment_text"] for index in said], heard)
+            spoken = [" ".join(rows[index]["alignment_text"].lower().split()) for index in said]
+            metrics["wer"] = jiwer.wer(spoken, heard)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         return metrics

@@ -136,4 +136,6 @@ def test_warm_start_teaches_clips_by_heart(tmp_path: Path) -> None:
     losses = [entry["train_loss"] for entry in trainer.state.log_history if "train_loss" in entry]
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] < 0.5 < losses[0]
+    capitals = [row | {"alignment_text": row["alignment_text"].upper()} for row in rows]
+    assert trainer.evaluate(capitals)["eval_wer"] == metrics["eval_wer"] < 1
     assert all(torch.equal(model.state_dict()[name], value) for name, value in frozen.items())

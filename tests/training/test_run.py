@@ -43,6 +43,7 @@ def test_command_trains_and_saves_a_model(workspace: Workspace, tmp_path: Path) 
         (["train_data=/none.jsonl"], "There is no manifest /none.jsonl."),
         (["train_data=[]"], "There is nothing to train on; set train_data"),
         (["model=null"], "Give model, a SALMONN to go on from, or config"),
+        (["model=null", "dry_run=true"], "Give model, a SALMONN to go on from, or config"),
         (["prompts=/none.json"], "There is no prompt file /none.json"),
     ],
 )
@@ -67,6 +68,20 @@ def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monk
     assert trainer.state.global_step == 8
     with pytest.raises(ValueError, match="streaming and some are not"):
         build_trainer(workspace.arguments(tmp_path, train_data=[source, str(workspace.manifest)]))
+
+
+def test_workers_read_a_stream_of_one_file(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    settings = {"train_data": {"path": str(workspace.manifest), "streaming": True}, "max_steps": 4, "logging_steps": 1}
+    losses = []
+    for workers in (1, 2):
+        output = tmp_path / str(workers)
+        trainer = build_trainer(workspace.arguments(output, dataloader_num_workers=workers, **settings))
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +115,10 @@ def test_more_bad_clips_than_the_limit_end_training(workspace: Workspace, tmp_pa
     with pytest.raises(ValueError, match=r"3 clips cannot be read .* more than max_bad_clips 2"):
         train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=2, max_steps=10))
     train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=6, max_steps=2))
+    words = [f"train_data={manifest}", "max_bad_clips=2", "max_steps=10"]
+    result = CliRunner().invoke(app, ["train", stage_file(workspace, tmp_path), *words])
+    assert result.exit_code == 1
+    assert "more than max_bad_clips 2" in result.stderr
 
 
 @pytest.mark.parametrize("cached", [False, True])
