@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,9 @@ class EncoderCache:
         dtype: torch.dtype = torch.float16,
     ):
         self.feature_extractor = feature_extractor
-        self.model = model
+        self.model: Any = model  # None in a worker that was spawned
         self.dtype = dtype
-        self._content_hash = lru_cache(maxsize=None)(_content_hash)
+        self._hashes: dict[str, str] = {}
         base = model.model
         encoders = {"speech": base.speech_encoder, "audio": base.audio_encoder}
         self.folders = {
@@ -62,6 +61,10 @@ class EncoderCache:
             for name, encoder in encoders.items()
             if encoder is not None
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers that are spawned get: they read states, and encode none."""
+        return self.__dict__ | {"model": None}
 
     def get(self, clip: str) -> tuple[torch.Tensor, int]:
         """States `(encoder_frames, width)` of a clip, and its length in mel frames.
@@ -89,6 +92,8 @@ class EncoderCache:
         missing = [clip for clip in dict.fromkeys(clips) if not self._is_complete(clip)]
         if not missing:
             return []
+        if self.model is None:
+            raise ValueError(f"{missing[0]} has no states yet; encode all clips before workers are started.")
         missing.sort(key=lambda clip: os.path.getsize(clip) if os.path.isfile(clip) else 0)
         problems: list[tuple[str, Exception]] = []
         bar = tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress)
@@ -139,7 +144,7 @@ class EncoderCache:
         return os.path.isfile(clip) and all(_is_readable(self._file(name, clip)) for name in self.folders)
 
     def _file(self, name: str, clip: str) -> Path:
-        content = self._content_hash(clip)
+        content = self._hashes.get(clip) or self._hashes.setdefault(clip, _content_hash(clip))
         return self.folders[name] / content[:2] / f"{content}.safetensors"
 
 

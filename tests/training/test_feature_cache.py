@@ -1,5 +1,6 @@
 """The cache of encoder states: what it gives is what the encoders give, whatever interrupts it."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_cached_states_are_the_same_alone_and_in_a_batch(
         expected, expected_frames = alone.get(clip)
         assert frames == expected_frames
         torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cache_can_be_sent_to_workers(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    cache.encode(clips[:1], progress=False)
+    sent = pickle.loads(pickle.dumps(cache))  # as where workers are spawned
+    assert torch.equal(sent.get(clips[0])[0], cache.get(clips[0])[0])
+    with pytest.raises(ValueError, match="encode all clips before workers are started"):
+        sent.get(clips[1])
 
 
 def test_encoding_again_writes_nothing(
