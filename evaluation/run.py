@@ -138,13 +138,13 @@ def read_data(sources: Sequence[str]) -> list[Row]:
 
 def _read_rows(manifest: Path) -> list[Row]:
     """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
-    rows = []
+    rows, folder = [], manifest.expanduser().parent
     for row in read_manifest(manifest):
         clean = {name: value for name, value in row.items() if value is not None}
         if not isinstance(clean.get("path"), str) or not clean.get("task"):
             raise ValueError(f"A row of {manifest} has no path or no task: {clean}. Each needs both.")
-        clean["path"] = locate(clean["path"], manifest.parent)
-        rows.append(clean)
+        joined = [locate(clip, folder) for clip in clean.get("expand_wav") or []]
+        rows.append(clean | {"path": locate(clean["path"], folder)} | ({"expand_wav": joined} if joined else {}))
     return rows
 
 

@@ -178,6 +178,16 @@ def test_rows_of_other_tasks_raise() -> None:
         make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "song", "text": "la"}])
 
 
+def test_clips_of_a_manifest_are_found_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    row = {"path": "a.wav", "expand_wav": ["b.wav", "https://host/c.wav"], "task": "asr", "text": "words"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for manifest in (str(tmp_path / "rows.jsonl"), "~/rows.jsonl"):
+        (found,) = read_data([manifest])
+        assert found["path"] == str(tmp_path / "a.wav")
+        assert found["expand_wav"] == [str(tmp_path / "b.wav"), "https://host/c.wav"]
+
+
 def test_rows_without_path_or_task_raise(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"task": "asr", "text": "a"}\n')
