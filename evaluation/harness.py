@@ -9,7 +9,7 @@ import json
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,14 +126,18 @@ def answer_jobs(
 
     Returns:
         The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction` and `answer`.
+
+    Raises:
+        ValueError: if a row lacks a field of its instruction, or has an answer to another instruction.
     """
     state = process_state()
+    bad_clips = BadClips(len(jobs), output / BAD_CLIPS_FILE)
+    maker = ExampleMaker(load_prompts(), ClipReader(answerer.extractor, bad_clips))
     answered = read_answers(output)
+    _require_same_instructions(maker, jobs, answered, output)
     pending = sorted((job for job in jobs if job.key not in answered), key=lambda job: (job.new_tokens, job.seconds))
     state.wait_for_everyone()  # all have read what there was
     journal = Journal(output / f"answers-{state.process_index}.jsonl", KEYS)
-    bad_clips = BadClips(len(jobs), output / BAD_CLIPS_FILE)
-    maker = ExampleMaker(load_prompts(), ClipReader(answerer.extractor, bad_clips))
     own = pending[state.process_index :: state.num_processes]
     with tqdm(total=len(own), desc="Answers", disable=not state.is_main_process or None) as bar:
         for batch in _batches(own, batch_size):
@@ -193,14 +197,32 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _example(maker: ExampleMaker, job: Job) -> Example | None:
-    """The example of a job; `None` if its clip cannot be read, which has been reported."""
+def _require_same_instructions(
+    maker: ExampleMaker, jobs: Sequence[Job], answered: Mapping[tuple[str, int, str], Row], output: Path
+) -> None:
+    for job in jobs:
+        instruction = maker.instruction(_asked_row(maker, job), random.Random(0))
+        given = answered.get(job.key, {}).get("instruction", instruction)
+        if given != instruction:
+            raise ValueError(
+                f"{output} holds answers of the task {job.task.name!r} to the instruction {given!r}, not to "
+                f"{instruction!r}; choose another folder, or delete this one."
+            )
+
+
+def _asked_row(maker: ExampleMaker, job: Job) -> Row:
+    """The row of a job with its instruction."""
     if job.part == ANSWER:
         row = {"prompt": job.task.instruction} | {name: value for name, value in job.row.items() if value is not None}
     else:
         row = job.row | {"prompt": maker.prompts[FALLBACK_TASKS[job.part]][0]}
+    return row | {"text": "", "task": job.task.name}
+
+
+def _example(maker: ExampleMaker, job: Job) -> Example | None:
+    """The example of a job; `None` if its clip cannot be read, which has been reported."""
     try:
-        example = maker.make(row | {"text": "", "task": job.task.name}, random.Random(0))
+        example = maker.make(_asked_row(maker, job), random.Random(0))
     except UnreadableClipError:
         return None
     return example | {"transcript": job.row.get("transcript") or job.row.get("alignment_text")}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,23 @@ def test_tasks_that_were_evaluated_before_keep_their_figures(saved_folder: Path,
 def test_folder_with_answers_to_something_else_raises(finished: Path, saved_folder: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="answers of another lora_scale; choose another folder"):
         run_evaluation(saved_folder, data, finished, lora_scale=1.0)
+
+
+def test_answers_to_another_instruction_raise(finished: Path, saved_folder: Path, data: Path) -> None:
+    task = replace(load_tasks(data.parent / "tasks.yaml")["words"], instruction="Sing.")
+    with pytest.raises(ValueError, match=r"answers of the task 'words' to the instruction 'Write.', not to 'Sing.'"):
+        evaluate(str(saved_folder), [task], read_data([str(data)]), finished, RuleJudge())
+
+
+def test_rows_without_a_field_of_their_instruction_raise_before_any_is_answered(
+    saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    rows = [row | {"mood": "merry"} for row in read_data([str(data)])]
+    del rows[5]["mood"]
+    task = replace(load_tasks(data.parent / "tasks.yaml")["words"], instruction="Be {mood}.")
+    with pytest.raises(ValueError, match="needs the field 'mood'"):
+        evaluate(str(saved_folder), [task], rows, tmp_path, RuleJudge())
+    assert not (tmp_path / "answers-0.jsonl").exists()
 
 
 def test_lora_scale_changes_answers(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
