@@ -10,6 +10,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from modeling_salmonn.evaluation.metrics import METRICS
 from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.prompts import load_prompts
@@ -92,7 +94,7 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
         seed: of the draw.
 
     Raises:
-        ValueError: if there is no row for any of the tasks, or one has no reference.
+        ValueError: if there is no row for any of the tasks, or one has no reference that its metrics can use.
     """
     jobs = []
     for task in tasks:
@@ -101,8 +103,8 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
         if not chosen:
             logger.warning("There are no rows for the task %s.", task.name)
         parts = (ANSWER, *(FALLBACK_TASKS if task.rule else ()))
+        _require_usable_references(task, [task.references(rows[index]) for index in chosen])
         for index in chosen:
-            task.references(rows[index])
             jobs += [Job(task, index, rows[index], part) for part in parts]
     if not jobs:
         raise ValueError(
@@ -186,6 +188,13 @@ def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
 def process_state() -> PartialState:
     """This process among those that `accelerate launch` has started, be it on CPUs."""
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _require_usable_references(task: Task, references: Sequence[Sequence[str]]) -> None:
+    """Tell before anything is answered what the metrics would tell when all is."""
+    for name in METRICS.keys() & set(task.metrics) if references else ():
+        with suppress(ImportError):  # the summary names it as missing
+            METRICS[name].statistics(references, [""] * len(references))
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:

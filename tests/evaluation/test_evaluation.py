@@ -191,6 +191,12 @@ def test_more_rows_contain_those_of_fewer() -> None:
     assert few < more
 
 
+def test_references_that_a_metric_cannot_read_raise_before_any_row_is_answered() -> None:
+    rows = [{"path": "a.wav", "task": "emotion_recognition", "text": text} for text in ("happy", "surprised")]
+    with pytest.raises(ValueError, match=r"Row 2 has no reference that can be used, but \['surprised'\]"):
+        make_jobs(choose_tasks(load_tasks(), ["er"]), rows)
+
+
 def test_rows_of_other_tasks_raise() -> None:
     with pytest.raises(ValueError, match=r"None of the 1 rows is for asr; the rows have the tasks \['song'\]"):
         make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "song", "text": "la"}])
