@@ -88,6 +88,7 @@ def evaluate(
         ValueError: if there is nothing to ask, or the folder holds answers to something else.
     """
     settings = settings or EvaluationSettings()
+    process_state()  # before the model is loaded: it gives each process an accelerator of its own
     answerer = answerer or load_answerer(model, settings.dtype)
     weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)

@@ -14,6 +14,7 @@ from evaluated_clips import write_data
 from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.evaluation import run, sweep
 from modeling_salmonn.evaluation.harness import KEYS, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
@@ -168,6 +169,23 @@ def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Pat
     ]
     assert len(keys) == len(set(keys)) == len(read_answers(finished))
     assert (tmp_path / "answers-1.jsonl").stat().st_size > 0
+
+
+@pytest.mark.parametrize("module", [run, sweep])
+def test_processes_have_their_accelerators_before_the_model_is_loaded(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def load(*arguments: Any) -> Any:
+        assert events == ["process_state"]
+        raise ValueError("loaded")
+
+    monkeypatch.setattr(module, "process_state", lambda: events.append("process_state"))
+    monkeypatch.setattr(module, "load_answerer", load)
+    begin = run.evaluate if module is run else sweep.sweep_scales
+    with pytest.raises(ValueError, match="loaded"):
+        begin("model", [], [], tmp_path, RuleJudge())
 
 
 def test_unreadable_clip_is_counted_and_named(saved_folder: Path, data: Path, tmp_path: Path) -> None:
