@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -133,7 +134,7 @@ def answer_jobs(
         ValueError: if a row lacks a field of its instruction, or has an answer to another instruction.
     """
     state = process_state()
-    bad_clips = BadClips(len(jobs), output / BAD_CLIPS_FILE)
+    bad_clips = BadClips(sys.maxsize, output / BAD_CLIPS_FILE)  # they are counted, and end nothing
     maker = ExampleMaker(load_prompts(), ClipReader(answerer.extractor, bad_clips))
     answered = read_answers(output)
     _require_same_instructions(maker, jobs, answered, output)

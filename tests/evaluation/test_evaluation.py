@@ -200,6 +200,15 @@ def test_unreadable_clip_is_counted_and_named(saved_folder: Path, data: Path, tm
     assert "1 clips could not be read" in (tmp_path / "out" / "summary.md").read_text()
 
 
+def test_unreadable_clips_of_an_earlier_task_do_not_end_another(saved_folder: Path, tmp_path: Path) -> None:
+    tasks = load_tasks()
+    rows = [{"path": f"{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
+    rows.append({"path": "3.wav", "task": "gender_recognition", "text": "male"})
+    for name, unreadable in (("asr", 3), ("gr", 1)):
+        summary = evaluate(str(saved_folder), [tasks[name]], rows, tmp_path, RuleJudge())
+        assert summary[name]["unreadable"] == unreadable
+
+
 def test_more_rows_contain_those_of_fewer() -> None:
     rows = [{"task": "asr", "text": "a", "path": str(index)} for index in range(30)]
     tasks = choose_tasks(load_tasks(), ["asr"])
