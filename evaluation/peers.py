@@ -83,7 +83,9 @@ class ReadingAnswerer:
         Raises:
             ValueError: if an example has no transcript.
         """
-        inputs = self.tokenizer([self._prompt(example) for example in examples], return_tensors="pt", padding=True)
+        prompts = [self._prompt(example) for example in examples]
+        # The template has written the special tokens already.
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
         output = self.model.generate(**inputs, **options)
         texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

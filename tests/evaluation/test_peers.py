@@ -85,6 +85,18 @@ def test_whisper_in_a_batch_answers_as_alone_and_hears_all_of_a_long_clip(whispe
     assert together[1] == " ".join(texts(answerer, [{"audio": part} for part in parts]))
 
 
+def test_language_model_gets_the_beginning_of_its_template_once(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = ReadingAnswerer(llama)
+    reading.tokenizer.chat_template = "{{ bos_token }}" + TEMPLATE
+    seen = []
+    generate = reading.model.generate
+    monkeypatch.setattr(
+        reading.model, "generate", lambda **inputs: seen.append(inputs["input_ids"]) or generate(**inputs)
+    )
+    texts(reading, [{"path": "a.wav", "instruction": "Say it.", "transcript": "words"}])
+    assert (seen[0] == reading.tokenizer.bos_token_id).sum() == 1
+
+
 def test_language_model_reads_the_transcript(llama: str) -> None:
     answerer = load_answerer(llama)
     examples = [
