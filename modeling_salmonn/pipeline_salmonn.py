@@ -103,7 +103,9 @@ class AudioTextPipeline(Pipeline):
         while batch := list(islice(items, batch_size)):
             model_inputs = self.preprocess(batch, **preprocess)
             outputs = self.forward(model_inputs, **forward)
-            yield from ([answer] for answer in self.postprocess(outputs, **postprocess))
+            answers = self.postprocess(outputs, **postprocess)
+            own = len(answers) // len(batch)  # several, if `num_return_sequences` says so
+            yield from (answers[start : start + own] for start in range(0, len(answers), own))
 
     def preprocess(
         self, inputs: Any, text: str | None = None, sampling_rate: int | None = None

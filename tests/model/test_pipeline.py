@@ -275,6 +275,13 @@ def test_answer_length_is_that_of_the_config_or_the_research_code(
     assert counter.count == expected
 
 
+def test_several_answers_to_an_item_stay_together(pipe: AudioTextPipeline, clips: list[str]) -> None:
+    options = {"text": QUESTION, "num_beams": 2, "num_return_sequences": 2}
+    alone = [pipe(clip, **options) for clip in clips]
+    assert [len(answers) for answers in alone] == [2, 2, 2]
+    assert pipe(clips, batch_size=2, **options) == alone
+
+
 def test_stream_yields_the_answer_in_pieces(pipe: AudioTextPipeline, clips: list[str], answers: list) -> None:
     pieces = pipe.stream(clips[0], text=QUESTION)
     assert isinstance(pieces, Iterator)
