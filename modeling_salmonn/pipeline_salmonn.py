@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from threading import Thread
 from typing import Any
 
@@ -43,8 +44,9 @@ class AudioTextPipeline(Pipeline):
         """Answer about one clip or many.
 
         Args:
-            inputs: a path, URL, bytes, array or `datasets` audio value; a dict with `audio` and `text`; chat messages;
-                or a list, a generator or a `datasets` column of these.
+            inputs: a path, URL, bytes, array or `datasets` audio value; a dict with `audio` (one of these, or a list
+                of clips for one instruction) and `text`; chat messages; or a list, a generator or a
+                `datasets` column of these.
             text: the instruction, or one for each item of a list.
             batch_size: how many items go through the model at once (default 1).
             sampling_rate: rate in Hz of arrays that do not carry their own.
@@ -71,7 +73,12 @@ class AudioTextPipeline(Pipeline):
         """Answer about one clip and yield the text piece by piece; arguments as for a call.
 
         Beams may still change all of their text, so that this is greedy whatever the model's settings say.
+
+        Raises:
+            ValueError: if there are several clips, whose answers would run into one another.
         """
+        if isinstance(inputs, (list, tuple)) and len(inputs) > 1 and not _is_message(inputs[0]):
+            raise ValueError(f"Got {len(inputs)} clips to stream about; stream about one after the other.")
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
         kwargs.setdefault("num_beams", 1)
@@ -140,6 +147,10 @@ def _is_column(inputs: Any) -> bool:
     return is_sequence and not isinstance(inputs, (list, *SINGLE_CLIP_TYPES))
 
 
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and "role" in item
+
+
 def _as_conversation(item: Any, text: str | None, sampling_rate: int | None) -> list[dict[str, Any]]:
     """The chat messages of one item, whatever form it came in."""
     if isinstance(item, Chat):
@@ -149,10 +160,10 @@ def _as_conversation(item: Any, text: str | None, sampling_rate: int | None) -> 
         audio, text = item.get("audio"), item.get("text", text)
     if sampling_rate is not None and hasattr(audio, "shape"):
         audio = {"array": audio, "sampling_rate": sampling_rate}
-    content: list[dict[str, Any]] = [{"type": "text", "text": text or DEFAULT_INSTRUCTION}]
-    if audio is not None:
-        content.insert(0, {"type": "audio", "audio": audio})
-    return [{"role": "user", "content": content}]
+    several = isinstance(audio, list) and not (audio and isinstance(audio[0], Real))  # numbers are samples
+    clips = audio if several else [] if audio is None else [audio]
+    content = [{"type": "audio", "audio": clip} for clip in clips]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text or DEFAULT_INSTRUCTION}]}]
 
 
 __all__ = ["AudioTextPipeline"]

@@ -118,6 +118,11 @@ def test_dict_holds_audio_and_text(pipe: AudioTextPipeline, clips: list[str], an
     assert pipe({"audio": clips[0]}, text=QUESTION) == answers[0]
 
 
+def test_dict_may_hold_several_clips(pipe: AudioTextPipeline, clips: list[str]) -> None:
+    expected = expected_answer(pipe, [user_message(*clips[:2])])
+    assert pipe({"audio": clips[:2], "text": QUESTION}) == expected
+
+
 def test_text_without_audio_is_answered(pipe: AudioTextPipeline) -> None:
     expected = expected_answer(pipe, [user_message()])
     assert pipe({"text": QUESTION}) == expected
@@ -304,6 +309,11 @@ def test_stream_is_greedy_where_the_model_searches_with_beams(
     beams = pipeline("audio-text", model=model, processor=bucket_processor)
     greedy = beams(clips[0], text=QUESTION, num_beams=1)[0]["generated_text"]
     assert "".join(beams.stream(clips[0], text=QUESTION)).strip() == greedy
+
+
+def test_stream_about_several_clips_raises(pipe: AudioTextPipeline, clips: list[str]) -> None:
+    with pytest.raises(ValueError, match="Got 3 clips to stream about"):
+        next(pipe.stream(clips, text=QUESTION))
 
 
 def test_stream_when_audio_is_missing_raises(pipe: AudioTextPipeline, tmp_path: Path) -> None:
