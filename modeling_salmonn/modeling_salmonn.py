@@ -398,13 +398,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if audio_embeds is not None and input_ids is not None:
             audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
         elif input_features is not None or encoder_hidden_states is not None:
-            audio_tokens = self.get_audio_features(
-                input_features,
-                input_features_mask,
-                audio_input_features,
-                audio_input_features_mask,
-                encoder_hidden_states,
-            ).pooler_output
+            features = (audio_input_features, audio_input_features_mask, encoder_hidden_states)
+            audio_tokens = self.get_audio_features(input_features, input_features_mask, *features).pooler_output
         if audio_tokens is not None:
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, audio_tokens)
             audio_tokens = audio_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -550,7 +545,11 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         if cache is not None and not placeholders[:, cache.get_seq_length() :].any():
             return kwargs  # the audio is in the cache
         tokens = self.get_audio_features(**audio).pooler_output
-        self.model.get_placeholder_mask(input_ids, tokens.new_empty(*input_ids.shape, 0), tokens)
+        embeds = kwargs.get("inputs_embeds")
+        shaped = tokens.new_empty(*input_ids.shape, 0) if embeds is None else embeds
+        mask = self.model.get_placeholder_mask(input_ids, shaped, tokens)
+        if embeds is not None:  # they come without ids to the model: their placeholders are filled here
+            return kwargs | {"inputs_embeds": embeds.masked_scatter(mask, tokens.to(embeds.device, embeds.dtype))}
         counts = placeholders.sum(-1)
         length = int(counts.max())
         audio_embeds = tokens.new_zeros(input_ids.shape[0], length, tokens.shape[-1])

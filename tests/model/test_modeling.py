@@ -210,6 +210,19 @@ def test_prepared_embeddings_equal_the_inputs(
     assert generated[0].tolist() == bucket_model.generate(**inputs, max_new_tokens=5)[0, -5:].tolist()
 
 
+def test_generate_puts_audio_into_embeddings_that_come_with_their_ids(
+    bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    inputs = bucket_processor(text="Hm?", audio=make_clip(1.0), sampling_rate=SAMPLING_RATE)
+    embeds = bucket_model.model.embed_prompt(inputs["input_ids"])
+    options = {"max_new_tokens": 2, "output_logits": True, "return_dict_in_generate": True}
+    expected = bucket_model.generate(**inputs, **options).logits
+    for found, wanted in zip(
+        bucket_model.generate(**inputs, inputs_embeds=embeds, **options).logits, expected, strict=True
+    ):
+        assert torch.allclose(found, wanted, atol=1e-5)
+
+
 def test_cache_of_a_first_turn_serves_the_second(
     bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
 ) -> None:
