@@ -75,16 +75,16 @@ def ask(
 ) -> None:
     """Answer a question about an audio file."""
     with readable_errors():
-        from torch import device as torch_device
+        import torch
         from transformers import pipeline
 
         import modeling_salmonn  # noqa: F401  registers the classes
 
         try:
-            torch_device(device)
-        except RuntimeError as error:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # of torch without CUDA
             raise ValueError(
-                f"There is no device {device!r}; give cpu, cuda, cuda:1, mps or another of torch's."
+                f"There is no device {device!r} here; give cpu, cuda, cuda:1, mps or another of torch's."
             ) from error
         require_model(model)
         if explain is not None:

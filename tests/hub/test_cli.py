@@ -151,8 +151,9 @@ def test_ask_for_a_lora_scale_without_adapter_fails_in_a_line(wav_file: Path, tm
     assert_one_line_error(result, "lora_scale needs a LoRA adapter")
 
 
-def test_ask_on_an_unknown_device_fails_in_a_line(saved_folder: Path, wav_file: Path) -> None:
-    assert_one_line_error(run("ask", wav_file, QUESTION, "--model", saved_folder, "--device", "abacus"), "abacus")
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "mps:99"])
+def test_ask_on_a_device_that_is_not_there_fails_in_a_line(device: str, saved_folder: Path, wav_file: Path) -> None:
+    assert_one_line_error(run("ask", wav_file, QUESTION, "--model", saved_folder, "--device", device), device)
 
 
 @pytest.mark.parametrize("option", ["--num-beams", "--max-new-tokens", "--lora-scale"])
