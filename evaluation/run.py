@@ -20,7 +20,7 @@ from modeling_salmonn.evaluation.peers import load_answerer, tasks_for
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
 from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, summarise, table
 from modeling_salmonn.evaluation.tasks import Task
-from modeling_salmonn.training.activation_clips import locate
+from modeling_salmonn.training.activation_clips import locate_clips
 from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.journal import write_bytes, write_json
 from modeling_salmonn.training.manifests import Row, load_rows, parse_sources, read_manifest
@@ -144,8 +144,7 @@ def _read_rows(manifest: Path) -> list[Row]:
         clean = {name: value for name, value in row.items() if value is not None}
         if not isinstance(clean.get("path"), str) or not clean.get("task"):
             raise ValueError(f"A row of {manifest} has no path or no task: {clean}. Each needs both.")
-        joined = [locate(clip, folder) for clip in clean.get("expand_wav") or []]
-        rows.append(clean | {"path": locate(clean["path"], folder)} | ({"expand_wav": joined} if joined else {}))
+        rows.append(locate_clips(clean, folder))
     return rows
 
 

@@ -316,9 +316,10 @@ def synthesise_speech(folder: Path, clips: int = 45000, seed: int = 0, jobs: int
     if clips < 1 or jobs < 1:
         raise ValueError(f"Found clips={clips} and jobs={jobs}; both must be 1 or more.")
     require_synthesisers()
-    plan = plan_clips(clips, seed)
+    planned = plan_clips(max(clips, FIRST_TEXTS), seed)
+    plan = planned[:clips]
     folder.mkdir(parents=True, exist_ok=True)
-    keep_recipe(folder, {"seed": seed, "first_texts": [clip.text.words for clip in plan_clips(FIRST_TEXTS, seed)]})
+    keep_recipe(folder, {"seed": seed, "first_texts": [clip.text.words for clip in planned[:FIRST_TEXTS]]})
     seconds = _finished_seconds(folder, plan)
     try:
         _make_missing(folder, plan, seconds, jobs)

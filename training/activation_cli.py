@@ -193,7 +193,7 @@ def _load_prompts(file: str | None) -> dict[str, list[str]]:
     """The bundled instructions, and those of a file, which win."""
     from modeling_salmonn.processing.prompts import load_prompts
 
-    return load_prompts() | (load_prompts(file) if file else {})
+    return load_prompts() | load_prompts(file)
 
 
 @contextmanager

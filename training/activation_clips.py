@@ -29,9 +29,14 @@ def read_clips(source: str) -> list[Row]:
         path = clean.get("path", clean.get("file_name"))
         if not isinstance(path, str):
             raise ValueError(f"Row {index} of {file} names no clip; give it a 'path'.")
-        joined = [locate(name, file.parent) for name in clean.get("expand_wav") or []]
-        rows.append(clean | {"path": locate(path, file.parent)} | ({"expand_wav": joined} if joined else {}))
+        rows.append(locate_clips(clean | {"path": path}, file.parent))
     return rows
+
+
+def locate_clips(row: Row, folder: Path) -> Row:
+    """A row with absolute paths of its clip, and of those that are joined to it."""
+    joined = [locate(name, folder) for name in row.get("expand_wav") or []]
+    return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
 
 
 def locate(path: str, folder: Path) -> str:
