@@ -240,14 +240,12 @@ class ExampleSet(Dataset):
                 raise ValueError("A feature cache does not hold clips made on the fly; leave feature_cache out.")
             if any(self.rows.column("expand_wav")):
                 raise ValueError("A feature cache does not hold joined clips (expand_wav); leave feature_cache out.")
-        self._check_fields()
+        self._check_fields(unprompted, prompts)
 
-    def _check_fields(self) -> None:
-        """All rows have what an instruction of their task may name."""
-        prompts = self.rows.column("prompt")
-        tasks = [task for task, prompt in zip(self.tasks, prompts, strict=False) if not prompt]
+    def _check_fields(self, unprompted: set[str], prompts: Sequence[str | None]) -> None:
+        """All rows without a prompt have what an instruction of their task may name."""
         named = {
-            task: {name for text in self.maker.prompts[task] for name in prompt_fields(text)} for task in set(tasks)
+            task: {name for text in self.maker.prompts[task] for name in prompt_fields(text)} for task in unprompted
         }
         for name in sorted(set().union(*named.values())):
             columns = [self.rows.column(column) for column in (name, *(["Q"] if name in FIELDS_OF_Q else []))]
