@@ -18,7 +18,7 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.audio_utils import hertz_to_mel
 
-from modeling_salmonn.evaluation.plots import require_matplotlib, save_figure
+from modeling_salmonn.evaluation.plots import require_matplotlib, require_picture_path, save_figure
 from modeling_salmonn.modeling_salmonn import AUDIO_INPUTS, SalmonnForConditionalGeneration
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
@@ -235,12 +235,14 @@ def plot_explanation(explanation: Explanation, waveform: np.ndarray | torch.Tens
     Args:
         explanation: of an answer about the clip.
         waveform (of shape `(samples,)`): the clip, mono at 16 kHz, as `SalmonnFeatureExtractor.fetch_audio` gives it.
-        picture: PNG to write; its folder is made.
+        picture: PNG to write, or another format that its name says; its folder is made.
 
     Raises:
         ImportError: if matplotlib is missing.
+        ValueError: for a file that a picture must not be written to; see `require_picture_path`.
     """
     require_matplotlib()
+    require_picture_path(picture)
     from matplotlib import font_manager, rc_context
     from matplotlib.figure import Figure
 
@@ -257,7 +259,6 @@ def plot_explanation(explanation: Explanation, waveform: np.ndarray | torch.Tens
             _draw_tokens(panels[2], explanation)
         panels[0].set_xlim(0, explanation.seconds)
         panels[-1].set_xlabel("seconds")
-        picture.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
 
 

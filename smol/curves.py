@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_salmonn.evaluation.plots import make_panels, require_matplotlib, require_picture_path, save_figure
+
+
+PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.5  # inches
+
 
 def plot_curves(runs: Sequence[Path], output: Path) -> None:
     """Draw training and evaluation losses over steps, one panel for each run.
@@ -14,16 +19,14 @@ def plot_curves(runs: Sequence[Path], output: Path) -> None:
         output: PNG to write.
 
     Raises:
-        ValueError: if a run has no log.
+        ImportError: if matplotlib is missing.
+        ValueError: if a run has no log, or the picture must not be written; see `require_picture_path`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    require_matplotlib()
+    require_picture_path(output)
     logs = [read_log(run) for run in runs]
-    figure, axes = pyplot.subplots(1, len(runs), figsize=(4.5 * len(runs), 3.5), squeeze=False, layout="constrained")
-    for run, log, axis in zip(runs, logs, axes[0], strict=True):
+    figure, panels = make_panels(len(runs), len(runs), PANEL_WIDTH, PANEL_HEIGHT)
+    for run, log, axis in zip(runs, logs, panels, strict=True):
         names = ["loss", *sorted({name for entry in log for name in entry if name.startswith("eval_")})]
         for name in names:
             points = [(entry["step"], float(entry[name])) for entry in log if name in entry]
@@ -32,7 +35,7 @@ def plot_curves(runs: Sequence[Path], output: Path) -> None:
         axis.set(title=run.name, xlabel="step", ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    figure.savefig(output, dpi=110)
+    save_figure(figure, output)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

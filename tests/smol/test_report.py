@@ -46,3 +46,7 @@ def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"no trainer_state\.json"):
         plot_curves([tmp_path / "nothing"], tmp_path / "other.png")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes\.txt is no name for a picture"):
+        plot_curves([tmp_path / "run"], tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
