@@ -7,7 +7,7 @@ folder/speech-3f2a...../ab/ab12....safetensors     one file a clip and encoder
 
 The folder's name is a hash of the encoder's weights, of its config and of all settings that change its states, so
 another encoder or another clip never meets old states. Files are written under another name and renamed: an
-interrupted write leaves nothing that could be read.
+interrupted write leaves nothing that could be read, and several processes may fill one cache.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
+from modeling_salmonn.training.whole_files import replaced_whole
 
 
 FEATURES = {"speech": "input_features", "audio": "audio_input_features"}
@@ -98,7 +99,7 @@ class EncoderCache:
         problems: list[tuple[str, Exception]] = []
         bar = tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress)
         for start in range(0, len(missing), batch_size):
-            batch = missing[start : start + batch_size]
+            batch = [clip for clip in missing[start : start + batch_size] if not self._is_complete(clip)]
             samples = {clip: self._read(clip) for clip in batch}
             errors = {clip: error for clip, error in samples.items() if isinstance(error, Exception)}
             if errors and len(clips) == 1:
@@ -107,7 +108,7 @@ class EncoderCache:
             readable = [clip for clip in batch if clip not in errors]
             if readable:
                 self._encode_batch(readable, [samples[clip] for clip in readable])
-            bar.update(len(batch))
+            bar.update(len(missing[start : start + batch_size]))
         bar.close()
         return problems
 
@@ -123,6 +124,8 @@ class EncoderCache:
         """Run the encoders that lack any of these clips: of a model that gets a second encoder only that one."""
         extractor = self.feature_extractor
         lacking = [name for name in self.folders if not all(_is_readable(self._file(name, clip)) for clip in clips)]
+        if not lacking:  # another process was faster
+            return
         unneeded = {FEATURES[name] for name in FEATURES if name not in lacking}
         inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt")
         used = {name: value.to(self.model.device) for name, value in inputs.items() if name not in unneeded}
@@ -136,9 +139,8 @@ class EncoderCache:
 
     def _write(self, file: Path, states: torch.Tensor, mel_frames: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
-        save_file({"states": states}, unfinished, metadata={"mel_frames": str(mel_frames)})
-        unfinished.replace(file)
+        with replaced_whole(file) as unfinished:
+            save_file({"states": states}, unfinished, metadata={"mel_frames": str(mel_frames)})
 
     def _is_complete(self, clip: str) -> bool:
         return os.path.isfile(clip) and all(_is_readable(self._file(name, clip)) for name in self.folders)
@@ -196,11 +198,14 @@ def _content_hash(clip: str) -> str:
 
 
 def _is_readable(file: Path) -> bool:
+    """Whether a file has states and a length that fits them; any other is written anew."""
     try:
-        with safe_open(file, "pt"):
-            return True
+        with safe_open(file, "pt") as content:
+            length = (content.metadata() or {}).get("mel_frames", "")
+            shape = content.get_slice("states").get_shape()
     except (SafetensorError, OSError):
         return False
+    return len(shape) == 2 and length.isdecimal() and int(length) <= MEL_FRAMES_PER_ENCODER_FRAME * shape[0]
 
 
 __all__ = ["EncoderCache", "pad_states"]

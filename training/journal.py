@@ -6,6 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modeling_salmonn.training.text_files import kind_of, parse_json
+from modeling_salmonn.training.whole_files import write_bytes
+
+
+Kinds = Mapping[str, type | tuple[type, ...]]
+
 
 class Journal:
     """Rows of a JSON-lines file, each of them on disk before `append` returns.
@@ -13,17 +19,20 @@ class Journal:
     A last line that a kill cut off is dropped; others may have been changed by hand.
 
     Args:
-        file: the file; made by the first row.
+        file: the file; made by the first row, and left as it is before that.
         keys: names of the values that tell rows apart.
+        needed: names that each row must have, with the types of their values.
 
     Raises:
-        ValueError: if a whole line is no JSON object, naming it.
+        ValueError: if a whole line is no JSON object, or lacks what is needed, naming it.
     """
 
-    def __init__(self, file: Path, keys: tuple[str, ...] = ("path", "attempt")):
+    def __init__(self, file: Path, keys: tuple[str, ...] = ("path", "attempt"), needed: Kinds | None = None):
         self.file = file
         self.keys = keys
+        self.needed = needed or {}
         self.rows: list[dict[str, Any]] = []
+        self._whole: bytes | None = None  # content that takes the place of one with a last line that is cut off
         if file.exists():
             self._read()
         self._known = {self._key(row) for row in self.rows}
@@ -32,6 +41,9 @@ class Journal:
         """Add a row, unless there is one with the same keys."""
         if self._key(row) in self._known:
             return
+        if self._whole is not None:
+            write_bytes(self.file, self._whole)
+            self._whole = None
         with self.file.open("ab") as file:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")  # one write: a line is there or not
             file.flush()
@@ -51,18 +63,31 @@ class Journal:
         try:
             self.rows.append(self._parse(last, len(lines) + 1))
         except ValueError:
-            write_bytes(self.file, whole)
+            self._whole = whole
         else:
-            write_bytes(self.file, whole + last + b"\n")
+            self._whole = whole + last + b"\n"
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        name = f"Line {number} of {self.file}"
         try:
-            row = json.loads(line)
+            row = parse_json(line.decode("utf-8-sig"), name, strict=False)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not UTF-8; mend or delete it.") from error
         except ValueError as error:
-            raise ValueError(f"Line {number} of {self.file} is not JSON ({error}); mend or delete it.") from error
+            raise ValueError(f"{str(error).rstrip('.')}; mend or delete it.") from error
         if not isinstance(row, dict):
-            raise ValueError(f"Line {number} of {self.file} is a {type(row).__name__}; it needs to be an object.")
+            raise ValueError(f"{name} is {kind_of(row)}; it needs to be an object.")
+        for key, kinds in self.needed.items():
+            if not _is_of(row.get(key), kinds):
+                raise ValueError(f"{name} has {kind_of(row.get(key))} as {key!r}; mend or delete it.")
+        for key in self.keys:
+            if isinstance(row.get(key), (dict, list)):
+                raise ValueError(f"{name} has {kind_of(row[key])} as {key!r}; mend or delete it.")
         return row
+
+
+def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -73,13 +98,6 @@ def write_json(file: Path, content: Any) -> None:
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of JSON lines in one step."""
     write_bytes(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file in one step: it has its old content or the new one at any time."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, file)
 
 
 __all__ = ["Journal", "write_bytes", "write_json", "write_rows"]

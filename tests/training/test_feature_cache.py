@@ -1,15 +1,19 @@
 """The cache of encoder states: what it gives is what the encoders give, whatever interrupts it."""
 
+import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
+from safetensors.torch import save_file
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.training import feature_cache
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.feature_cache import EncoderCache
 
@@ -178,3 +182,80 @@ def test_second_encoder_alone_is_run_on_clips_that_have_the_states_of_the_first(
     fresh = make_cache(tmp_path / "fresh", bucket_model, bucket_processor)
     for clip in clips:
         torch.testing.assert_close(both.get(clip)[0], fresh.get(clip)[0], atol=1e-4, rtol=1e-4)
+
+
+def fill_slowly(cache: EncoderCache, clips: list[str], has_begun: Any, other_is_done: Any, found: Any) -> None:
+    """In a process of its own: the other one is done after this one knows what is missing, and before it writes."""
+    read = cache._read
+
+    def read_at_last(clip: str) -> Any:
+        has_begun.set()
+        assert other_is_done.wait(timeout=120)
+        return read(clip)
+
+    cache._read = read_at_last  # type: ignore[method-assign]
+    try:
+        found.put(cache.encode(clips, progress=False))
+    except Exception as error:
+        found.put(repr(error))
+
+
+def test_two_processes_fill_one_cache(
+    tmp_path: Path, clips: list[str], bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    context = multiprocessing.get_context("fork")
+    has_begun, other_is_done, found = context.Event(), context.Event(), context.SimpleQueue()
+    slow, quick = (make_cache(tmp_path, bucket_model, bucket_processor) for _ in range(2))
+    process = context.Process(target=fill_slowly, args=(slow, clips[:3], has_begun, other_is_done, found))
+    process.start()
+    assert has_begun.wait(timeout=120)
+    assert quick.encode(clips[:3], progress=False) == []
+    states = {clip: quick.get(clip)[0] for clip in clips[:3]}
+    other_is_done.set()
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert found.get() == []
+    assert not list((tmp_path / "cache").rglob("*unfinished"))
+    assert all(torch.equal(quick.get(clip)[0], states[clip]) for clip in clips[:3])
+
+
+def test_processes_with_one_id_do_not_share_an_unfinished_file(
+    tmp_path: Path,
+    clips: list[str],
+    bucket_model: SalmonnForConditionalGeneration,
+    bucket_processor: SalmonnProcessor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on two hosts: both write the same clip, and each has begun before the other is done."""
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    written: list[Path] = []
+
+    def save_both(tensors: Any, file: Path, metadata: Any) -> None:
+        save_file(tensors, file, metadata)
+        written.append(file)
+        if len(written) == 1:
+            cache._write(cache._file("speech", clips[0]), tensors["states"], int(metadata["mel_frames"]))
+
+    monkeypatch.setattr(feature_cache, "save_file", save_both)
+    cache.encode(clips[:1], progress=False)
+    assert len(set(written)) == len(written) == 3
+    assert cache.get(clips[0])[1] == 30
+
+
+@pytest.mark.parametrize("damage", ["no length", "long length", "other states"])
+def test_file_of_another_form_is_encoded_again(
+    damage: str,
+    tmp_path: Path,
+    clips: list[str],
+    bucket_model: SalmonnForConditionalGeneration,
+    bucket_processor: SalmonnProcessor,
+) -> None:
+    cache = make_cache(tmp_path, bucket_model, bucket_processor)
+    expected, frames = cache.get(clips[1])
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        name = "other" if damage == "other states" else "states"
+        metadata = {"no length": None, "long length": {"mel_frames": str(10**12)}}.get(damage, {"mel_frames": "1"})
+        save_file({name: torch.zeros(100, 16)}, file, metadata)
+    states, again = cache.get(clips[1])
+    assert again == frames
+    assert torch.equal(states, expected)
