@@ -8,7 +8,6 @@ OUTPUT/summary.json    OUTPUT/summary.md
 ```
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from modeling_salmonn.evaluation.harness import answer_jobs, claim_folder, make_
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.peers import load_answerer, tasks_for
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
-from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, summarise, table
+from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, read_summary, summarise, table
 from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.training.activation_clips import locate_clips
 from modeling_salmonn.training.answering import Answerer, Decoding
@@ -109,7 +108,7 @@ def evaluate(
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
     """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their figures."""
     file = output / SUMMARY_FILE
-    whole = (json.loads(file.read_text()) if file.is_file() else {}) | dict(summary)
+    whole = (read_summary(file) if file.is_file() else {}) | dict(summary)
     write_json(file, whole)
     lines = [table({model: whole}), "", *(f"- {line}" for line in missing_lines(whole)), ""]
     write_bytes(output / TABLE_FILE, "\n".join(lines).encode())

@@ -17,11 +17,13 @@ from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.training.following import context_of
 from modeling_salmonn.training.journal import Journal
 from modeling_salmonn.training.manifests import Row
+from modeling_salmonn.training.text_files import read_json_object
 
 
 VERDICTS_FILE = "verdicts.jsonl"
 VERDICT_KEYS = ("task", "row", "judge")
 FOLLOWING_RATE = "following_rate"
+FIGURE = ("value", "low", "high")
 ALL_METRICS = {**METRICS, **CAPTION_METRICS}
 
 
@@ -133,6 +135,35 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def read_summary(file: Path) -> dict[str, Any]:
+    """The figures by task that an earlier call has written.
+
+    Raises:
+        ValueError: if the file is damaged, or is no summary.
+    """
+    mend = "delete it, and evaluate again"
+    summary = read_json_object(file, mend)
+    for task, entry in summary.items():
+        if not _is_entry(entry):
+            raise ValueError(f"{file} has no figures of {task!r} that can be read; {mend}.")
+    return summary
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this has what tables show of a task."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int):
+        return False
+    metrics = entry.get("metrics")
+    if not isinstance(metrics, dict) or not isinstance(entry.get("missing", {}), dict):
+        return False
+    return all(_is_figure(name, found) for name, found in metrics.items())
+
+
+def _is_figure(name: str, found: Any) -> bool:
+    known = name in ALL_METRICS or name == FOLLOWING_RATE
+    return known and isinstance(found, dict) and all(isinstance(found.get(end), (int, float)) for end in FIGURE)
+
+
 def missing_lines(summary: Mapping[str, Any]) -> list[str]:
     """What a summary lacks, in sentences."""
     lines = [
@@ -205,4 +236,13 @@ def _identity(result: EvalResult) -> tuple[str | None, ...]:
     return result.task_name, result.dataset_name, result.metric_name
 
 
-__all__ = ["judge_answers", "metric_named", "missing_lines", "show", "summarise", "table", "write_model_index"]
+__all__ = [
+    "judge_answers",
+    "metric_named",
+    "missing_lines",
+    "read_summary",
+    "show",
+    "summarise",
+    "table",
+    "write_model_index",
+]

@@ -18,7 +18,9 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from modeling_salmonn.training.journal import write_json
+from modeling_salmonn.training.journal import write_json, write_rows
+from modeling_salmonn.training.text_files import read_json_object
+from modeling_salmonn.training.whole_files import make_output_folder, replaced_whole
 
 
 SAMPLING_RATE = 16_000
@@ -65,7 +67,7 @@ def write_audiofolder(
     Raises:
         ValueError: If the folder has clips of another recipe.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder, RECIPE_FILE, [METADATA_FILE])
     keep_recipe(folder, recipe)
     rows = read_rows(folder)
     missing = [name for name in names if name not in rows]
@@ -80,7 +82,7 @@ def write_audiofolder(
                 notes.flush()
     ordered = [rows[name] for name in names if name in rows]
     write_metadata(folder, ordered)
-    (folder / UNFINISHED_FILE).unlink()
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)  # another process may have finished the same
     return ordered
 
 
@@ -93,7 +95,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     file = folder / RECIPE_FILE
     if not file.exists():
         write_json(file, recipe)
-    elif (found := json.loads(file.read_text(encoding="utf-8"))) != recipe:
+    elif (found := read_json_object(file, "delete it if the folder is to be made anew")) != recipe:
         raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
 
 
@@ -131,9 +133,8 @@ def make_clip(folder: Path, make: Callable[[str], Clip | None], name: str) -> Ro
         return None
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    soundfile.write(temporary, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix])
-    temporary.rename(path)
+    with replaced_whole(path) as unfinished:
+        soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix])
     row = {"file_name": name, **clip.row, "seconds": round(len(clip.audio) / SAMPLING_RATE, 3)}
     first = ("file_name", "kind", "text", "seconds")
     return {key: row[key] for key in (*first, *(key for key in row if key not in first))}
@@ -148,16 +149,14 @@ def read_rows(folder: Path) -> dict[str, Row]:
                 row = json.loads(line)
             except json.JSONDecodeError:  # the line that a kill cut off
                 continue
-            if (folder / row["file_name"]).exists():
+            if isinstance(row, dict) and (folder / str(row.get("file_name"))).is_file():
                 rows[row["file_name"]] = row
     return rows
 
 
 def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
     """Write `metadata.jsonl` in one step."""
-    temporary = folder / f".{METADATA_FILE}.part"
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    temporary.rename(folder / METADATA_FILE)
+    write_rows(folder / METADATA_FILE, rows)
 
 
 def read_clip(path: str, dtype: str = "float32") -> np.ndarray:

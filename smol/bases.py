@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from modeling_salmonn.smol.ctranslate2 import read_ctranslate2, whisper_state_dict
+from modeling_salmonn.training.whole_files import rename_folder
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def fetch_bases(folder: Path) -> tuple[Path, Path]:
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 finished = write(Path(scratch))
-                finished.rename(target)
+                rename_folder(finished, target)
     return whisper, smollm2
 
 

@@ -1,11 +1,11 @@
 """The training curves of some runs as a picture."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from modeling_salmonn.evaluation.plots import make_panels, require_matplotlib, require_picture_path, save_figure
+from modeling_salmonn.training.text_files import read_json_object
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.5  # inches
@@ -42,12 +42,15 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """The log of a run, from its folder or its newest checkpoint.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it is damaged.
     """
     files = sorted(run.glob("**/trainer_state.json"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise ValueError(f"{run} has no trainer_state.json; give the output folder of a run.")
-    return json.loads(files[-1].read_text())["log_history"]
+    log = read_json_object(files[-1], "give the folder of another run").get("log_history")
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        raise ValueError(f"{files[-1]} has no list of entries as 'log_history'; give the folder of another run.")
+    return log
 
 
 __all__ = ["plot_curves", "read_log"]

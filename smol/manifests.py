@@ -4,7 +4,6 @@
 `pretraining` has the rows of recognition and captioning alone.
 """
 
-import json
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from rich.progress import track
 
 from modeling_salmonn.smol.captions import clean_caption
 from modeling_salmonn.smol.transcripts import plain_transcript, spoken_words, stressed_words
-from modeling_salmonn.training.journal import write_rows
+from modeling_salmonn.training.journal import Journal, write_rows
 
 
 LANGUAGES = {"de": "German", "fr": "French"}
@@ -38,9 +37,15 @@ Row = dict[str, Any]
 
 
 def read_metadata(folder: Path) -> list[Row]:
-    """Rows of an audiofolder, with the absolute `path` of each clip."""
-    with (folder / "metadata.jsonl").open() as file:
-        rows = [json.loads(line) for line in file]
+    """Rows of an audiofolder, with the absolute `path` of each clip.
+
+    Raises:
+        ValueError: if there is none, or one of its lines cannot be used.
+    """
+    file = folder / "metadata.jsonl"
+    if not file.is_file():
+        raise ValueError(f"There is no {file}; give an audiofolder.")
+    rows = Journal(file, ("file_name",), {"file_name": str}).rows
     return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 

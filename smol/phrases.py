@@ -15,6 +15,8 @@ from typing import Any
 
 from rich.progress import track
 
+from modeling_salmonn.training.whole_files import write_bytes
+
 
 TEST_COMPOSERS = ("trecento", "haydn", "airdsAirs", "mozart", "schoenberg")
 SCORE_SHARES = {"ryansMammoth": 280, "bach": 130, "palestrina": 25, "monteverdi": 20, "josquin": 8}
@@ -194,15 +196,20 @@ def cache_excerpts(file: Path, seed: int, scale: float = 1.0) -> None:
     for composer, path in track(choose_works(seed, scale), description="Scores"):
         phrases += excerpts(random.Random(f"{seed}:{path.name}"), path, composer)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".part")
-    temporary.write_text(json.dumps([asdict(phrase) for phrase in phrases]), encoding="utf-8")
-    temporary.rename(file)
+    write_bytes(file, json.dumps([asdict(phrase) for phrase in phrases]).encode())
 
 
 @cache
 def cached_excerpts(file: Path) -> list[Phrase]:
-    """The excerpts of a file, read once a process."""
-    return [Phrase(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
+    """The excerpts of a file, read once a process.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        return [Phrase(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} has no excerpts that can be read ({error}); delete it to make it anew.") from error
 
 
 def choose_works(seed: int, scale: float) -> list[tuple[str, Path]]:

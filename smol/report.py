@@ -5,13 +5,13 @@ EVALUATIONS/stage 2/test/summary.json -> {"test": {"stage 2": {"asr": {...}}}}
 ```
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from modeling_salmonn.evaluation.run import SUMMARY_FILE
-from modeling_salmonn.evaluation.summary import table
+from modeling_salmonn.evaluation.summary import read_summary, table
 from modeling_salmonn.training.journal import write_json
+from modeling_salmonn.training.text_files import read_json_object
 
 
 DIGITS = 6  # more than are shown, which are rounded once more
@@ -39,12 +39,22 @@ def gather_report(evaluations: Path, columns: list[str] | None = None) -> Report
     report: Report = {}
     for column in columns:
         for file in sorted((evaluations / column).glob(f"*/{SUMMARY_FILE}")):
-            report.setdefault(file.parent.name, {})[column] = _rounded(json.loads(file.read_text()))
+            report.setdefault(file.parent.name, {})[column] = _rounded(read_summary(file))
     return dict(sorted(report.items()))
 
 
 def write_report(report: Report, file: Path) -> None:
-    """Write the report in one step."""
+    """Write the report in one step.
+
+    Raises:
+        ValueError: if the file has no name of JSON, or holds something else than a report, which would be lost.
+    """
+    if file.suffix != ".json":
+        raise ValueError(f"{file} is no name for a report; give one that ends in .json.")
+    if file.exists():
+        known = read_json_object(file, "give another name, or delete it")
+        if not all(isinstance(columns, dict) for columns in known.values()):
+            raise ValueError(f"{file} holds something else than a report, which would be lost; give another name.")
     write_json(file, report)
 
 

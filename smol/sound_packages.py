@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.progress import track
 
 from modeling_salmonn.smol.sound_rules import SOUND_PACKAGES, Rule
+from modeling_salmonn.training.whole_files import rename_folder
 
 
 SOUND_SUFFIXES = (".wav", ".ogg", ".oga", ".flac")
@@ -45,14 +46,14 @@ def fetch_sounds(package: str, cache: Path) -> Path:
     if folder.exists():
         return folder
     rules = SOUND_PACKAGES[package].rules
-    unfinished = cache / f".{package}.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as download:
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as download, tempfile.TemporaryDirectory(dir=cache, prefix=".") as scratch:
+        unfinished = Path(scratch, package)
+        unfinished.mkdir()
         for name, data in archived_sounds(download_package(package, Path(download))):
             if find_rule(name, rules) is not None:
                 (unfinished / flat_name(name)).write_bytes(data)
-    unfinished.rename(folder)
+        rename_folder(unfinished, folder)
     return folder
 
 

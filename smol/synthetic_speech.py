@@ -5,9 +5,7 @@
 - Everything about clip n follows from the seed and n alone, so a run can be interrupted, continued or extended.
 """
 
-import json
 import logging
-import os
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modeling_salmonn.smol.audiofolder import keep_recipe
 from modeling_salmonn.smol.synthetic_texts import WORDNET, Text, planned_texts
+from modeling_salmonn.training.journal import Journal, write_rows
+from modeling_salmonn.training.whole_files import replaced_whole
 
 
 logger = logging.getLogger(__name__)
@@ -257,17 +257,15 @@ def _make_batch(clips: Sequence[Clip], folder: Path) -> dict[int, float]:
 def _write_whole(audio: np.ndarray, path: Path) -> None:
     """Write a clip so that an interruption leaves no half of it under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    soundfile.write(partial, audio, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
-    os.replace(partial, path)
+    with replaced_whole(path) as unfinished:
+        soundfile.write(
+            unfinished, audio, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION
+        )
 
 
 def write_metadata(folder: Path, clips: Sequence[Clip], seconds: dict[int, float]) -> None:
     """Replace `metadata.jsonl` by the rows of the clips that exist."""
-    rows = (clip.row(seconds[clip.index]) for clip in clips if clip.index in seconds)
-    partial = folder / "metadata.jsonl.part"
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, folder / "metadata.jsonl")
+    write_rows(folder / "metadata.jsonl", (clip.row(seconds[clip.index]) for clip in clips if clip.index in seconds))
 
 
 def require_synthesisers(wordnet: Path = WORDNET) -> None:
@@ -291,9 +289,8 @@ def require_synthesisers(wordnet: Path = WORDNET) -> None:
 def _finished_seconds(folder: Path, clips: Sequence[Clip]) -> dict[int, float]:
     """Give the seconds of the clips that an earlier run has made, measuring only those it has not listed."""
     existing = {f"{path.parent.name}/{path.name}" for path in folder.glob("clips/*/*.opus")}
-    metadata = folder / "metadata.jsonl"
-    lines = metadata.read_text(encoding="utf-8").splitlines() if metadata.is_file() else []
-    listed = {row["file_name"]: float(row["seconds"]) for row in map(json.loads, lines)}
+    metadata = Journal(folder / "metadata.jsonl", ("file_name",), {"file_name": str, "seconds": (int, float)})
+    listed = {row["file_name"]: float(row["seconds"]) for row in metadata.rows}
     made = (clip for clip in clips if clip.file_name.removeprefix("clips/") in existing)
     return {
         clip.index: listed.get(clip.file_name) or soundfile.info(folder / clip.file_name).duration for clip in made

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_salmonn.smol.curves import plot_curves
+from modeling_salmonn.smol.curves import plot_curves, read_log
 from modeling_salmonn.smol.report import gather_report, report_tables, write_report
 
 
@@ -50,3 +50,41 @@ def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"notes\.txt is no name for a picture"):
         plot_curves([tmp_path / "run"], tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("report.txt", "mine", r"report\.txt is no name for a report; give one that ends in \.json"),
+        ("report.json", '{"lr": 1}', "holds something else than a report, which would be lost"),
+        ("report.json", "[1]", "holds a list, but it needs an object .*; give another name, or delete it"),
+    ],
+)
+def test_report_is_not_written_over_other_files(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        write_report({"test": {"a": {}}}, tmp_path / name)
+    assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"summary\.json is not JSON .*; delete it, and evaluate again"),
+        ("[1]", r"summary\.json holds a list, but it needs an object .*; delete it, and evaluate again"),
+        ('{"asr": 1}', r"summary\.json has no figures of 'asr' that can be read; delete it, and evaluate again"),
+        ('{"asr": {"metrics": {"wer": {"value": "0.1"}}}}', r"has no figures of 'asr' that can be read"),
+    ],
+)
+def test_damaged_summary_is_named(content: str, message: str, tmp_path: Path) -> None:
+    write_summary(tmp_path / "a" / "test", 0.1)
+    (tmp_path / "a" / "test" / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        gather_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"log_history": {}}', '{"log_history": [1]}', "{}", "[", "nothing"])
+def test_log_of_another_form_raises(content: str, tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text(content)
+    with pytest.raises(ValueError, match=r"trainer_state\.json .*; give the folder of another run"):
+        read_log(tmp_path)

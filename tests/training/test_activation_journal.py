@@ -60,3 +60,36 @@ def test_file_keeps_its_old_content_when_the_new_one_cannot_be_written(tmp_path:
     write_rows(file, [{"a": 3}, {"a": 4}])
     assert file.read_text() == '{"a": 3}\n{"a": 4}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_reading_leaves_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    """Others may be appending to the file just now."""
+    file = tmp_path / "rows.jsonl"
+    content = json.dumps(ROW).encode() + b'\n{"path": '
+    file.write_bytes(content)
+    assert Journal(file).rows == [ROW]
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            b'{"path": "a", "attempt": 1, "path": "b"}',
+            "Line 2 of .* is not JSON .*'path' is given twice.*mend or delete",
+        ),
+        (b"[" * 100_000, "Line 2 of .* is not JSON .*levels of nesting"),
+        (b'{"path": "\xe9"}', "Line 2 of .* is not UTF-8; mend or delete it"),
+        (b'{"path": ["a"]}', "Line 2 of .* has a list as 'path'; mend or delete it"),
+        (b'{"path": "a", "attempt": "1"}', "Line 2 of .* has text as 'attempt'; mend or delete it"),
+        (b'{"path": "a", "attempt": true}', "Line 2 of .* has true or false as 'attempt'; mend or delete it"),
+        (b'{"path": "a"}', "Line 2 of .* has nothing as 'attempt'; mend or delete it"),
+        (b"null", "Line 2 of .* is nothing; it needs to be an object"),
+    ],
+    ids=range(8),
+)
+def test_line_with_a_mistake_raises(line: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(json.dumps(ROW).encode() + b"\r\n" + line + b"\n")
+    with pytest.raises(ValueError, match=message):
+        Journal(file, needed={"path": str, "attempt": int})
