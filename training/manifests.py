@@ -5,7 +5,6 @@ the instruction), `prompt` (an explicit instruction), `expand_wav` (clips to joi
 `alignment_text`, `alignment_words`, `seconds`, `speaker`, and fields that instructions name, such as `language`.
 """
 
-import json
 import logging
 import os
 from bisect import bisect_right
@@ -13,26 +12,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate, compress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 from tqdm.auto import tqdm
 
 from modeling_salmonn.training.clips import clip_name, joined_seconds
+from modeling_salmonn.training.manifest_files import Row, as_table, check_csv, read_manifest, read_numbered
+from modeling_salmonn.training.row_checks import CHECKS, SECONDS_COLUMNS, check_row, field_problem, usable_seconds
+from modeling_salmonn.training.text_files import kind_of, shown
 
 
 logger = logging.getLogger(__name__)
-
-Row: TypeAlias = dict[str, Any]
 
 MANIFEST_SUFFIXES = (".json", ".jsonl")
 FILE_READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audio folder
 UNDECODED_AUDIO = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
-SECONDS_COLUMNS = ("seconds", "duration")
 SHUFFLE_BUFFER = 1000  # rows of a stream
+AUDIO_COLUMNS = ("path", "audio", "expand_wav")  # of tables, not to be read before they are needed
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]
     """Data sources as the arguments have them: one or a list, each a path or a mapping of `DataSource`'s fields.
 
     Raises:
-        ValueError: for a mapping without `path` or with unknown fields.
+        ValueError: for a mapping without `path`, or with unknown fields or values of other types.
     """
     sources = []
     for item in value if isinstance(value, list) else [value]:
@@ -71,11 +70,26 @@ def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]
         known = {entry.name for entry in fields(DataSource)}
         if "path" not in given or not given.keys() <= known:
             raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
+        _check_source(given)
         source = DataSource(**given)
         root = source.audio_root or audio_root
         path = os.path.expanduser(source.path)
         sources.append(replace(source, path=path, audio_root=os.path.expanduser(root) if root else None))
     return sources
+
+
+def _check_source(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name == "streaming":
+            fits, needed = isinstance(value, bool), "true or false"
+        elif name == "columns":
+            fits = isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
+            needed = "a mapping of our names of columns to the source's"
+        else:
+            optional = name in ("task", "name", "audio_root")
+            fits, needed = (isinstance(value, str) and bool(value)) or (value is None and optional), "text"
+        if not fits:
+            raise ValueError(f"The data source {shown(given)} has {shown(value)} as {name}; it needs {needed}.")
 
 
 class Rows(Sequence[Row]):
@@ -110,12 +124,13 @@ class Rows(Sequence[Row]):
         return values
 
     def seconds(self) -> list[float | None]:
-        """Length of each row's audio: from a column, else from the headers of its clips, `None` if neither tells."""
+        """Length of each row's audio: from a column, else from the headers of its clips; `None` if neither tells one
+        that can be true."""
         if self.known_seconds is None:
             columns = zip(*(self.column(name) for name in SECONDS_COLUMNS), strict=True)
             told = [next((value for value in values if value is not None), None) for values in columns]
             self.known_seconds = [
-                joined_seconds(row_clips(self[index])) if value is None else value
+                usable_seconds(joined_seconds(row_clips(self[index])) if value is None else value)
                 for index, value in enumerate(tqdm(told, desc="Clip lengths", leave=False))
             ]
         return self.known_seconds
@@ -163,12 +178,12 @@ def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
     """Rows of a streaming source as they come, shuffled a little and anew in each epoch.
 
     Raises:
-        ValueError: if the source cannot be read, or once a row has a weight.
+        ValueError: if the source cannot be read, or once a row has a weight or a value that cannot be used.
     """
     source = _open_folder(source)
     table = _load_dataset(source).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
     table.set_epoch(epoch)
-    return (_without_weight(normalise_row(row, source), source) for row in table)
+    return (_without_weight(_checked_row(row, source), source) for row in _streamed(table, source))
 
 
 def row_clips(row: Mapping[str, Any]) -> list[Any]:
@@ -201,6 +216,29 @@ def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
     return clean
 
 
+def _streamed(table: Any, source: DataSource) -> Iterator[Row]:
+    """The rows of a stream; what goes wrong while they are read is told with the source."""
+    rows = iter(table)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # datasets raises many kinds
+            raise ValueError(f"{source.path} cannot be read to its end: {_reason(error)}") from error
+        yield row
+
+
+def _checked_row(row: Row, source: DataSource) -> Row:
+    check_row(row, f"A row of {source.path}", source.columns)
+    return normalise_row(row, source)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, where `datasets` says no more than that something did."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
 def _without_weight(row: Row, source: DataSource) -> Row:
     if row.get("weight", 1) != 1:
         raise ValueError(
@@ -210,12 +248,12 @@ def _without_weight(row: Row, source: DataSource) -> Row:
     return row
 
 
-def _lacking(name: str, value: Any, row: Mapping[str, Any], source: DataSource) -> ValueError:
+def _lacking(name: str, value: Any, row: Mapping[str, Any], source: DataSource, place: str = "") -> ValueError:
     """What is wrong with a row without a text or a task; its audio is named, not shown."""
-    shown = {key: clip_name(given) if isinstance(given, Mapping) else given for key, given in row.items()}
+    named = {key: clip_name(given) if isinstance(given, Mapping) else given for key, given in row.items()}
     return ValueError(
-        f"A row of {source.path} has {name}={value!r}: {shown}. Give each row a {name}, or name its column in the "
-        "source's columns" + (", or the source a task." if name == "task" else ".")
+        f"A row of {source.path} has {name}={shown(value)}: {shown(named)}. Give each row a {name}, or name its "
+        "column in the source's columns" + (", or the source a task" if name == "task" else "") + f"{place}."
     )
 
 
@@ -242,37 +280,55 @@ def _open_folder(source: DataSource) -> DataSource:
 
 
 def _load_table(source: DataSource) -> datasets.Dataset:
-    is_manifest = source.path.endswith(MANIFEST_SUFFIXES)
-    table = _load_manifest(source.path) if is_manifest else _load_dataset(source)
-    needed = {"text"} | ({"task"} if source.task is None else set())
-    missing = {name for name in needed if _column(source, name, table) not in table.column_names}
+    if not source.path.endswith(MANIFEST_SUFFIXES):
+        table = _load_dataset(source)
+        _require_columns(table, source)
+        _check_columns(table, source)
+        _require_values(table, source, [f"row {index + 1}" for index in range(len(table))])
+        return table
+    numbered = read_numbered(source.path, source.columns)
+    table = as_table(numbered, source.path)
+    _require_columns(table, source)
+    _require_values(table, source, [f"line {line}" for line, _ in numbered])
+    return table
+
+
+def _needed(source: DataSource) -> list[str]:
+    return ["text"] if source.task is not None else ["task", "text"]
+
+
+def _require_columns(table: datasets.Dataset, source: DataSource) -> None:
+    missing = {name for name in _needed(source) if _column(source, name, table) not in table.column_names}
     if missing:
         raise ValueError(
             f"{source.path} has the columns {sorted(table.column_names)} and lacks {sorted(missing)}; name them in "
             "the source's columns, or give the source a task."
         )
-    for name in sorted(needed):
+
+
+def _require_values(table: datasets.Dataset, source: DataSource, places: Sequence[str]) -> None:
+    for name in _needed(source):
         values = table[_column(source, name, table)][:]
         first = next((index for index, value in enumerate(values) if not isinstance(value, str)), None)
         if first is not None:
-            raise _lacking(name, values[first], table[first], source)
-    return table
+            raise _lacking(name, values[first], table[first], source, f" ({places[first]})")
+
+
+def _check_columns(table: datasets.Dataset, source: DataSource) -> None:
+    """What `check_row` does, column by column: audio within the table is not read for it."""
+    for name in [name for name in CHECKS if name not in AUDIO_COLUMNS]:
+        given = _column(source, name, table)
+        for index, value in enumerate(table[given][:] if given in table.column_names else ()):
+            if (problem := field_problem(name, value)) is not None:
+                raise ValueError(
+                    f"Row {index + 1} of {source.path}: {given} is {shown(value)} ({kind_of(value)}), but {problem}."
+                )
 
 
 def _column(source: DataSource, name: str, table: datasets.Dataset) -> str:
     """What a table calls one of our columns."""
     given = source.columns.get(name, name)
     return given if given in table.column_names else name
-
-
-def _load_manifest(path: str) -> datasets.Dataset:
-    rows = read_manifest(path)
-    if not rows:
-        raise ValueError(f"The manifest {path} has no rows.")
-    try:
-        return datasets.Dataset.from_list(rows)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(f"{path} has a column of several types ({error}); each column needs one.") from error
 
 
 def _load_dataset(source: DataSource) -> Any:
@@ -282,62 +338,19 @@ def _load_dataset(source: DataSource) -> Any:
         suffix = Path(source.path).suffix
         if suffix not in FILE_READERS:
             raise ValueError(f"{source.path} is none of {sorted(FILE_READERS)}; give data in one of these forms.")
+        if suffix == ".csv":
+            check_csv(source.path)
         where = {"path": FILE_READERS[suffix], "data_files": {source.split: source.path}}
     elif source.path.startswith((".", "/", "~")):
         raise ValueError(f"There is no data at {source.path}; give a manifest, a folder or a Hub id.")
     try:
         table = datasets.load_dataset(**where, split=source.split, streaming=source.streaming)
     except Exception as error:  # datasets raises many kinds
-        raise ValueError(f"{source.path} cannot be read as a data set: {error}") from error
+        raise ValueError(f"{source.path} cannot be read as a data set: {_reason(error)}") from error
     for name, feature in (table.features or {}).items():
         if isinstance(feature, datasets.Audio):
             table = table.cast_column(name, UNDECODED_AUDIO)  # its own type wants a decoder even for encoding
     return table
-
-
-def read_manifest(path: str | os.PathLike) -> list[Row]:
-    """Read `.jsonl` with one row a line, or `.json` with a list of rows or `{"annotation": [rows]}`.
-
-    Returns:
-        Rows that all have the same keys; `None` where one was not given.
-
-    Raises:
-        ValueError: if the file is missing or not of that form, naming the line or row.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"There is no manifest {path}.")
-    content = file.read_text(encoding="utf-8")
-    rows = _read_lines(content, file) if file.suffix == ".jsonl" else _read_json(content, file)
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"Row {index} of {file} is a {type(row).__name__}; each row needs to be an object.")
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: row.get(key) for key in keys} for row in rows]
-
-
-def _read_lines(content: str, file: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(content.split("\n"), start=1):  # texts may hold other line ends
-        if line.strip():
-            rows.append(_parse(line, f"line {number} of {file}"))
-    return rows
-
-
-def _read_json(content: str, file: Path) -> list[Any]:
-    rows = _parse(content, str(file))
-    if isinstance(rows, dict):
-        rows = rows.get("annotation")
-    if not isinstance(rows, list):
-        raise ValueError(f'{file} needs to hold a list of rows, or {{"annotation": [rows]}}.')
-    return rows
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not JSON ({error}).") from error
 
 
 __all__ = ["DataSource", "Row", "Rows", "load_rows", "load_stream", "parse_sources", "read_manifest", "row_clips"]

@@ -10,6 +10,7 @@ import soundfile
 from conftest import SAMPLING_RATE, make_clip
 from workspace import write_jsonl
 
+from modeling_salmonn.training import manifests
 from modeling_salmonn.training.manifests import (
     DataSource,
     load_rows,
@@ -210,13 +211,143 @@ def test_parquet_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("rows.json", '{"rows": []}', "needs to hold a list of rows"),
         ("rows.json", "[]", "has no rows"),
         ("rows.json", '[{"text": "a", "path": "b"}]', r"lacks \['task'\]; name them in the source's columns"),
-        ("rows.json", '[{"text": 1}, {"text": "a"}]', "has a column of several types"),
+        (
+            "rows.json",
+            '[{"text": "a", "meta": 1},\n{"text": "b", "meta": "b"}]',
+            "has a column of several types .'meta' is text in line 2, and a number in line 1.; each column needs one",
+        ),
+        ("rows.jsonl", "\n\n", "has no rows"),
+        ("rows.jsonl", "", "has no rows"),
+        ("rows.json", "", "needs to hold a list of rows"),
+        ("rows.jsonl", '{"text": "a"}\n\n{"text": "b', r"line 3 of .*rows\.jsonl is not JSON .*cut off"),
+        ("rows.jsonl", '{"text": "a", "text": "b"}', r"line 1 of .*rows\.jsonl is not JSON .*'text' is given twice"),
+        ("rows.jsonl", "[" * 10**6, r"line 1 of .*rows\.jsonl is not JSON .*levels of nesting"),
     ],
+    ids=range(12),
 )
 def test_unusable_manifest_raises(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         load_rows([source(tmp_path / name)])
+
+
+NEEDS_NUMBER = "it needs a finite number that is not negative"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("text", 1, r"text is 1 \(a number\), but it needs text"),
+        ("text", ["a"], r"text is \['a'\] \(a list\), but it needs text"),
+        ("text", "x" * 20_000_000, "but it needs text of at most 1,000,000 characters, and has 20,000,000"),
+        ("text", "\ud800", "but it has half of a surrogate pair"),
+        ("task", 3, r"task is 3 \(a number\), but it needs text"),
+        ("prompt", {}, r"prompt is \{\} \(a mapping\), but it needs text"),
+        ("Q", ["a"], r"Q is \['a'\] \(a list\), but it needs text"),
+        ("language", "x" * 2_000_000, "it needs text of at most 1,000,000 characters"),
+        ("alignment_words", ["a"], r"alignment_words is \['a'\] \(a list\), but it needs text"),
+        ("path", 7, r"path is 7 \(a number\), but it needs the path of a clip"),
+        ("path", "", "path is '' .text., but it needs the path of a clip; leave it out, or null, for text alone"),
+        ("path", "a\0b", "it needs the path of a clip"),
+        ("path", ["a.wav", "b.wav"], "it needs one clip; name further clips, to be joined to it, in expand_wav"),
+        ("audio", ["a.wav"], "audio is .* it needs one clip"),
+        ("expand_wav", 3, "expand_wav is 3 .* it needs a list of paths"),
+        ("expand_wav", ["a.wav", 3], "expand_wav is .* it needs the path of a clip"),
+        ("weight", -1, rf"weight is -1 \(a number\), but {NEEDS_NUMBER}"),
+        ("weight", "2", rf"weight is '2' \(text\), but {NEEDS_NUMBER}"),
+        ("weight", True, rf"weight is True \(true or false\), but {NEEDS_NUMBER}"),
+        ("seconds", -2.0, f"seconds is -2.0 .*{NEEDS_NUMBER}, the length in seconds"),
+        ("seconds", "00:12", f"seconds is '00:12' .*{NEEDS_NUMBER}, the length in seconds"),
+        ("duration", 2**62, "duration is 4611686018427387904 .* of a week at most: no frames, samples or milli"),
+        ("speaker", ["a"], "speaker is .* it needs text"),
+    ],
+    ids=range(23),
+)
+def test_value_that_cannot_be_used_is_told_with_its_line(name: str, value: Any, problem: str, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], ROWS[0] | {name: value}])
+    with pytest.raises(ValueError, match=rf"^Line 2 of .*rows\.jsonl: .*{problem}"):
+        load_rows([source(file)])
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "9223372036854775808", "9" * 5000])
+@pytest.mark.parametrize("name", ["weight", "seconds", "other"])
+def test_number_that_does_not_fit_is_told_with_its_line(name: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(f'[\n\n{{"text": "a", "task": "b", "{name}": {value}}}]')
+    with pytest.raises(ValueError, match=r"line 3 of .*rows\.json is not JSON \((the number|-?Infinity|NaN|1e999)"):
+        load_rows([source(tmp_path / "rows.json")])
+
+
+def test_named_column_is_checked_and_the_one_of_our_name_is_not(tmp_path: Path) -> None:
+    rows = [{"path": "a.wav", "words": "hello", "text": 7, "task": 3, "kind": "asr"}]
+    given = source(write_jsonl(tmp_path / "rows.jsonl", rows), columns={"text": "words", "task": "kind"})
+    assert load_rows([given])[0]["text"] == "hello"
+    rows[0]["words"] = 8
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match=r"Line 1 of .*: words is 8 \(a number\), but it needs text"):
+        load_rows([given])
+
+
+def test_marks_of_bytes_and_line_ends_of_windows_are_understood(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row) + "\r\n" for row in ROWS)
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS, indent=2).replace("\n", "\r\n").encode())
+    assert [len(load_rows([source(tmp_path / name)])) for name in ("rows.jsonl", "rows.json")] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_manifest_in_another_encoding_is_told_with_its_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\n\n\xe9t\xe9\n")
+    with pytest.raises(ValueError, match=rf"Line 3 of .*{name} is not UTF-8 \(byte 0xe9\)"):
+        load_rows([source(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,text,task\na.wav,hello\n", "Line 2 of .* has 2 fields, but the first line names 3 columns"),
+        ("path,text,task\na.wav,hello, you,asr\n", "Line 2 of .* has 4 fields, but the first line names 3 columns"),
+        ("path,text,text,task\n", r"Line 1 of .* names \['text'\] twice; name each once"),
+        ("", "Line 1 of .* names no columns"),
+        ('path,text,task\na.wav,"hello,asr\n', "Line 2 of .* is not CSV"),
+        ("path,text,task\na.wav,12,asr\n", r"rows\.csv: text is 12 \(a number\), but it needs text"),
+        ("path,text,task,weight\na.wav,a,asr,1\nb.wav,b,asr,-1\n", r"Row 2 of .*: weight is -1(\.0)? .* not negative"),
+        ("path,text,task\na.wav,,asr\n", r"A row of .*rows\.csv has text=None: .*Give each row a text.*row 1"),
+    ],
+    ids=range(8),
+)
+def test_csv_with_a_mistake_raises(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows([source(tmp_path / "rows.csv")])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damaged_table_is_named(streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / "rows.parquet"
+    datasets.Dataset.from_list(ROWS[:1] * 100).to_parquet(file)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"rows\.parquet cannot be read .*[Pp]arquet"):
+        read(source(file, streaming=streaming))
+
+
+def test_stream_with_a_value_that_cannot_be_used_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0] | {"text": "x" * 2_000_000}])
+    with pytest.raises(ValueError, match=r"A row of .*rows\.jsonl: text is 'x.* at most 1,000,000 characters"):
+        read(source(file, streaming=True))
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": ')
+    with pytest.raises(ValueError, match=r"rows\.jsonl cannot be read"):
+        read(source(file, streaming=True))
+
+
+def test_absurd_length_in_a_header_counts_as_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "joined_seconds", lambda clips: float(2**63) / SAMPLING_RATE)
+    file = write_jsonl(tmp_path / "rows.jsonl", [ROWS[0], ROWS[0] | {"seconds": 3}])
+    assert load_rows([source(file)], max_seconds=10).seconds() == [None, 3.0]
 
 
 @pytest.mark.parametrize("path", ["/none/rows.jsonl", "/none/rows.json"])
@@ -261,6 +392,24 @@ def test_row_without_text_does_not_show_its_audio() -> None:
     with pytest.raises(ValueError, match=r"'path': 'a\.wav#\w+'") as raised:
         normalise_row(row, DataSource("rows.parquet"))
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, "has 7 as path; it needs text"),
+        (None, "has None as path; it needs text"),
+        ({"path": ""}, "has '' as path; it needs text"),
+        ({"path": "a.json", "columns": ["text"]}, "as columns; it needs a mapping of our names of columns"),
+        ({"path": "a.json", "columns": {"text": 3}}, "as columns; it needs a mapping of our names of columns"),
+        ({"path": "a.json", "streaming": "yes"}, "has 'yes' as streaming; it needs true or false"),
+        ({"path": "a.json", "task": 3}, "has 3 as task; it needs text"),
+        ({"path": "a.json", "split": None}, "has None as split; it needs text"),
+    ],
+)
+def test_source_field_of_another_type_raises(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_sources(value)
 
 
 @pytest.mark.parametrize("value", [{"task": "asr"}, {"path": "a.json", "sampling": 3}])
