@@ -29,6 +29,7 @@ from modeling_salmonn.training.following import Context, why_not_followed
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRY_WAITS = (1.0, 4.0, 16.0)  # seconds
+MOST_BYTES = 10_000_000  # of a reply
 TIMEOUT_SECONDS = 120.0
 MAX_NEW_TOKENS = 512  # models that think write some hundred words before their verdict
 SHOWN_CHARACTERS = 200  # of a reply, in errors
@@ -177,7 +178,7 @@ class ChatJudge:
 
     def _read_reply(self, body: str) -> str:
         """The model's words in a completion, of which there may be none."""
-        with suppress(ValueError, LookupError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
             reply = json.loads(body)["choices"][0]["message"]["content"]
             if reply is None or isinstance(reply, str):
                 return self._hide(reply or "")
@@ -212,7 +213,7 @@ def post(request: Request) -> tuple[int, str]:
     except HTTPError as error:
         response = error
     with response:
-        return response.status, response.read().decode(errors="replace")
+        return response.status, response.read(MOST_BYTES).decode(errors="replace")
 
 
 class LocalJudge:

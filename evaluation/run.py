@@ -22,8 +22,10 @@ from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.training.activation_clips import locate_clips
 from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.journal import write_bytes, write_json
-from modeling_salmonn.training.manifests import Row, load_rows, parse_sources, read_manifest
+from modeling_salmonn.training.manifest_files import read_numbered
+from modeling_salmonn.training.manifests import Row, load_rows, parse_sources
 from modeling_salmonn.training.self_answers import weights_hash
+from modeling_salmonn.training.text_files import shown
 
 
 SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
@@ -139,12 +141,22 @@ def read_data(sources: Sequence[str]) -> list[Row]:
 def _read_rows(manifest: Path) -> list[Row]:
     """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
     rows, folder = [], manifest.expanduser().parent
-    for row in read_manifest(manifest):
+    for line, row in read_numbered(manifest):
         clean = {name: value for name, value in row.items() if value is not None}
         if not isinstance(clean.get("path"), str) or not clean.get("task"):
-            raise ValueError(f"A row of {manifest} has no path or no task: {clean}. Each needs both.")
+            raise ValueError(
+                f"A row of {manifest} has no path or no task: {shown(clean)}. Each needs both (line {line})."
+            )
+        _check_references(clean, f"Line {line} of {manifest}")
         rows.append(locate_clips(clean, folder))
     return rows
+
+
+def _check_references(row: Row, place: str) -> None:
+    references = row.get("references", [])
+    texts = references if isinstance(references, list) else [references]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
 
 
 __all__ = ["EvaluationSettings", "evaluate", "read_data"]

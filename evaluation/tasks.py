@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, get_type_hints
 
 from modeling_salmonn.evaluation.captions import CAPTION_METRICS
 from modeling_salmonn.evaluation.metrics import METRICS
+from modeling_salmonn.training.coercion import coerce
 from modeling_salmonn.training.following import RULES
 from modeling_salmonn.training.manifests import Row
+from modeling_salmonn.training.text_files import read_yaml_mapping, shown
 
 
 BUNDLED_TASKS = Path(__file__).with_name("tasks.yaml")
@@ -35,20 +35,24 @@ class Task:
         new_tokens: longest answer.
 
     Raises:
-        ValueError: for unknown metrics and rules.
+        ValueError: for unknown metrics and rules, and for values of other types.
     """
 
     name: str
     instruction: str
     metrics: Sequence[str] = ()
     level: int | None = None
-    rows: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, Any] = field(default_factory=dict)
     reference: str = "text"
     separator: str | None = None
     rule: str | None = None
     new_tokens: int = 200
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, coerce(f"{name} of the task {shown(self.name)}", getattr(self, name), hint))
+        if self.new_tokens < 1:
+            raise ValueError(f"new_tokens of the task {self.name!r} must be at least 1, got {self.new_tokens}.")
         unknown = sorted(set(self.metrics) - METRICS.keys() - set(CAPTION_METRICS))
         if unknown:
             known = ", ".join([*METRICS, *CAPTION_METRICS])
@@ -77,11 +81,16 @@ class Task:
         given = row.get("references") or row.get(self.reference) or []
         if isinstance(given, str):
             given = given.split(self.separator) if self.separator else [given]
+        if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
+            raise ValueError(
+                f"A row of the task {self.name!r} has {shown(given)} as its reference, but it needs text or a list of "
+                f"texts: {shown(row)}."
+            )
         texts = [text.strip() for text in given if text.strip()]
         if not texts and self.needs_reference:
             raise ValueError(
-                f"A row of the task {self.name!r} has no {self.reference!r}: {row}. Add it, or name another column "
-                "as the task's reference."
+                f"A row of the task {self.name!r} has no {self.reference!r}: {shown(row)}. Add it, or name another "
+                "column as the task's reference."
             )
         return texts
 
@@ -112,25 +121,23 @@ def choose_tasks(tasks: Mapping[str, Task], suites: Sequence[str]) -> list[Task]
 
 
 def _read_tasks(file: Path) -> dict[str, Task]:
-    if not file.is_file():
-        raise ValueError(f"There is no file of tasks {file}.")
-    try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML ({error}).") from error
-    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-        raise ValueError(f"{file} needs to map names of tasks to their fields; see {BUNDLED_TASKS.name}.")
-    return {name: _read_task(name, entry, file) for name, entry in table.items()}
+    table, lines = read_yaml_mapping(file, "file of tasks", "map names of tasks to their fields")
+    return {name: _read_task(name, entry, f"line {lines[name]} of {file}") for name, entry in table.items()}
 
 
-def _read_task(name: str, entry: Mapping[str, Any], file: Path) -> Task:
+def _read_task(name: Any, entry: Any, place: str) -> Task:
+    if not isinstance(name, str) or not isinstance(entry, dict):
+        raise ValueError(f"{place} needs to map the name of a task to its fields; see {BUNDLED_TASKS.name}.")
     known = {one.name for one in fields(Task)} - {"name"}
     if not entry.keys() <= known or not isinstance(entry.get("instruction"), str):
         raise ValueError(
-            f"The task {name!r} of {file} has the fields {sorted(entry)}; it needs an instruction and may have "
-            f"{', '.join(sorted(known))}."
+            f"The task {name!r} of {place} has the fields {sorted(map(str, entry))}; it needs an instruction and may "
+            f"have {', '.join(sorted(known))}."
         )
-    return Task(name=name, **entry)
+    try:
+        return Task(name=name, **entry)
+    except ValueError as error:
+        raise ValueError(f"In {place}: {error}") from error
 
 
 __all__ = ["Task", "choose_tasks", "load_tasks"]

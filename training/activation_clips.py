@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_salmonn.training.manifests import METADATA_FILES, Row, read_manifest
+from modeling_salmonn.training.manifest_files import read_numbered
+from modeling_salmonn.training.manifests import METADATA_FILES, Row
 
 
 # What a model that does not follow an instruction may answer instead, and the task that asks for it.
@@ -24,18 +25,19 @@ def read_clips(source: str) -> list[Row]:
     if file.is_dir():
         file = file / METADATA_FILES[0]
     rows = []
-    for index, row in enumerate(read_manifest(file)):
+    for index, (line, row) in enumerate(read_numbered(file, {"path": "file_name"})):
         clean = {name: value for name, value in row.items() if value is not None}
         path = clean.get("path", clean.get("file_name"))
         if not isinstance(path, str):
-            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path'.")
+            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path' (line {line}).")
         rows.append(locate_clips(clean | {"path": path}, file.parent))
     return rows
 
 
 def locate_clips(row: Row, folder: Path) -> Row:
     """A row with absolute paths of its clip, and of those that are joined to it."""
-    joined = [locate(name, folder) for name in row.get("expand_wav") or []]
+    given = row.get("expand_wav") or []
+    joined = [locate(name, folder) for name in ([given] if isinstance(given, str) else given)]
     return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
 
 

@@ -9,14 +9,16 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from math import isfinite
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import torch
-import yaml
 from transformers import TrainingArguments
+
+from modeling_salmonn.training.coercion import coerce, fits
+from modeling_salmonn.training.manifests import parse_sources
+from modeling_salmonn.training.text_files import parse_yaml, read_yaml_mapping
 
 
 RESEARCH_SCHEDULE = "cosine_warmup_with_min_lr"
@@ -25,6 +27,34 @@ RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
+SOURCES = ("train_data", "eval_data")
+POSITIVE = (
+    "task_temperature",
+    "examples_per_epoch",
+    "max_audio_seconds",
+    "alignment_learning_rate",
+    "alignment_batch_size",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+NOT_NEGATIVE = (
+    "learning_rate",
+    "connector_learning_rate",
+    "lora_learning_rate",
+    "encoder_learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "max_bad_clips",
+    "overlap_examples",
+    "overlap_level_db",
+    "verification_examples",
+    "alignment_weight",
+    "alignment_epochs",
+    "sample_new_tokens",
+)
+COUNTS = ("examples_per_epoch", "overlap_examples", "verification_examples")
+MOST_EXAMPLES = 10_000_000  # of an epoch, which are drawn at once
 
 
 @dataclass
@@ -119,6 +149,7 @@ class SalmonnTrainingArguments(TrainingArguments):
     accelerator_config: dict | str | None = None
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # or bf16 would be refused there
         if self.accelerator_config is None:  # each process collates streamed rows itself: clips differ in length
             self.accelerator_config = {"dispatch_batches": False}
@@ -140,14 +171,26 @@ class SalmonnTrainingArguments(TrainingArguments):
                 f"dtype is {self.dtype}, but what is trained stays float32: set bf16=true (or fp16=true), so that "
                 "both meet in mixed precision, or dtype=float32."
             )
-        if self.task_temperature <= 0:
-            raise ValueError(f"task_temperature must be positive, got {self.task_temperature}.")
-        if self.max_bad_clips < 0:
-            raise ValueError(f"max_bad_clips must not be negative, got {self.max_bad_clips}.")
+        if self.output_dir and os.path.exists(self.output_dir) and not os.path.isdir(self.output_dir):
+            raise ValueError(f"output_dir is {self.output_dir}, which is no folder; give one, or a new name.")
         if self.alignment_epochs and not self.feature_cache:
             raise ValueError("alignment_epochs trains on cached encoder states; set feature_cache to a folder.")
         if self.feature_cache and (self.train_speech_encoder or self.train_audio_encoder):
             raise ValueError("feature_cache holds outputs of frozen encoders; leave it out where one is trained.")
+
+
+def _check_numbers(arguments: SalmonnTrainingArguments) -> None:
+    """Numbers that nothing could be done with; others of `TrainingArguments` are its own matter."""
+    for name in (*POSITIVE, *NOT_NEGATIVE):
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        if not isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}.")
+        if value < 0 or (value == 0 and name in POSITIVE):
+            raise ValueError(f"{name} must {'be positive' if name in POSITIVE else 'not be negative'}, got {value}.")
+        if name in COUNTS and value > MOST_EXAMPLES:
+            raise ValueError(f"{name} must be at most {MOST_EXAMPLES:,}, got {value:,}; train for more epochs.")
 
 
 def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainingArguments) -> Any:
@@ -170,105 +213,43 @@ def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainin
     hints = get_type_hints(arguments_class)
     known = {item.name for item in fields(arguments_class) if item.init}
     values = {}
-    for name, value in _read_yaml(file).items():
-        _require_known(name, known, str(file))
-        values[_current_name(name, known)] = coerce(name, value, hints[name])
+    given, lines = read_yaml_mapping(file, "file")
+    for name, value in given.items():
+        place = f"line {lines[name]} of {file}"
+        _require_known(name, known, place)
+        try:
+            values[_current_name(name, known)] = _checked(name, value, hints[name])
+        except ValueError as error:
+            raise ValueError(f"In {place}: {error}") from error
     for word in words[1:]:
         name, separator, text = word.partition("=")
         if not separator:
             raise ValueError(f"Got the word {word!r}; settings are written key=value.")
         _require_known(name, known, "the command line")
         values[_current_name(name, known)] = _coerce_text(name, text, hints[name])
-    for name in ("config", "prompts"):
+    for name in {"config", "prompts"} & known:
         values[name] = _beside(file, values.get(name))
     return arguments_class(**values)
-
-
-def coerce(name: str, value: Any, hint: Any) -> Any:
-    """Check a YAML value against a type; numbers that YAML takes for text, such as `1e-5`, become numbers.
-
-    Raises:
-        ValueError: if it does not fit, naming the key, the value and the type.
-    """
-    origin, options = get_origin(hint), get_args(hint)
-    if hint is Any or (value is None and NoneType in options):
-        return value
-    if origin in (Union, UnionType):
-        return _coerce_union(name, value, hint, options)
-    if origin is Literal and value in options:
-        return value
-    if origin is list and isinstance(value, list):
-        return [coerce(f"{name}[{index}]", item, options[0]) for index, item in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {key: coerce(f"{name}.{key}", item, options[1]) for key, item in value.items()}
-    if isinstance(hint, type):
-        converted = _coerce_plain(value, hint)
-        if converted is not None:
-            return converted
-    raise ValueError(f"{name} is {value!r}, but it needs {_describe(hint)}.")
-
-
-def _coerce_union(name: str, value: Any, hint: Any, options: tuple) -> Any:
-    exact = [option for option in options if isinstance(option, type) and type(value) is option]
-    fitting = [option for option in exact or options if _fits(value, option)]
-    if not fitting:
-        raise ValueError(f"{name} is {value!r}, but it needs {_describe(hint)}.")
-    return coerce(name, value, fitting[0])
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    try:
-        coerce("value", value, hint)
-    except ValueError:
-        return False
-    return True
-
-
-def _coerce_plain(value: Any, hint: type) -> Any:
-    """The value as that type, or `None` if it is of another."""
-    if issubclass(hint, Enum):
-        return value if value in [member.value for member in hint] else None
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) and hint is not bool:
-        return None
-    return value if isinstance(value, hint) else None
 
 
 def _coerce_text(name: str, text: str, hint: Any) -> Any:
     """A word of the command line: YAML, or the text itself where text is wanted."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, name)
+    except ValueError:
+        if text[:1] in ("[", "{"):  # meant as a list or as a mapping
+            raise
         value = text
-    meant_as_text = not isinstance(value, (list, dict)) and not _fits(value, hint) and _fits(text, hint)
-    return coerce(name, text if meant_as_text else value, hint)
+    meant_as_text = not isinstance(value, (list, dict)) and not fits(value, hint) and fits(text, hint)
+    return _checked(name, text if meant_as_text else value, hint)
 
 
-def _describe(hint: Any) -> str:
-    options = get_args(hint)
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, options))
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_describe(option) for option in options)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(repr(member.value) for member in hint)
-    return {NoneType: "null", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ValueError(f"There is no file {file}; give the YAML file of a stage.")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds a {type(values).__name__}; it needs to map keys to values.")
-    return values
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """A value in its type; of sources of data also what is in them."""
+    value = coerce(name, value, hint)
+    if name in SOURCES and value:
+        parse_sources(value)
+    return value
 
 
 def _require_known(name: Any, known: set[str], source: str) -> None:

@@ -49,9 +49,12 @@ class BadClips:
         known = self.names
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(f"{name}\t{' '.join(str(reason).split())}\n")
-            known = {line.split("\t")[0] for line in self.file.read_text(encoding="utf-8").splitlines()}
+            # Names of files may have any bytes and marks; each stays on its line.
+            line = "\t".join(" ".join(str(part).split()) for part in (name, reason))
+            with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{line}\n")
+            listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+            known = {line.split("\t")[0] for line in listed}
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(

@@ -76,11 +76,11 @@ def context_of(row: Mapping[str, Any], transcript: str, caption: str) -> Context
         row: may have a `transcript` and a `caption` as references.
         transcript, caption: the model's own.
     """
-    question = row.get("Q") or row.get("question") or ""
-    slots = (row.get("slots") or row.get("Q") or "").split(",")
+    question = str(row.get("Q") or row.get("question") or "")  # numbers are questions too
+    slots = str(row.get("slots") or row.get("Q") or "").split(",")
     return Context(
-        [text for text in (transcript, row.get("transcript")) if text],
-        [text for text in (caption, row.get("caption")) if text],
+        [str(text) for text in (transcript, row.get("transcript")) if text],
+        [str(text) for text in (caption, row.get("caption")) if text],
         [slot.strip() for slot in slots if slot.strip()],
         question,
     )

@@ -22,7 +22,9 @@ from transformers import TrainerCallback
 
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
-from modeling_salmonn.training.manifests import Row, read_manifest
+from modeling_salmonn.training.manifest_files import read_numbered
+from modeling_salmonn.training.manifests import Row
+from modeling_salmonn.training.text_files import kind_of
 from modeling_salmonn.training.trainer import keep_label_positions
 
 
@@ -184,16 +186,20 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     Raises:
         ValueError: if there are none, or one lacks what is compared.
     """
-    probes = [_with_story(row) for row in read_manifest(path)]
-    for index, probe in enumerate(probes):
+    numbered = [(line, _with_story(row)) for line, row in read_numbered(path)]
+    for index, (line, probe) in enumerate(numbered):
         if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
             raise ValueError(
                 f"Probe {index} of {path} has {sorted(name for name, value in probe.items() if value)}; it needs "
-                f"'path', 'story', and one of {sorted(others)}."
+                f"'path', 'story', and one of {sorted(others)} (line {line})."
             )
-    if not probes:
+        for name in ("path", "story", "question", *others):
+            if not isinstance(probe.get(name), str | None):
+                raise ValueError(f"Line {line} of {path}: {name} is {kind_of(probe[name])}, but it needs text.")
+    if not numbered:
         raise ValueError(f"There are no probes in {path}.")
-    return [probe | {"path": str(Path(path).parent / probe["path"])} for probe in probes]
+    folder = Path(path).expanduser().parent
+    return [probe | {"path": str(folder / probe["path"])} for _, probe in numbered]
 
 
 def _with_story(row: Row) -> Row:

@@ -111,8 +111,15 @@ def read_json_object(path: str | os.PathLike, mend: str) -> dict[str, Any]:
     return value
 
 
-def read_yaml_mapping(path: str | os.PathLike, what: str) -> tuple[dict[Any, Any], dict[Any, int]]:
+def read_yaml_mapping(
+    path: str | os.PathLike, what: str, needed: str = "map keys to values"
+) -> tuple[dict[Any, Any], dict[Any, int]]:
     """The keys and values of a YAML file, and the line of each key.
+
+    Args:
+        path: the file.
+        what: what to call it in messages.
+        needed: what it needs to do, for the message about one that does not.
 
     Raises:
         ValueError: if it cannot be read, holds something else, or names a key twice.
@@ -121,7 +128,7 @@ def read_yaml_mapping(path: str | os.PathLike, what: str) -> tuple[dict[Any, Any
     node = _compose(text, str(path))
     values = _construct(node, str(path))
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {kind_of(values)}; it needs to map keys to values.")
+        raise ValueError(f"{path} holds {kind_of(values)}; it needs to {needed}.")
     lines = {}
     for key, _ in node.value if node is not None else ():
         lines[key.value] = key.start_mark.line + 1

@@ -31,6 +31,27 @@ def test_own_tasks_join_the_bundled_ones_and_replace_them(tmp_path: Path) -> Non
         ("new: {instruction: Sing., rule: nice}", "rule 'nice'; there are story"),
         ("new: {instruction: Sing.}", "measures nothing"),
         ("[new]", "needs to map names"),
+        ("new:\n  {instruction: Sing., rule: story}\nother: 3", "line 3 of .* needs to map the name of a task to its fields"),
+        ("1: {instruction: Sing., metrics: [wer]}", "line 1 of .* needs to map the name of a task to its fields"),
+        (
+            "new: {instruction: Sing., metrics: wer}",
+            "In line 1 of .*: metrics of the task 'new' is 'wer', but it needs list",
+        ),
+        ("new: {instruction: Sing., metrics: [1]}", "metrics of the task 'new'.0. is 1, but it needs text"),
+        (
+            "new: {instruction: Sing., metrics: [wer], level: high}",
+            "level of the task 'new' is 'high', but it needs int",
+        ),
+        ("new: {instruction: Sing., metrics: [wer], rows: [asr]}", "rows of the task 'new' is .*, but it needs"),
+        (
+            "new: {instruction: Sing., metrics: [wer], new_tokens: 0}",
+            "new_tokens of the task 'new' must be at least 1",
+        ),
+        (
+            "new: {instruction: Sing., metrics: [wer], new_tokens: '9'}",
+            "new_tokens of the task 'new' is '9', but it needs int",
+        ),
+        ("new: {instruction: A., metrics: [wer]}\nnew: {}", "Line 2 of .* gives the key 'new' again, after line 1"),
         ("new: {instruction: [", "is not YAML"),
     ],
 )

@@ -84,6 +84,29 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["label_smoothing_factor=0.1"], "label_smoothing_factor would compare labels with the tokens before them"),
         (["max_bad_clips=-1"], "max_bad_clips must not be negative"),
         (["feature_cache=x", "train_audio_encoder=true"], "feature_cache holds outputs of frozen encoders"),
+        (["learning_rate=.nan"], "learning_rate is nan, but it needs float"),
+        (["learning_rate=.inf"], "learning_rate must be a finite number, got inf"),
+        (["learning_rate=-1e-4"], "learning_rate must not be negative, got -0.0001"),
+        (["learning_rate=true"], "learning_rate is True, but it needs float"),
+        (["learning_rate=null"], "learning_rate is None, but it needs float"),
+        (["learning_rate=[1]"], r"learning_rate is \[1\], but it needs float"),
+        (["stage=true"], "stage is True, but it needs one of 1, 2, 3"),
+        (["stage=1.0"], "stage is 1.0, but it needs one of 1, 2, 3"),
+        (["max_steps=" + "9" * 30], "max_steps is 9+, but it needs int"),
+        (["task_weights={asr: .nan}"], "task_weights.asr is nan, but it needs float"),
+        (["task_weights={1: 2}"], "the key 1 of task_weights is 1, but it needs text"),
+        (["task_weights=[asr]"], r"task_weights is \['asr'\], but it needs dict"),
+        (["per_device_train_batch_size=0"], "per_device_train_batch_size must be positive, got 0"),
+        (["gradient_accumulation_steps=0"], "gradient_accumulation_steps must be positive, got 0"),
+        (["alignment_batch_size=0"], "alignment_batch_size must be positive, got 0"),
+        (["max_audio_seconds=-1"], "max_audio_seconds must be positive, got -1.0"),
+        (["examples_per_epoch=0"], "examples_per_epoch must be positive, got 0"),
+        (["examples_per_epoch=1000000000000"], "examples_per_epoch must be at most 10,000,000"),
+        (["overlap_examples=1000000000"], "overlap_examples must be at most 10,000,000"),
+        (["warmup_steps=-1"], "warmup_steps must not be negative, got -1.0"),
+        (["train_data=[" + "[" * 1000], "Line 1 of train_data has more than 50 levels of nesting"),
+        (["train_data={path: a.jsonl, task: 3}"], "has 3 as task; it needs text"),
+        (["eval_data=[{pth: a.jsonl}]"], "needs 'path', and knows nothing but"),
     ],
 )
 def test_mistake_in_a_word_raises(stage: Path, words: list[str], message: str) -> None:
@@ -97,13 +120,31 @@ def test_mistake_in_a_word_raises(stage: Path, words: list[str], message: str) -
         ("lerning_rate: 1", "Unknown key 'lerning_rate' in .*stage.yaml; did you mean 'learning_rate'?"),
         ("- 1", "holds a list; it needs to map keys to values"),
         ("a: [", "is not YAML"),
+        (
+            "stage: 1\n\nlearning_rate: true\n",
+            r"In line 3 of .*stage\.yaml: learning_rate is True, but it needs float",
+        ),
+        ("stage: 1\nlerning_rate: 1\n", r"Unknown key 'lerning_rate' in line 2 of .*; did you mean 'learning_rate'"),
+        ("stage: 1\nseed: 2\nstage: 2\n", r"Line 3 of .*stage\.yaml gives the key 'stage' again, after line 1"),
+        ("stage: 1\n\tseed: 2\n", r"line 2 of .*stage\.yaml is not YAML: .*not with tabs"),
+        ("train_data:\n  - {path: a.jsonl, weight: 2}\n", r"In line 1 of .*: The data source .* knows nothing but"),
+        ("stage: null\n", r"In line 1 of .*stage\.yaml: stage is None, but it needs one of 1, 2, 3"),
+        ("model: 7\n", r"In line 1 of .*stage\.yaml: model is 7, but it needs text or null"),
+        ("output_dir: 2024-01-01\n", r"In line 1 of .*: output_dir is datetime.date\(2024, 1, 1\), but it needs text"),
+        ("", "holds nothing; it needs to map keys to values"),
+        ("# \xe9\n", r"Line 1 of .*stage\.yaml is not UTF-8"),
         ("1: 2", "Unknown key 1 in"),
     ],
 )
 def test_mistake_in_the_file_raises(stage: Path, content: str, message: str) -> None:
-    stage.write_text(content)
+    stage.write_text(content, encoding="latin-1")  # as old editors do
     with pytest.raises(ValueError, match=message):
         parse(stage)
+
+
+def test_output_that_is_a_file_raises(stage: Path) -> None:
+    with pytest.raises(ValueError, match=r"output_dir is .*stage\.yaml, which is no folder; give one, or a new name"):
+        parse(stage, f"output_dir={stage}")
 
 
 @pytest.mark.parametrize("words", [[], ["stage=1"]])
