@@ -39,9 +39,11 @@ from modeling_salmonn.training.comparison import (
 from modeling_salmonn.training.journal import Journal, write_bytes, write_json, write_rows
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.self_answers import STORY_TASK, WritingSettings, weights_hash
+from modeling_salmonn.training.text_files import read_json_object
 
 
 BEFORE = "before"
+ANSWERED_FIELDS = {"task": str, "answer": str, "text": str}
 NAME = "activation_data"
 PANELS = ("following_rate", "repeat_rate", "word_error_rate")
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 3.2  # inches
@@ -199,12 +201,12 @@ class Questioner:
         record = {"model": identity, "rows": _hash(self.rows), "prompts": _hash(self.prompts)}
         record |= {"settings": asdict(self.settings), "dtype": self.dtype}
         done = file.with_suffix(".json")
-        if not done.exists() or json.loads(done.read_text()) != record:
+        if not done.exists() or read_json_object(done, "delete it to have the model answer again") != record:
             done.unlink(missing_ok=True)
             answerer = model if isinstance(model, Answerer) else Answerer.from_pretrained(str(model), self.dtype)
             write_rows(file, answer_rows(answerer, self.rows, self.prompts, self.settings))
             write_json(done, record)
-        return figures_by_task(Journal(file).rows)
+        return figures_by_task(Journal(file, needed=ANSWERED_FIELDS).rows)
 
 
 def tune_and_ask(model: str, manifest: Path, questioner: Questioner, settings: TuningSettings) -> KindResult:
@@ -220,9 +222,9 @@ def tune_and_ask(model: str, manifest: Path, questioner: Questioner, settings: T
     losses = finished_losses(model, manifest, tuned, settings)
     if losses is None:
         losses = tune_on_answers(model, manifest, tuned, settings)
-    record = json.loads((tuned / TUNING_FILE).read_text())
+    record = read_json_object(tuned / TUNING_FILE, "delete it to tune the model anew")
     figures = questioner.ask(tuned, record, manifest.parent / "after.jsonl")
-    answers = Journal(manifest).rows
+    answers = Journal(manifest, needed={"text": str}).rows  # stories without audio have no path
     return KindResult(len(answers), mean_words(answers), losses, figures)
 
 

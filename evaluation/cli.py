@@ -39,10 +39,12 @@ def evaluate(
     with readable_errors():
         from modeling_salmonn.evaluation import run
         from modeling_salmonn.evaluation.judges import parse_judge
-        from modeling_salmonn.evaluation.summary import missing_lines, table, write_model_index
+        from modeling_salmonn.evaluation.summary import load_card, missing_lines, table, write_model_index
         from modeling_salmonn.evaluation.tasks import choose_tasks, load_tasks
 
         require_model(model)
+        if card is not None:
+            load_card(card)
         chosen = choose_tasks(load_tasks(tasks), suite)
         settings = run.EvaluationSettings(most, batch_size, lora_scale, num_beams, seed, dtype)
         summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
@@ -51,6 +53,8 @@ def evaluate(
         typer.echo(table({Path(model).name: summary}))
         for line in missing_lines(summary):
             typer.echo(line, err=True)
+        if not any(entry["rows"] for entry in summary.values()):
+            raise ValueError(f"No clip could be read; see {output / run.BAD_CLIPS_FILE}.")
         if card is not None:
             write_model_index(card, Path(model).name, ", ".join(Path(source).name for source in data), summary)
 

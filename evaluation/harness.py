@@ -29,15 +29,20 @@ from modeling_salmonn.training.answering import Answer, Decoding
 from modeling_salmonn.training.clips import BadClips, ClipReader, UnreadableClipError, clip_name, joined_seconds
 from modeling_salmonn.training.examples import USUAL_SECONDS, Example, ExampleMaker
 from modeling_salmonn.training.journal import Journal, write_json
-from modeling_salmonn.training.manifests import SECONDS_COLUMNS, Row, row_clips
+from modeling_salmonn.training.manifests import Row, row_clips
+from modeling_salmonn.training.row_checks import SECONDS_COLUMNS, usable_seconds
 from modeling_salmonn.training.self_answers import FALLBACK_TOKENS
+from modeling_salmonn.training.text_files import read_json_object
+from modeling_salmonn.training.whole_files import make_output_folder
 
 
 logger = logging.getLogger(__name__)
 
 KEYS = ("task", "row", "part")
+ANSWER_FIELDS = {"task": str, "row": int, "part": str, "instruction": str, "answer": str}
 ANSWER = "answer"  # the part of a row that counts; the others are what a model that does not follow might say
 ANSWERS_FILES, SETTINGS_FILE, BAD_CLIPS_FILE = "answers-*.jsonl", "settings.json", "bad_clips.txt"
+REPLACED_FILES = ("summary.json", "summary.md")  # once the settings are there; all others are added to
 
 
 class AnswersExamples(Protocol):
@@ -79,9 +84,9 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """Length of the clip, where it is known."""
+        """Length of the clip, or the usual one where it is not known or cannot be true."""
         known = [self.row[name] for name in SECONDS_COLUMNS if self.row.get(name) is not None]
-        found = known[0] if known else joined_seconds(row_clips(self.row))
+        found = usable_seconds(known[0] if known else joined_seconds(row_clips(self.row)))
         return USUAL_SECONDS if found is None else found
 
 
@@ -158,7 +163,7 @@ def answer_jobs(
 
 def read_answers(output: Path) -> dict[tuple[str, int, str], Row]:
     """The rows of all journals in a folder, by their keys."""
-    rows = [row for file in sorted(output.glob(ANSWERS_FILES)) for row in Journal(file, KEYS).rows]
+    rows = [row for file in sorted(output.glob(ANSWERS_FILES)) for row in Journal(file, KEYS, ANSWER_FIELDS).rows]
     return {(row["task"], row["row"], row["part"]): row for row in rows}
 
 
@@ -171,14 +176,14 @@ def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
         **settings: whatever else answers depend on.
 
     Raises:
-        ValueError: if the folder has answers of other settings.
+        ValueError: if it is no folder, or has answers of other settings or files of others.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output, SETTINGS_FILE, REPLACED_FILES)
     named = [row | {"path": clip_name(row.get("path"))} for row in rows]  # a clip may be held in memory
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=repr).encode()).hexdigest()
     wanted = settings | {"data": digest}
     file = output / SETTINGS_FILE
-    found = json.loads(file.read_text()) if file.is_file() else wanted
+    found = read_json_object(file, "choose another folder, or delete this one") if file.is_file() else wanted
     if found != wanted:
         changed = ", ".join(sorted(name for name in wanted | found if wanted.get(name) != found.get(name)))
         raise ValueError(f"{output} holds answers of another {changed}; choose another folder, or delete this one.")

@@ -25,7 +25,7 @@ from modeling_salmonn.evaluation.plots import figure_style, make_panels, require
 from modeling_salmonn.evaluation.summary import figure
 from modeling_salmonn.processing.prompts import format_prompt, load_prompts
 from modeling_salmonn.training.answering import Answerer, require_dtype
-from modeling_salmonn.training.journal import Journal, write_bytes, write_json
+from modeling_salmonn.training.journal import Journal, Kinds, write_bytes, write_json
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 from modeling_salmonn.training.self_answers import OPEN_QUESTIONS, QUESTION_TASK, weights_hash
@@ -35,6 +35,7 @@ KINDS = SHORT_KINDS | {"qa": QUESTION_TASK} | LONG_KINDS  # as in training/overf
 MEAN = "mean"  # over the instructions
 COLUMNS = (NO_INSTRUCTION, *KINDS, MEAN)
 LOSSES_FILE, KEYS = "losses.jsonl", ("probe", "kind", "instruction")
+LOSS_FIELDS: Kinds = {"probe": int, "kind": str, "instruction": str, "loss": (int, float)}
 PERPLEXITY_FILE, FIGURE_FILE, READING_FILE = "perplexity.json", "perplexity.png", "perplexity.md"
 PERPLEXITY = Metric(lambda references, answers: np.empty((0, 2)), lambda sums: np.exp(ratio(sums)))
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
@@ -116,7 +117,7 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
     claim_folder(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
-    journal = Journal(output / LOSSES_FILE, KEYS)
+    journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
     for index, (probe, texts) in enumerate(zip(tqdm(probes, desc="Probes", disable=None), instructions, strict=True)):
         pairs = {(kind, name) for kind in KINDS if probe.get(kind) for name in texts}
@@ -126,6 +127,10 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
             journal.append({"probe": index, "kind": kind, "instruction": name, "loss": loss})
     losses: list[Losses] = [{} for _ in probes]
     for row in journal.rows:
+        if not 0 <= row["probe"] < len(probes):
+            raise ValueError(
+                f"{journal.file} has a loss of the probe {row['probe']} of {len(probes)}; delete its line."
+            )
         losses[row["probe"]][row["kind"], row["instruction"]] = row["loss"]
     return losses
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.evaluation.harness import answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, process_state
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.peers import load_answerer, tasks_for
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
@@ -159,4 +159,4 @@ def _check_references(row: Row, place: str) -> None:
         raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
 
 
-__all__ = ["EvaluationSettings", "evaluate", "read_data"]
+__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data"]

@@ -15,13 +15,14 @@ from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
 from modeling_salmonn.evaluation.metrics import METRICS, Metric
 from modeling_salmonn.evaluation.tasks import Task
 from modeling_salmonn.training.following import context_of
-from modeling_salmonn.training.journal import Journal
+from modeling_salmonn.training.journal import Journal, write_bytes
 from modeling_salmonn.training.manifests import Row
-from modeling_salmonn.training.text_files import read_json_object
+from modeling_salmonn.training.text_files import read_json_object, read_text
 
 
 VERDICTS_FILE = "verdicts.jsonl"
 VERDICT_KEYS = ("task", "row", "judge")
+VERDICT_FIELDS = {"task": str, "row": int, "judge": str}
 FOLLOWING_RATE = "following_rate"
 FIGURE = ("value", "low", "high")
 ALL_METRICS = {**METRICS, **CAPTION_METRICS}
@@ -33,7 +34,7 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
     Verdicts are appended to `verdicts.jsonl`: `task`, `row`, `judge` and `problem`, which is `None` for an answer that
     follows; instead of it `unclear` where the judge did not give a verdict.
     """
-    journal = Journal(output / VERDICTS_FILE, VERDICT_KEYS)
+    journal = Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS)
     judged = {tuple(row[name] for name in VERDICT_KEYS) for row in journal.rows}
     answers = {(row["task"], row["row"], row["part"]): row for row in answered}
     for job in jobs:
@@ -68,7 +69,7 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
     """
     verdicts = {
         (row["task"], row["row"]): row["problem"]
-        for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS).rows
+        for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows
         if row["judge"] == judge and "problem" in row
     }
     asked: dict[str, list[Job]] = defaultdict(list)
@@ -201,6 +202,9 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
         model: name that the card gives the model.
         data: name of the data.
         summary: of `summarise`.
+
+    Raises:
+        ValueError: if the card cannot be read.
     """
     made = [
         EvalResult(
@@ -216,12 +220,29 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
         for task, entry in summary.items()
         for name, found in entry["metrics"].items()
     ]
-    content = ModelCard.load(card, ignore_metadata_errors=False)
+    content = load_card(card)
     replaced = {_identity(result) for result in made}
     kept = [result for result in content.data.eval_results or [] if _identity(result) not in replaced]
     content.data.model_name = content.data.model_name or model
     content.data.eval_results = kept + made
-    content.save(card)
+    write_bytes(card, str(content).encode())
+
+
+def load_card(card: Path) -> Any:
+    """A model card, to be read before any work is done for it.
+
+    Raises:
+        ValueError: if there is none, it is no Markdown, or its metadata cannot be read.
+    """
+    if card.suffix.lower() != ".md":
+        raise ValueError(f"{card} is no model card; give its README.md or MODEL_CARD.md.")
+    read_text(card, "model card")
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=False)
+    except Exception as error:  # of YAML, and of what huggingface_hub makes of it
+        raise ValueError(
+            f"The metadata of {card} cannot be read ({error}); mend what is between its '---'."
+        ) from error
 
 
 def _statistics(name: str, references: Sequence[Sequence[str]], answers: Sequence[str]) -> np.ndarray | str:
@@ -238,6 +259,7 @@ def _identity(result: EvalResult) -> tuple[str | None, ...]:
 
 __all__ = [
     "judge_answers",
+    "load_card",
     "metric_named",
     "missing_lines",
     "read_summary",

@@ -33,13 +33,15 @@ from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.training.alignment import IGNORED, AlignmentHead, ConnectorAligner, alignment_labels
+from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, needed_tokens
 from modeling_salmonn.training.feature_cache import EncoderCache
 from modeling_salmonn.training.journal import write_bytes, write_json
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import part_of
+from modeling_salmonn.training.text_files import read_json_object
 from modeling_salmonn.training.warm_start import TARGETS, AlignmentCollator, AlignmentTrainer
+from modeling_salmonn.training.whole_files import make_output_folder
 
 
 NAME = "windows"
@@ -156,7 +158,7 @@ def compare_windows(
     files = {window: output / f"{window:g}.json" for window in configs}
     missing = [window for window, file in files.items() if finished_figures(file, record) is None]
     if missing:
-        output.mkdir(parents=True, exist_ok=True)
+        make_output_folder(output)
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         for window in tqdm(missing, desc="Window lengths", disable=None):
@@ -342,18 +344,16 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
         raise ValueError(f"{clip} cannot be read: {error}; repair it or drop it.")
 
 
-def needed_tokens(clips: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Windows that each clip's words need: one for each word piece, and one between two that are the same."""
-    labels = alignment_labels(clips, tokenizer)["alignment_labels"]
-    pieces = (labels != IGNORED).sum(-1)
-    repeated = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != IGNORED)).sum(-1)
-    return (pieces + repeated).tolist()
-
-
 def finished_figures(file: Path, record: Mapping[str, Any]) -> WindowFigures | None:
     """The figures of an earlier call that trained in the same way; `None` if there was none."""
-    found = json.loads(file.read_text()) if file.exists() else {}
-    return WindowFigures(**found["figures"]) if found.get("record") == record else None
+    mend = "delete it to train this length anew"
+    found = read_json_object(file, mend) if file.exists() else {}
+    if found.get("record") != record:
+        return None
+    try:
+        return WindowFigures(**found["figures"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} has no figures that can be read ({error}); {mend}.") from error
 
 
 def windows_report(model: str, found: Sequence[WindowFigures], clips: int, settings: WindowSettings) -> str:

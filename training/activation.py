@@ -13,7 +13,6 @@ DIR/comparison.md  comparison.json  *.jsonl          before and after
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from modeling_salmonn.training.comparison import Comparison, ComparisonSettings,
 from modeling_salmonn.training.journal import Journal, write_json
 from modeling_salmonn.training.manifests import Row, Rows, load_rows, parse_sources
 from modeling_salmonn.training.run import build_trainer, run_training
-from modeling_salmonn.training.self_answers import WritingReport, WritingSettings, write_answers
+from modeling_salmonn.training.self_answers import ANSWER_FIELDS, WritingReport, WritingSettings, write_answers
+from modeling_salmonn.training.text_files import read_json_object
 
 
 MODEL_FOLDER = "model"
@@ -165,9 +165,15 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
 def finished_losses(model: str, answers: Path, output: Path, settings: TuningSettings) -> list[float] | None:
     """The losses of an earlier call that tuned on the same answers in the same way; `None` if there was none."""
     file = output / RECORD_FILE
-    found = json.loads(file.read_text()) if file.exists() else {}
+    if not file.exists():
+        return None
+    found = read_json_object(file, "delete it to tune the model anew")
     losses = found.pop("losses", None)
-    return losses if found == tuning_record(model, answers, settings) else None
+    return losses if found == tuning_record(model, answers, settings) and _are_losses(losses) else None
+
+
+def _are_losses(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(loss, (int, float)) for loss in value)
 
 
 def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[str, object]:
@@ -178,7 +184,7 @@ def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[s
 
 def unused_rows(clips: Sequence[Row], answers: Path) -> list[Row]:
     """The rows of clips that no answer was written about; those without a task or a text can only get a story."""
-    used = {row["path"] for row in Journal(answers).rows}
+    used = {row["path"] for row in Journal(answers, needed=ANSWER_FIELDS).rows}
     return [row for row in clips if row["path"] not in used]
 
 

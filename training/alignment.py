@@ -46,6 +46,14 @@ def alignment_labels(
     return labels
 
 
+def needed_tokens(clips: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Windows that each clip's words need: one for each word piece, and one between two that are the same."""
+    labels = alignment_labels(clips, tokenizer)["alignment_labels"]
+    pieces = (labels != IGNORED).sum(-1)
+    repeated = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != IGNORED)).sum(-1)
+    return (pieces + repeated).tolist()
+
+
 def count_targets(*labels: torch.Tensor) -> torch.Tensor:
     """How many target tokens some labels have."""
     return torch.stack([(label != IGNORED).sum() for label in labels]).sum()
@@ -221,4 +229,4 @@ class ConnectorAligner(nn.Module):
         return states, mask
 
 
-__all__ = ["AlignmentHead", "ConnectorAligner", "alignment_labels"]
+__all__ = ["AlignmentHead", "ConnectorAligner", "alignment_labels", "needed_tokens"]

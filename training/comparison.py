@@ -24,6 +24,7 @@ from modeling_salmonn.training.journal import write_bytes, write_json, write_row
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.self_answers import FALLBACK_TOKENS, STORY_TASK
 from modeling_salmonn.training.text_statistics import diversity, repeat_rate
+from modeling_salmonn.training.whole_files import make_output_folder
 
 
 SPEECH_TASK = "asr"
@@ -141,7 +142,7 @@ def compare_models(
     """
     settings = settings or ComparisonSettings()
     chosen = choose_rows(rows, settings)
-    output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output)
     figures = {}
     for name, model in (("before", before), ("after", after)):
         judged = answer_rows(Answerer.from_pretrained(model, dtype), chosen, prompts, settings)

@@ -100,4 +100,4 @@ def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_bytes(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
-__all__ = ["Journal", "write_bytes", "write_json", "write_rows"]
+__all__ = ["Journal", "Kinds", "write_bytes", "write_json", "write_rows"]

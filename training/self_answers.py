@@ -32,10 +32,13 @@ from modeling_salmonn.training.following import Context, context_of, why_copied
 from modeling_salmonn.training.journal import Journal, write_json
 from modeling_salmonn.training.manifests import Row
 from modeling_salmonn.training.stages import part_of
+from modeling_salmonn.training.text_files import read_json_object
 from modeling_salmonn.training.text_statistics import end_at_sentence, repeats_itself, split_words
+from modeling_salmonn.training.whole_files import make_output_folder
 
 
 ANSWERS_FILE, REJECTED_FILE, RECORD_FILE = "answers.jsonl", "rejected.jsonl", "writing.json"
+ANSWER_FIELDS, REJECTED_FIELDS = {"path": str, "text": str}, {"path": str, "reason": str}
 STORY_TASK, QUESTION_TASK = "story", "audio_qa"
 # For clips without a question of their own.
 OPEN_QUESTIONS = (
@@ -138,7 +141,7 @@ def write_answers(
         "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
         "prompts": _hash(used_prompts(chosen, prompts)),
     }
-    output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output, RECORD_FILE, [ANSWERS_FILE, REJECTED_FILE])
     finished = _require_same_record(output / RECORD_FILE, record)
     if not finished:
         write_json(output / RECORD_FILE, record | {"finished": False})
@@ -177,8 +180,8 @@ class SelfWriter:
             temperature=settings.temperature,
             top_p=settings.top_p,
         )
-        self.kept = Journal(output / ANSWERS_FILE)
-        self.rejected = Journal(output / REJECTED_FILE)
+        self.kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS)
+        self.rejected = Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS)
 
     def write(self, clips: Sequence[Row]) -> None:
         """Go through the clips until enough answers are kept."""
@@ -296,26 +299,25 @@ def weights_hash(answerer: Answerer) -> str:
 
 def report_of(output: Path) -> WritingReport:
     """What the files of a folder hold."""
-    rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE).rows)
-    return WritingReport(
-        output / ANSWERS_FILE, len(Journal(output / ANSWERS_FILE).rows), dict(sorted(rejected.items()))
-    )
+    rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS).rows)
+    kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS).rows
+    return WritingReport(output / ANSWERS_FILE, len(kept), dict(sorted(rejected.items())))
 
 
 def _require_same_record(file: Path, record: Mapping[str, Any]) -> bool:
     """Whether the folder was finished; raises if it holds other answers."""
     if not file.exists():
         return False
-    found = json.loads(file.read_text())
+    mend = "give another output folder, or delete this one"
+    found = read_json_object(file, mend)
+    if not isinstance(found.get("settings"), dict) or not isinstance(found.get("finished"), bool):
+        raise ValueError(f"{file} is no record of written answers: it lacks 'settings' or 'finished'; {mend}.")
     theirs, ours = found["settings"] | found, {**record["settings"], **record}
     differing = [name for name in ours if name != "settings" and theirs.get(name) != ours[name]]
     if differing:
         changes = ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in differing)
-        raise ValueError(
-            f"{file.parent} holds answers that were written with other settings: {changes}; give another output "
-            "folder, or delete this one."
-        )
-    return bool(found["finished"])
+        raise ValueError(f"{file.parent} holds answers that were written with other settings: {changes}; {mend}.")
+    return found["finished"]
 
 
 def _listing(counts: Mapping[str, int]) -> str:

@@ -47,6 +47,58 @@ def test_rows_without_audio_are_text(bucket_processor: SalmonnProcessor) -> None
     assert "Speech" not in text
 
 
+def test_example_may_have_several_clips(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    clips = [make_clip(0.5), str(wav_file), {"array": make_clip(2.5), "sampling_rate": SAMPLING_RATE}]
+    batch = SalmonnCollator(bucket_processor)([example(audio=clips), example(0.5), example(audio=[])])
+    counts = (batch["input_ids"] == bucket_processor.audio_token_id).sum(1).tolist()
+    alone = [SalmonnCollator(bucket_processor)([example(audio=clip)]) for clip in clips]
+    lengths = [int((inputs["input_ids"] == bucket_processor.audio_token_id).sum()) for inputs in alone]
+    assert counts == [sum(lengths), lengths[0], 0]
+    assert len(batch["input_features"]) == len(clips) + 1
+    for row, inputs in zip(batch["input_features"], alone, strict=False):
+        frames = inputs["input_features"].shape[-1]
+        assert torch.equal(row[:, :frames], inputs["input_features"][0])
+
+
+def test_clips_go_where_their_placeholders_are(bucket_processor: SalmonnProcessor) -> None:
+    asked = f"First {bucket_processor.audio_token}, then {bucket_processor.audio_token}: which is louder?"
+    clips = [make_clip(0.5), make_clip(1.5)]
+    batch = SalmonnCollator(bucket_processor)([example(audio=clips, instruction=asked)])
+    expected = bucket_processor(text=[asked], audio=[clips], text_target=["a tone"], sampling_rate=SAMPLING_RATE)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+
+
+def test_answer_may_be_empty(bucket_processor: SalmonnProcessor) -> None:
+    batch = SalmonnCollator(bucket_processor)([example(answer="")])
+    assert batch["labels"][batch["labels"] != -100].tolist() == [bucket_processor.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("lacking", ["audio", "instruction", "answer"])
+def test_example_without_a_column_raises(lacking: str, bucket_processor: SalmonnProcessor) -> None:
+    broken = {name: value for name, value in example(sound="a.wav").items() if name != lacking}
+    message = rf"Example 1 of the batch lacks '{lacking}': it has \[.*'sound'\]. Rename .* remove_unused_columns=False"
+    with pytest.raises(ValueError, match=message):
+        SalmonnCollator(bucket_processor)([example(), broken])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": None}, r"Example 0 of the batch has None \(nothing\) as 'answer'; give text"),
+        ({"answer": ["a tone"]}, r"has \['a tone'\] \(a list\) as 'answer'; give text"),
+        ({"instruction": 3}, r"has 3 \(a number\) as 'instruction'; give text"),
+    ],
+)
+def test_text_of_another_type_raises(changes: Any, message: str, bucket_processor: SalmonnProcessor) -> None:
+    with pytest.raises(ValueError, match=message):
+        SalmonnCollator(bucket_processor)([example(**changes)])
+
+
+def test_example_that_is_no_mapping_raises(bucket_processor: SalmonnProcessor) -> None:
+    with pytest.raises(ValueError, match=r"Example 0 of the batch is text; it needs to be a mapping with 'audio'"):
+        SalmonnCollator(bucket_processor)(["a.wav"])  # type: ignore[list-item]
+
+
 def test_inputs_of_generation_have_no_answer(bucket_processor: SalmonnProcessor) -> None:
     inputs = SalmonnCollator(bucket_processor).prepare([example(0.5)])
     assert "labels" not in inputs
