@@ -16,7 +16,11 @@ def write_data(folder: Path, clips: int, stories: Sequence[int], tasks: str) -> 
         soundfile.write(folder / f"{index}.wav", make_clip(0.4 + 0.3 * index, seed=index), SAMPLING_RATE)
         rows.append({"path": f"{index}.wav", "task": "asr", "text": f"words number {index}"})
     rows += [{"path": f"{index}.wav", "task": "story", "caption": "a tone"} for index in stories]
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "tasks.yaml").write_text(tasks)
+    return write_jsonl(folder / "rows.jsonl", rows)
+
+
+def write_jsonl(file: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """A manifest, or a journal."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from evaluated_clips import write_data
+from evaluated_clips import write_data, write_jsonl
 from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.evaluation import run, sweep
-from modeling_salmonn.evaluation.harness import KEYS, make_jobs, read_answers
+from modeling_salmonn.evaluation.harness import KEYS, Job, claim_folder, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
 from modeling_salmonn.evaluation.tasks import choose_tasks, load_tasks
 from modeling_salmonn.hub.cli import app
 from modeling_salmonn.training.answering import Answerer
+from modeling_salmonn.training.examples import USUAL_SECONDS
 
 
 TASKS = """
@@ -270,14 +271,88 @@ def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, dat
         (["--suite", "level9"], "no suite or task 'level9'"),
         (["--data", "./nothing"], "no data at ./nothing"),
         (["--judge", "./nobody"], "nobody"),
+        (["--card", "./nothing.md"], "There is no model card nothing.md"),
+        (["--card", "weights.safetensors"], "weights.safetensors is no model card; give its README.md"),
+        (["--output", "/dev/null"], "/dev/null is no folder; give one to write to"),
     ],
 )
 def test_command_tells_wrong_arguments(
     arguments: list[str], message: str, saved_folder: Path, data: Path, tmp_path: Path
 ) -> None:
-    base = ["evaluate", str(saved_folder), "--output", str(tmp_path)]
+    base = ["evaluate", str(saved_folder)]
     base += [] if "--data" in arguments else ["--data", str(data)]
+    base += [] if "--output" in arguments else ["--output", str(tmp_path)]
     result = CliRunner().invoke(app, base + arguments)
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": f"moved{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--suite", "asr"])
+    assert result.exit_code == 1
+    assert "No clip could be read; see" in result.stderr
+    assert (tmp_path / "out" / "bad_clips.txt").read_text().count("\n") == 3
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["asr"]["unreadable"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "settings.json holds a list, but it needs an object .*; choose another folder, or delete this one"),
+        ('{"data": ', "settings.json is not JSON .*; choose another folder, or delete this one"),
+    ],
+)
+def test_damaged_settings_of_a_folder_raise(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        claim_folder(tmp_path, [], model="a")
+    assert (tmp_path / "settings.json").read_text() == content
+
+
+def test_summary_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("mine")
+    with pytest.raises(ValueError, match=r"has summary\.json, but no settings\.json: they are of something else"):
+        claim_folder(tmp_path, [], model="a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": 1}, "Line 2 of .*answers-0.jsonl has a number as 'task'; mend or delete it"),
+        ({"row": "0"}, "Line 2 of .* has text as 'row'; mend or delete it"),
+        ({"answer": None}, "Line 2 of .* has nothing as 'answer'; mend or delete it"),
+    ],
+)
+def test_answer_of_another_form_is_told_with_its_line(changes: Any, message: str, tmp_path: Path) -> None:
+    answer = {"task": "asr", "row": 0, "part": "answer", "instruction": "Write.", "answer": "Words."}
+    write_jsonl(tmp_path / "answers-0.jsonl", [answer, answer | {"row": 1} | changes])
+    with pytest.raises(ValueError, match=message):
+        read_answers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"references": 3}, "Line 2 of .*rows.jsonl: references is 3, but it needs text or a list of texts"),
+        ({"references": ["a", None]}, "Line 2 of .*: references is .*, but it needs text or a list of texts"),
+        ({"text": ["a"]}, r"Line 2 of .*: text is \['a'\] .*, but it needs text"),
+        ({"task": None}, "has no path or no task: .*line 2"),
+        ({"path": 7}, "Line 2 of .*: path is 7 .*, but it needs the path of a clip"),
+    ],
+)
+def test_broken_row_is_told_with_its_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    good = {"path": "a.wav", "task": "asr", "text": "words"}
+    data = write_jsonl(tmp_path / "rows.jsonl", [good, good | row])
+    with pytest.raises(ValueError, match=message):
+        read_data([str(data)])
+
+
+def test_clip_of_absurd_length_is_planned_as_a_usual_one() -> None:
+    task = load_tasks()["asr"]
+    lengths = [Job(task, 0, {"path": "a.wav", "seconds": seconds}, "answer").seconds for seconds in (2.0, 2.0**60)]
+    assert lengths == [2.0, USUAL_SECONDS]

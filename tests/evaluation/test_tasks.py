@@ -31,7 +31,10 @@ def test_own_tasks_join_the_bundled_ones_and_replace_them(tmp_path: Path) -> Non
         ("new: {instruction: Sing., rule: nice}", "rule 'nice'; there are story"),
         ("new: {instruction: Sing.}", "measures nothing"),
         ("[new]", "needs to map names"),
-        ("new:\n  {instruction: Sing., rule: story}\nother: 3", "line 3 of .* needs to map the name of a task to its fields"),
+        (
+            "new:\n  {instruction: Sing., rule: story}\nother: 3",
+            "line 3 of .* needs to map the name of a task to its fields",
+        ),
         ("1: {instruction: Sing., metrics: [wer]}", "line 1 of .* needs to map the name of a task to its fields"),
         (
             "new: {instruction: Sing., metrics: wer}",

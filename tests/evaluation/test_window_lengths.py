@@ -20,6 +20,7 @@ from modeling_salmonn.evaluation.window_lengths import (
     compare_windows,
     draw_batches,
     draw_windows,
+    finished_figures,
     fresh_model,
     load_bases,
     needed_tokens,
@@ -352,3 +353,20 @@ def test_missing_matplotlib_is_told_before_anything_is_written(
     with pytest.raises(ImportError, match="Figures need matplotlib; install it"):
         compare(0.2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "0.06.json holds a list, but it needs an object .*; delete it to train this length anew"),
+        (
+            '{"record": {}, "figures": {"loss": 1.0}}',
+            "0.06.json has no figures that can be read .*; delete it to train",
+        ),
+        ('{"record": {}}', "0.06.json has no figures that can be read .*; delete it to train"),
+    ],
+)
+def test_damaged_figures_of_a_length_raise(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "0.06.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        finished_figures(tmp_path / "0.06.json", {})

@@ -15,8 +15,10 @@ from modeling_salmonn.hub.cli import app
 from modeling_salmonn.training.activation import (
     ActivationReport,
     TuningSettings,
+    finished_losses,
     run_activation,
     tune_on_answers,
+    tuning_record,
 )
 from modeling_salmonn.training.activation_clips import read_clips
 from modeling_salmonn.training.answering import Answerer, Decoding
@@ -211,3 +213,21 @@ def test_mistake_is_told_in_a_line(arguments: list[Any], message: str, overfitte
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "null", '{"losses": '])
+def test_damaged_record_of_a_tuning_raises(content: str, tmp_path: Path) -> None:
+    answers = write_jsonl(tmp_path / "answers.jsonl", [{"path": "a.wav", "text": "A story."}])
+    (tmp_path / "activation.json").write_text(content)
+    with pytest.raises(ValueError, match=r"activation\.json .*; delete it to tune the model anew"):
+        finished_losses("model", answers, tmp_path, TUNING)
+
+
+@pytest.mark.parametrize("losses", [None, [], "0.5", ["0.5"]])
+def test_record_without_losses_is_of_no_finished_tuning(losses: Any, tmp_path: Path) -> None:
+    answers = write_jsonl(tmp_path / "answers.jsonl", [{"path": "a.wav", "text": "A story."}])
+    record = tuning_record("model", answers, TUNING)
+    (tmp_path / "activation.json").write_text(json.dumps(record | {"losses": losses}))
+    assert finished_losses("model", answers, tmp_path, TUNING) is None
+    (tmp_path / "activation.json").write_text(json.dumps(record | {"losses": [0.5]}))
+    assert finished_losses("model", answers, tmp_path, TUNING) == [0.5]

@@ -106,3 +106,16 @@ def test_length_of_joined_clips_is_that_of_all(wav_file: Path) -> None:
     assert joined_seconds([clip]) == 1.5
     assert joined_seconds([clip, {"path": None, "bytes": wav_file.read_bytes()}]) == pytest.approx(3.1)
     assert joined_seconds([]) is joined_seconds([clip, "/none.wav"]) is None
+
+
+def test_names_with_odd_marks_stay_on_their_lines(tmp_path: Path) -> None:
+    clips = BadClips(limit=3, file=tmp_path / "bad_clips.txt")
+    for name in ("a\tb.wav", "a\nb\nc\nd.wav", "\udce9.wav"):  # the last one as a file name in another encoding
+        clips.report(name, "no\naudio")
+    assert (tmp_path / "bad_clips.txt").read_text().splitlines() == [
+        "a b.wav\tno audio",
+        "a b c d.wav\tno audio",
+        "\\udce9.wav\tno audio",
+    ]
+    with pytest.raises(ValueError, match="4 clips cannot be read"):
+        clips.report("e.wav", "no audio")
