@@ -38,6 +38,16 @@ BEATS_RENAMES = (
     (r"^encoder\.layers\.", "layers."),
     (r"^predictor\.", "classifier."),
 )
+# Entries of an official BEATs `cfg`: those that are needed, and types of others.
+BEATS_NUMBERS = (
+    *("encoder_embed_dim", "encoder_layers", "encoder_attention_heads", "encoder_ffn_embed_dim", "embed_dim"),
+    *("input_patch_size", "conv_pos", "conv_pos_groups", "num_buckets", "max_distance"),
+)
+BEATS_FLAGS = (
+    *("layer_norm_first", "relative_position_embedding", "finetuned_model"),
+    *("conv_bias", "gru_rel_pos", "deep_norm"),
+)
+BEATS_SHARES = ("dropout", "attention_dropout", "activation_dropout")
 SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
 
 
@@ -65,8 +75,10 @@ def beats_config_from_official(cfg: dict[str, Any]) -> BeatsConfig:
     """Translate the `cfg` of an official BEATs checkpoint.
 
     Raises:
-        ValueError: for the variants that no released checkpoint uses (pre-norm layers, no relative positions).
+        ValueError: for the variants that no released checkpoint uses (pre-norm layers, no relative positions), and
+            for entries that are missing or of another type.
     """
+    _check_beats_entries(cfg)
     if cfg.get("layer_norm_first", False):
         raise ValueError("This BEATs checkpoint has layer_norm_first=True; only post-norm BEATs is supported.")
     if not cfg.get("relative_position_embedding", True):
@@ -94,6 +106,21 @@ def beats_config_from_official(cfg: dict[str, Any]) -> BeatsConfig:
     )
 
 
+def _check_beats_entries(cfg: Any) -> None:
+    if not isinstance(cfg, dict):
+        raise ValueError(f"The cfg of a BEATs checkpoint is a {type(cfg).__name__}, but it needs to be a dict.")
+    missing = [name for name in BEATS_NUMBERS if name not in cfg]
+    if missing:
+        raise ValueError(f"The cfg of this BEATs checkpoint lacks {', '.join(missing)}; give an official BEATs file.")
+    kinds: dict[str, Any] = dict.fromkeys((*BEATS_NUMBERS, "predictor_class"), int)
+    kinds |= dict.fromkeys(BEATS_FLAGS, bool) | dict.fromkeys(BEATS_SHARES, (int, float)) | {"activation_fn": str}
+    for name, kind in kinds.items():
+        value = cfg.get(name)
+        fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if name in cfg and not fits:
+            raise ValueError(f"The cfg of this BEATs checkpoint has {name}={value!r}; give an official BEATs file.")
+
+
 def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict]:
     """Read an official BEATs `.pt` file: `{"cfg": dict, "model": state_dict}`.
 
@@ -106,6 +133,8 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
     content = read_torch_file(path)
     if not {"cfg", "model"} <= content.keys():
         raise ValueError(f"{path} has the keys {sorted(content)}, but a BEATs checkpoint has 'cfg' and 'model'.")
+    if not isinstance(content["model"], dict):
+        raise ValueError(f"{path} has a {type(content['model']).__name__} as 'model', but it needs to be a dict.")
     weights: StateDict = {}
     first_bias = content["model"].get("encoder.layers.0.self_attn.relative_attention_bias.weight")
     for key, tensor in content["model"].items():
@@ -114,7 +143,10 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
                 raise ValueError(f"{path}: {key} differs from layer 0, but BEATs shares one bias table.")
             continue
         weights[_rename(key, BEATS_RENAMES)] = tensor
-    return beats_config_from_official(content["cfg"]), weights
+    try:
+        return beats_config_from_official(content["cfg"]), weights
+    except ValueError as error:
+        raise ValueError(f"{path} holds no BEATs that can be used. {error}") from error
 
 
 @contextmanager

@@ -225,21 +225,17 @@ def test_finished_answers_that_were_changed_by_hand_stay_so(
     assert file.read_text().count("Once he ran") == 2
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", '{"settings": [], "finished": true}', '{"settings": {}}'])
-def test_damaged_record_of_written_answers_raises(
-    content: str, answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
+OTHERS = [("writing.json", '{"settings": {}}', "is no record of"), ("answers.jsonl", "[]", r"but no writing\.json")]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), OTHERS)
+def test_folder_of_something_else_raises(
+    name: str, content: str, message: str, answerer: Answerer, clips: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "writing.json").write_text(content)
-    with pytest.raises(ValueError, match=r"writing\.json .*; give another output folder, or delete this one"):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
         write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    assert files(tmp_path) == {"writing.json": content.encode()}
-
-
-def test_answers_of_others_are_not_added_to(answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path) -> None:
-    (tmp_path / "answers.jsonl").write_text('{"mine": 1}\n')
-    with pytest.raises(ValueError, match=r"has answers\.jsonl, but no writing\.json: they are of something else"):
-        write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    assert files(tmp_path) == {"answers.jsonl": b'{"mine": 1}\n'}
+    assert files(tmp_path) == {name: content.encode()}
 
 
 def test_folder_with_answers_of_other_settings_raises(
