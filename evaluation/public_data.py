@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import yaml
 from huggingface_hub import snapshot_download
 
 from modeling_salmonn.training.manifests import DataSource, Row, load_rows, read_manifest
+from modeling_salmonn.training.text_files import read_text
 
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Source:
 
     def located_rows(self) -> Iterator[Row]:
         """Rows with clips that can be opened; the others are noted."""
-        for row in READERS[self.entry.reader](self):
+        for row in self._read_rows():
             wanted = [row["path"], *row.get("expand_wav", ())]
             clips = [self._locate(clip) for clip in wanted]
             if None in clips:
@@ -106,6 +108,15 @@ class Source:
                 yield row | {"path": clips[0], "expand_wav": clips[1:]}
             else:
                 yield row | {"path": clips[0]}
+
+    def _read_rows(self) -> Iterator[Row]:
+        try:
+            yield from READERS[self.entry.reader](self)
+        except (LookupError, TypeError, AttributeError) as error:  # of a row that is not what the reader knows
+            raise ValueError(
+                f"A row of {', '.join(file.name for file in self.files)} in {self.folder} is none of {self.name} "
+                f"({type(error).__name__}: {error}); give the data set in its original form."
+            ) from error
 
     def _locate(self, clip: Any) -> Any:
         if not isinstance(clip, str):
@@ -188,13 +199,16 @@ def download(name: str) -> Path:
 
 def read_tsv(file: Path) -> list[Row]:
     """Rows of a table as CoVoST writes it: separated by tabs, without quotes, with `\\` before special characters."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
-        rows = []
+    lines = StringIO(read_text(file, "table"), newline="")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
+    rows = []
+    try:
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(f"Line {reader.line_num} of {file} has not as many fields as the first line.")
             rows.append(row)
+    except csv.Error as error:
+        raise ValueError(f"Line {reader.line_num} of {file} cannot be read ({error}).") from error
     return rows
 
 
@@ -263,7 +277,7 @@ def librimix_rows(source: Source) -> Iterator[Row]:
     """What both voices say, one a line, from the transcripts of LibriSpeech."""
     transcripts: dict[str, str] = {}
     for file in source.folder.glob(LIBRISPEECH_TRANSCRIPTS):
-        transcripts |= (line.partition(" ")[::2] for line in file.read_text(encoding="utf-8").splitlines())
+        transcripts |= (line.partition(" ")[::2] for line in read_text(file, "file").splitlines())
     for values in source.table():
         voices = values["text"].split("_")
         unknown = [voice for voice in voices if voice not in transcripts]
@@ -275,7 +289,7 @@ def librimix_rows(source: Source) -> Iterator[Row]:
 def voxceleb_rows(source: Source) -> Iterator[Row]:
     """Pairs of utterances, and whether one speaker says both."""
     for file in source.files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(file, "file").splitlines(), start=1):
             parts = line.split()
             if len(parts) != 3 or parts[0] not in TRIAL_LABELS:
                 raise ValueError(

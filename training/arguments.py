@@ -171,8 +171,10 @@ class SalmonnTrainingArguments(TrainingArguments):
                 f"dtype is {self.dtype}, but what is trained stays float32: set bf16=true (or fp16=true), so that "
                 "both meet in mixed precision, or dtype=float32."
             )
-        if self.output_dir and os.path.exists(self.output_dir) and not os.path.isdir(self.output_dir):
-            raise ValueError(f"output_dir is {self.output_dir}, which is no folder; give one, or a new name.")
+        for name in ("output_dir", "feature_cache"):
+            path = getattr(self, name)
+            if path and os.path.exists(path) and not os.path.isdir(path):
+                raise ValueError(f"{name} is {path}, which is no folder; give one, or a new name.")
         if self.alignment_epochs and not self.feature_cache:
             raise ValueError("alignment_epochs trains on cached encoder states; set feature_cache to a folder.")
         if self.feature_cache and (self.train_speech_encoder or self.train_audio_encoder):

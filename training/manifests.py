@@ -301,8 +301,8 @@ def _require_columns(table: datasets.Dataset, source: DataSource) -> None:
     missing = {name for name in _needed(source) if _column(source, name, table) not in table.column_names}
     if missing:
         raise ValueError(
-            f"{source.path} has the columns {sorted(table.column_names)} and lacks {sorted(missing)}; name them in "
-            "the source's columns, or give the source a task."
+            f"{source.path} has the columns {shown(sorted(table.column_names))} and lacks {sorted(missing)}; name "
+            "them in the source's columns, or give the source a task."
         )
 
 

@@ -24,7 +24,7 @@ from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.manifest_files import read_numbered
 from modeling_salmonn.training.manifests import Row
-from modeling_salmonn.training.text_files import kind_of
+from modeling_salmonn.training.text_files import kind_of, shown
 from modeling_salmonn.training.trainer import keep_label_positions
 
 
@@ -190,8 +190,8 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     for index, (line, probe) in enumerate(numbered):
         if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
             raise ValueError(
-                f"Probe {index} of {path} has {sorted(name for name, value in probe.items() if value)}; it needs "
-                f"'path', 'story', and one of {sorted(others)} (line {line})."
+                f"Probe {index} of {path} has {shown(sorted(name for name, value in probe.items() if value))}; it "
+                f"needs 'path', 'story', and one of {sorted(others)} (line {line})."
             )
         for name in ("path", "story", "question", *others):
             if not isinstance(probe.get(name), str | None):

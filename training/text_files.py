@@ -25,7 +25,7 @@ BLANKS = re.compile(r"\s*")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxother = 80
-SHORT.maxlevel, SHORT.maxdict = 2, 12
+SHORT.maxlevel, SHORT.maxdict, SHORT.maxlist = 2, 12, 12
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:

@@ -251,3 +251,17 @@ def test_inspec_has_all_phrases_of_spoken_abstracts(folder: Path, caplog: pytest
     assert row["references"] == ["data mining", "statistics"]
     assert (row["text"], row["transcript"]) == ("data mining, statistics", "About data mining .")
     assert "inspec: leaving out 1 rows without phrases." in caplog.text
+
+
+def test_rows_of_another_form_are_told_with_the_data_set(folder: Path) -> None:
+    known = {"slurp_id": 1, "sentence": "wake me", "tokens": [{"word": "wake"}], "entities": [], "recordings": []}
+    write_jsonl(folder / "dataset/slurp/test.jsonl", [known])
+    with pytest.raises(ValueError, match=r"A row of test\.jsonl in .* is none of slurp \(KeyError: 'surface'\)"):
+        load_public("slurp", folder)
+
+
+def test_table_in_another_encoding_is_told_with_its_line(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "covost_v2.en_de.test.tsv").write_bytes(b"path\tsentence\ttranslation\na\t\xe9\tb\n")
+    with pytest.raises(ValueError, match=r"Line 2 of .*covost_v2\.en_de\.test\.tsv is not UTF-8"):
+        load_public("covost2_en_de", folder)

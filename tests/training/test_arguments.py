@@ -142,9 +142,10 @@ def test_mistake_in_the_file_raises(stage: Path, content: str, message: str) -> 
         parse(stage)
 
 
-def test_output_that_is_a_file_raises(stage: Path) -> None:
-    with pytest.raises(ValueError, match=r"output_dir is .*stage\.yaml, which is no folder; give one, or a new name"):
-        parse(stage, f"output_dir={stage}")
+@pytest.mark.parametrize("name", ["output_dir", "feature_cache"])
+def test_folder_that_is_a_file_raises(name: str, stage: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is .*stage\.yaml, which is no folder; give one, or a new name"):
+        parse(stage, f"{name}={stage}")
 
 
 @pytest.mark.parametrize("words", [[], ["stage=1"]])
