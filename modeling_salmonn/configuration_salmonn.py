@@ -3,9 +3,24 @@
 from dataclasses import field
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, WhisperConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, WhisperConfig
 
 from .audio_segments_salmonn import ENCODER_FRAMES_PER_SECOND, MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
+from .config_checks_salmonn import (
+    MAX_LAYERS,
+    MAX_QUERIES,
+    MAX_TOKEN_ID,
+    activation,
+    between,
+    checked,
+    finite,
+    layer_names,
+    library_config,
+    positive,
+    require_known_options,
+    require_plausible_sizes,
+    size,
+)
 
 
 # Where the classes of a saved folder are found by `trust_remote_code`.
@@ -25,12 +40,7 @@ CUSTOM_PIPELINES = {
 UNSUPPORTED_HEAD_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
-def _require_positive(config: PreTrainedConfig, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{type(config).__name__}.{name} must be at least 1, got {getattr(config, name)}.")
-
-
+@checked
 class BeatsConfig(PreTrainedConfig):
     """Configuration of the BEATs audio encoder (arXiv 2212.09058); the defaults are BEATs_iter3+.
 
@@ -56,42 +66,48 @@ class BeatsConfig(PreTrainedConfig):
     model_type = "beats"
     base_config_key = "audio_config"
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    patch_embed_size: int = 512
-    patch_size: int = 16
-    num_mel_bins: int = 128
+    hidden_size: int = size(768)
+    num_hidden_layers: int = size(12, MAX_LAYERS)
+    num_attention_heads: int = size(12)
+    intermediate_size: int = size(3072)
+    patch_embed_size: int = size(512)
+    patch_size: int = size(16)
+    num_mel_bins: int = size(128)
     conv_bias: bool = False
-    conv_pos_kernel: int = 128
-    conv_pos_groups: int = 16
-    num_buckets: int = 320
-    max_distance: int = 800
+    conv_pos_kernel: int = size(128)
+    conv_pos_groups: int = size(16)
+    num_buckets: int = size(320)
+    max_distance: int = size(800)
     gated_relative_position: bool = True
     deep_norm: bool = True
-    hidden_act: str = "gelu"
-    hidden_dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
-    activation_dropout: float | int = 0.0
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
-    max_source_positions: int = 1500
+    hidden_act: str = activation("gelu")
+    hidden_dropout: float | int = between(0.0, 0, 1)
+    attention_dropout: float | int = between(0.0, 0, 1)
+    activation_dropout: float | int = between(0.0, 0, 1)
+    layer_norm_eps: float | int = positive(1e-5)
+    initializer_range: float | int = positive(0.02)
+    max_source_positions: int = size(1500)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        require_known_options(self, kwargs)
         super().__post_init__(**kwargs)
-        _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"BeatsConfig.hidden_size {self.hidden_size} is not divisible by "
-                f"num_attention_heads {self.num_attention_heads}."
-            )
+        self.validate_sizes()
+
+    def validate_sizes(self) -> None:
+        """Refuse sizes that do not divide one another; also run by the library when it saves."""
+        _require_heads(self)
         if self.num_mel_bins % self.patch_size:
             raise ValueError(
                 f"BeatsConfig.num_mel_bins {self.num_mel_bins} is not divisible by patch_size {self.patch_size}."
             )
+        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
+            raise ValueError(
+                f"BeatsConfig.num_buckets {self.num_buckets} must be at least 4, and max_distance {self.max_distance} "
+                "more than a quarter of it: that many distances have buckets of their own."
+            )
 
 
+@checked
 class SalmonnQFormerConfig(PreTrainedConfig):
     """Configuration of the window-level Q-Former (paper, section 3.1); the defaults are the official ones.
 
@@ -107,28 +123,29 @@ class SalmonnQFormerConfig(PreTrainedConfig):
     model_type = "salmonn_qformer"
     base_config_key = "qformer_config"
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    num_query_tokens: int = 1
+    hidden_size: int = size(768)
+    num_hidden_layers: int = size(2, MAX_LAYERS)
+    num_attention_heads: int = size(12)
+    intermediate_size: int = size(3072)
+    num_query_tokens: int = size(1, MAX_QUERIES)
     encoder_hidden_size: int | None = None
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.1
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
+    hidden_act: str = activation("gelu")
+    hidden_dropout_prob: float | int = between(0.1, 0, 1)
+    attention_probs_dropout_prob: float | int = between(0.1, 0, 1)
+    layer_norm_eps: float | int = positive(1e-12)
+    initializer_range: float | int = positive(0.02)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        require_known_options(self, kwargs)
         super().__post_init__(**kwargs)
-        _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "num_query_tokens")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"SalmonnQFormerConfig.hidden_size {self.hidden_size} is not divisible by "
-                f"num_attention_heads {self.num_attention_heads}."
-            )
+        self.validate_sizes()
+
+    def validate_sizes(self) -> None:
+        """Refuse sizes that do not divide one another; also run by the library when it saves."""
+        _require_heads(self)
 
 
+@checked
 class SalmonnConfig(PreTrainedConfig):
     """Configuration of SALMONN (arXiv 2310.13289).
 
@@ -166,24 +183,25 @@ class SalmonnConfig(PreTrainedConfig):
     audio_config: Any = field(default_factory=dict)
     qformer_config: Any = None
     text_config: Any = None
-    audio_token_id: int = 32000
-    window_seconds: float = 0.333333
-    stride_seconds: float = 0.333333
-    segment_seconds: float | int | list | tuple = 30.0
+    audio_token_id: int = between(32000, 0, MAX_TOKEN_ID)
+    window_seconds: float | int = finite(0.333333)
+    stride_seconds: float | int = finite(0.333333)
+    segment_seconds: float | int | list[float | int] | tuple[float | int, ...] = finite(30.0)
     trim_audio_tokens: bool = False
-    lora_rank: int = 8
-    lora_alpha: float | int = 32
-    lora_dropout: float | int = 0.1
-    lora_target_modules: list | tuple = ("q_proj", "v_proj")
+    lora_rank: int = size(8)
+    lora_alpha: float | int = positive(32)
+    lora_dropout: float | int = between(0.1, 0, 1)
+    lora_target_modules: list[str] | tuple[str, ...] = layer_names(("q_proj", "v_proj"))
     speech_model_id: str | None = None
     speech_model_revision: str | None = None
     audio_model_id: str | None = None
     audio_model_revision: str | None = None
     text_model_id: str | None = None
     text_model_revision: str | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = positive(0.02)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        require_known_options(self, kwargs)
         self.speech_config = self._sub_config("speech_config", WhisperConfig)
         if self.audio_config is not None:
             self.audio_config = self._sub_config("audio_config", BeatsConfig)
@@ -193,7 +211,26 @@ class SalmonnConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", CUSTOM_PIPELINES)
         super().__post_init__(**kwargs)
-        self._check_lora()
+        self.qformer_config.encoder_hidden_size = self.qformer_config.encoder_hidden_size or self._encoder_width()
+        self.validate_parts()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of a dict, as for every transformers configuration; values given beside it win.
+
+        Raises:
+            ValueError: for values that cannot work together, those given beside included.
+        """
+        require_plausible_sizes("SalmonnConfig", kwargs)
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).validate_parts()
+        return made
+
+    def validate_parts(self) -> None:
+        """Refuse parts and lengths that do not fit each other; also run by the library when it saves."""
+        for name in self.sub_configs:
+            if getattr(self, name) is not None:
+                require_plausible_sizes(name, vars(getattr(self, name)))
         self._check_encoder_width()
         self._check_segments()
 
@@ -231,7 +268,7 @@ class SalmonnConfig(PreTrainedConfig):
             found = value.get("model_type", config_class.model_type)
             if found != config_class.model_type:
                 raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
-            return config_class(**{key: item for key, item in value.items() if key != "model_type"})
+            return library_config(name, config_class, value)
         # Compared by name: a folder's own copy of this file defines classes of its own.
         found = getattr(value, "model_type", type(value).__name__)
         if found != config_class.model_type:
@@ -244,13 +281,18 @@ class SalmonnConfig(PreTrainedConfig):
             value = CONFIG_MAPPING["llama"]()
         elif isinstance(value, dict):
             model_type = value.get("model_type", "llama")
-            if model_type not in CONFIG_MAPPING:
+            if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
                 raise ValueError(
-                    f"text_config has the unknown model_type '{model_type}'; name a causal language model."
+                    f"text_config has the unknown model_type {model_type!r}; name a causal language model."
                 )
-            value = CONFIG_MAPPING[model_type](**{key: item for key, item in value.items() if key != "model_type"})
+            value = library_config("text_config", CONFIG_MAPPING[model_type], value)
         elif not isinstance(value, PreTrainedConfig):
             raise ValueError(f"text_config must be a config or a dict, got {type(value).__name__}.")
+        if type(value) not in MODEL_FOR_CAUSAL_LM_MAPPING or not hasattr(value, "hidden_size"):
+            raise ValueError(
+                f"text_config has model_type '{value.model_type}', which is no causal language model of text alone; "
+                "name one such as 'llama' or 'qwen3'."
+            )
         for name in UNSUPPORTED_HEAD_FIELDS:
             if getattr(value, name, None) not in (None, 1, 1.0):
                 raise ValueError(
@@ -259,21 +301,16 @@ class SalmonnConfig(PreTrainedConfig):
                 )
         return value
 
-    def _check_lora(self) -> None:
-        _require_positive(self, "lora_rank")
-        if not self.lora_target_modules:
-            raise ValueError(
-                "lora_target_modules is empty; name the linear layers to adapt, such as q_proj and v_proj."
-            )
+    def _encoder_width(self) -> int:
+        return self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)
 
     def _check_encoder_width(self) -> None:
-        width = self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)
-        if self.qformer_config.encoder_hidden_size not in (None, width):
+        width = self._encoder_width()
+        if self.qformer_config.encoder_hidden_size != width:
             raise ValueError(
                 f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
                 f"but the encoders give {width} features; leave it out to have it filled in."
             )
-        self.qformer_config.encoder_hidden_size = width
 
     def _check_segments(self) -> None:
         frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
@@ -283,6 +320,14 @@ class SalmonnConfig(PreTrainedConfig):
                 f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
                 f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
             )
+
+
+def _require_heads(config: Any) -> None:
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"{type(config).__name__}.hidden_size {config.hidden_size} is not divisible by "
+            f"num_attention_heads {config.num_attention_heads}."
+        )
 
 
 __all__ = ["BeatsConfig", "SalmonnConfig", "SalmonnQFormerConfig"]
