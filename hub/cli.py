@@ -1,22 +1,35 @@
 """The `salmonn` command."""
 
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from typer.core import TyperGroup
 
 from modeling_salmonn.evaluation.cli import activation_data, evaluate, perplexity, sweep, windows
+from modeling_salmonn.hub.cli_errors import DEBUG_VARIABLE, console, debugging, readable_errors
+from modeling_salmonn.hub.saved_folder import require_model, require_salmonn
 from modeling_salmonn.smol.cli import app as smol_app
 from modeling_salmonn.training.activation_cli import app as activate
 
 
+DEBUG = "--debug"
+
+
+class DebugAnywhere(TyperGroup):
+    """Commands that take `--debug` before their name or among their own options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the option to the front, where it belongs; what follows `--` is no option."""
+        end = args.index("--") if "--" in args else len(args)
+        options = [word for word in args[:end] if word != DEBUG]
+        if len(options) < end:
+            args = [DEBUG, *options, *args[end:]]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=DebugAnywhere,
     help="SALMONN: ask a language model about speech, sounds and music.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -28,35 +41,18 @@ app.command()(sweep)
 app.command()(perplexity)
 app.command()(activation_data)
 app.command()(windows)
-console = Console()
-errors = Console(stderr=True)
 
 
-@contextmanager
-def readable_errors(quiet: bool = True) -> Iterator[None]:
-    """Show what is wrong with the user's input in a line, instead of a traceback; `quiet` hides all but errors."""
-    from transformers.utils import logging
-
-    if quiet:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        warnings.simplefilter("ignore")
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        message = escape(" ".join(str(error).split()))
-        errors.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-def require_model(path: str) -> None:
-    """Tell a mistyped folder from a Hub id before the Hub is asked.
-
-    Raises:
-        ValueError: if `path` can only be a folder and there is none.
-    """
-    if not os.path.isdir(path) and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ValueError(f"There is no folder {path}; give the folder or the Hub id of a SALMONN model.")
+@app.callback()
+def set_debugging(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option(DEBUG, help=f"Show tracebacks, warnings and logs; so does {DEBUG_VARIABLE}=1.")
+    ] = False,
+) -> None:
+    """Note for the command that follows whether errors are to be shown whole."""
+    token = debugging.set(debug)
+    context.call_on_close(lambda: debugging.reset(token))
 
 
 @app.command()
@@ -71,30 +67,21 @@ def ask(
     lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
     device: Annotated[str, typer.Option(help="Device, such as cpu, cuda or mps.")] = "cpu",
     stream: Annotated[bool, typer.Option(help="Print the answer while it is made.")] = False,
-    explain: Annotated[Path | None, typer.Option(help="PNG of the seconds that the answer rests on.")] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="Picture (.png, .pdf, .svg) of the seconds that the answer rests on.")
+    ] = None,
 ) -> None:
     """Answer a question about an audio file."""
     with readable_errors():
-        import torch
-        from transformers import pipeline
-
-        import modeling_salmonn  # noqa: F401  registers the classes
-
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # of torch without CUDA
-            raise ValueError(
-                f"There is no device {device!r} here; give cpu, cuda, cuda:1, mps or another of torch's."
-            ) from error
-        require_model(model)
         if explain is not None:
-            _require_explainable(num_beams, stream)
+            _require_explainable(num_beams, stream, explain)
+        require_salmonn(model)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
         if num_beams is not None:
             options["num_beams"] = num_beams
         if lora_scale is not None:
             options["lora_scale"] = lora_scale
-        pipe: Any = pipeline("audio-text", model=model, device=device, trust_remote_code=True)
+        pipe = _load_pipeline(model, device)
         if explain is not None:
             _answer_and_explain(pipe, audio, question, explain, max_new_tokens, lora_scale)
         elif stream:
@@ -105,12 +92,30 @@ def ask(
             typer.echo(pipe(audio, text=question, **options)[0]["generated_text"])
 
 
-def _require_explainable(num_beams: int | None, stream: bool) -> None:
-    from modeling_salmonn.evaluation.plots import require_matplotlib
+def _load_pipeline(model: str, device: str) -> Any:
+    """The pipeline of the installed package; code that comes with the model is not run."""
+    import torch
+
+    from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # of torch without CUDA
+        raise ValueError(
+            f"There is no device {device!r} here; give cpu, cuda, cuda:1, mps or another of torch's."
+        ) from error
+    processor = SalmonnProcessor.from_pretrained(model, trust_remote_code=False)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype="auto")
+    return AudioTextPipeline(model=loaded, processor=processor, device=device)
+
+
+def _require_explainable(num_beams: int | None, stream: bool, picture: Path) -> None:
+    from modeling_salmonn.evaluation.plots import require_matplotlib, require_picture_path
 
     if stream or (num_beams or 1) > 1:
         raise ValueError("--explain explains the greedy answer as a whole; leave out --stream and --num-beams.")
     require_matplotlib()
+    require_picture_path(picture)
 
 
 def _answer_and_explain(
@@ -204,3 +209,6 @@ def build_smol_command(
 
 if __name__ == "__main__":
     app()
+
+
+__all__ = ["app", "console", "readable_errors", "require_model"]

@@ -199,11 +199,12 @@ def _load_prompts(file: str | None) -> dict[str, list[str]]:
 @contextmanager
 def _checked(*models: str) -> Iterator[None]:
     """Errors in a line; models must not be mistyped folders."""
-    from modeling_salmonn.hub.cli import readable_errors, require_model  # it imports this file
+    from modeling_salmonn.hub.cli_errors import readable_errors
+    from modeling_salmonn.hub.saved_folder import require_salmonn
 
     with readable_errors():
         for model in models:
-            require_model(model)
+            require_salmonn(model)
         yield
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ReferenceCase, reference_folder, tiny_config, tiny_model, tiny_processor
-from transformers import pipeline
+from transformers import WhisperConfig, pipeline
 from typer.testing import CliRunner
 
 from modeling_salmonn.hub.cli import app
@@ -133,6 +134,75 @@ def test_ask_about_a_file_that_is_not_audio_fails_in_a_line(saved_folder: Path, 
     (tmp_path / "notes.wav").write_text("This is not audio.")
     result = run("ask", tmp_path / "notes.wav", QUESTION, "--model", saved_folder)
     assert_one_line_error(result, "notes.wav cannot be decoded")
+
+
+@pytest.mark.parametrize("name", ["why.wav", "notes.txt", "why"])
+def test_ask_writes_pictures_to_names_of_pictures_alone(
+    name: str, saved_folder: Path, wav_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "why.wav").write_bytes(wav_file.read_bytes())
+    result = run("ask", tmp_path / "why.wav", QUESTION, "--model", saved_folder, "--explain", tmp_path / name)
+    assert_one_line_error(result, f"{name} is no name for a picture")
+    assert (tmp_path / "why.wav").read_bytes() == wav_file.read_bytes()
+
+
+def test_ask_never_writes_a_picture_over_audio(saved_folder: Path, wav_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    audio = tmp_path / "sound.png"
+    audio.write_bytes(wav_file.read_bytes())
+    assert_one_line_error(
+        run("ask", audio, QUESTION, "--model", saved_folder, "--explain", audio), "something else than a picture"
+    )
+    assert audio.read_bytes() == wav_file.read_bytes()
+
+
+def test_ask_does_not_run_the_code_of_the_folder(saved_folder: Path, wav_file: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved_folder, tmp_path / "tampered"))
+    mark = f"\nopen({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(
+        "def generate(model, **options):" + mark.replace("\n", "\n ")
+    )
+    (folder / "tokenization.py").write_text(mark)
+    for file in folder.glob("*.py"):
+        file.write_text(file.read_text() + mark)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": [None, "tokenization.Tokenizer"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    arguments = ("ask", wav_file, QUESTION, "--max-new-tokens", 6, "--model")
+    assert run(*arguments, folder).stdout == run(*arguments, saved_folder).stdout != ""
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json", "model.safetensors"])
+def test_ask_names_the_file_that_a_folder_lacks(name: str, saved_folder: Path, wav_file: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved_folder, tmp_path / "salmonn"))
+    (folder / name).unlink()
+    result = run("ask", wav_file, QUESTION, "--model", folder)
+    assert_one_line_error(result, f"{folder} lacks {name}" if name != "config.json" else f"{folder} has no {name}")
+
+
+def test_ask_tells_what_a_folder_is_instead(saved_folder: Path, wav_file: Path, tmp_path: Path) -> None:
+    whisper, adapter, damaged = tmp_path / "whisper", tmp_path / "adapter", tmp_path / "damaged"
+    WhisperConfig().save_pretrained(whisper)
+    adapter.mkdir()
+    shutil.copy(saved_folder / "adapter_config.json", adapter)
+    damaged.mkdir()
+    (damaged / "config.json").write_text("[" * 100000)
+    told = {
+        whisper: "holds a model of type 'whisper', but 'salmonn' is needed",
+        adapter: "it holds a LoRA adapter alone",
+        damaged: "config.json cannot be read as JSON",
+        wav_file: "is a file; give the folder of a SALMONN model",
+    }
+    for folder, message in told.items():
+        assert_one_line_error(run("ask", wav_file, QUESTION, "--model", folder), message)
+
+
+def test_ask_a_hub_id_that_cannot_be_fetched_fails_in_a_line(wav_file: Path) -> None:
+    assert_one_line_error(run("ask", wav_file, QUESTION, "--model", "someone/absent"), "someone/absent")
 
 
 def test_ask_a_missing_model_fails_in_a_line(wav_file: Path, tmp_path: Path) -> None:

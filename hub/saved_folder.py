@@ -1,0 +1,176 @@
+"""A saved SALMONN folder: its files, and what is missing of them, before anything is loaded.
+
+```
+config.json  processor_config.json  tokenizer.json                           always
+model.safetensors, or shards and model.safetensors.index.json                the whole model, or
+connector.safetensors                                                        what was trained of it
+adapter_config.json  adapter_model.safetensors                               with LoRA
+hashes.json  generation_config.json  chat_template.jinja                     where saving wrote them
+```
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils.sha import sha_fileobj
+from safetensors import SafetensorError, safe_open
+
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE
+
+
+CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE = "config.json", "processor_config.json", "tokenizer.json"
+REQUIRED_FILES = (CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE)
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
+HASHES_FILE, GOLDEN_FILE = "hashes.json", "golden_answers.json"
+GENERATION_FILE = "generation_config.json"
+LFS_HEADER = b"version https://git-lfs.github.com/spec/v1"
+LFS_MAX_BYTES = 1024  # a pointer has three short lines
+
+
+@dataclass
+class SavedFolder:
+    """Files of a folder, each read when it is asked for.
+
+    Args:
+        folder: a folder that exists.
+    """
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> Any:  # a SalmonnConfig, whose parts are typed as dicts too
+        """The configuration."""
+        return SalmonnConfig.from_pretrained(self.folder)
+
+    @cached_property
+    def weight_names(self) -> list[str]:
+        """The weight files that loading reads, whether they are there or not."""
+        names = [CONNECTOR_FILE if self.has(CONNECTOR_FILE) else WEIGHTS_FILE]
+        if self.has(INDEX_FILE) and not self.has(names[0]):
+            names = self._shard_names()
+        has_adapter = self.has(ADAPTER_CONFIG_FILE) or self.has(ADAPTER_FILE)
+        return names + ([ADAPTER_FILE] if has_adapter else [])
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return (self.folder / name).is_file()
+
+    def names(self) -> list[str]:
+        """All files, those in folders below by their relative path."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def missing(self) -> list[str]:
+        """What loading needs and the folder lacks."""
+        adapter_config = [ADAPTER_CONFIG_FILE] if self.has(ADAPTER_FILE) else []
+        return [name for name in (*REQUIRED_FILES, *self.weight_names, *adapter_config) if not self.has(name)]
+
+    def sha256(self, name: str) -> str:
+        """Hash of a file in hexadecimal digits."""
+        with (self.folder / name).open("rb") as file:
+            return sha_fileobj(file).hex()
+
+    def is_lfs_pointer(self, name: str) -> bool:
+        """Whether a file names its content instead of holding it."""
+        file = self.folder / name
+        return file.stat().st_size < LFS_MAX_BYTES and file.read_bytes().startswith(LFS_HEADER)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file.
+
+        Raises:
+            ValueError: if the file is missing, damaged, a Git-LFS pointer, or holds something else.
+        """
+        try:
+            if self.is_lfs_pointer(name):
+                raise ValueError(f"{name} is a Git-LFS pointer; run `git lfs pull`, or download it again.")
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{name} cannot be read as JSON ({error}); save or download it again.") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{name} holds a {type(content).__name__}, but an object is needed.")
+        return content
+
+    def tensors(self) -> Iterator[tuple[str, str, Any]]:
+        """File, key and lazy slice of each tensor.
+
+        Raises:
+            ValueError: if a file cannot be read.
+        """
+        for name in self.weight_names:
+            try:
+                with safe_open(self.folder / name, "pt") as file:
+                    yield from ((name, key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
+            except SafetensorError as error:  # noqa: PERF203  tells which file
+                raise ValueError(f"{name} is truncated or damaged ({error}); download it again.") from error
+
+    def _shard_names(self) -> list[str]:
+        shards = self.read_json(INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+            raise ValueError(f"{INDEX_FILE} has no weight_map of file names; save or download it again.")
+        return sorted(set(shards.values()))
+
+
+def require_model(path: str) -> None:
+    """Tell what a folder lacks before it is loaded, and a mistyped folder from a Hub id before the Hub is asked.
+
+    Args:
+        path: folder or Hub id of a model of any kind; of a SALMONN all files must be there.
+
+    Raises:
+        ValueError: if `path` can only be a folder and there is none, or the folder is not whole.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        raise ValueError(f"{path} is a file; give the folder of a SALMONN model, which holds {CONFIG_FILE}.")
+    if not folder.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise ValueError(f"There is no folder {path}; give the folder or the Hub id of a SALMONN model.")
+        return
+    saved = SavedFolder(folder)
+    if not saved.has(CONFIG_FILE):
+        raise ValueError(f"{path} has no {CONFIG_FILE}{_without_config(saved)}")
+    if saved.read_json(CONFIG_FILE).get("model_type") != SalmonnConfig.model_type:
+        return
+    if missing := saved.missing():
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; save the model and its processor there again, or download it again."
+        )
+
+
+def require_salmonn(path: str) -> None:
+    """As `require_model`, and no model of another kind.
+
+    Raises:
+        ValueError: if the folder is of another kind too.
+    """
+    require_model(path)
+    folder = Path(path)
+    if folder.is_dir():
+        kind = SavedFolder(folder).read_json(CONFIG_FILE).get("model_type")
+        if kind != SalmonnConfig.model_type:
+            raise ValueError(
+                f"{path} holds a model of type {kind!r}, but '{SalmonnConfig.model_type}' is needed; "
+                "give the folder or the Hub id of a SALMONN model."
+            )
+
+
+def _without_config(saved: SavedFolder) -> str:
+    """What such a folder is instead, and what to do."""
+    if saved.has(ADAPTER_CONFIG_FILE):
+        return (
+            ": it holds a LoRA adapter alone. Save the model it was trained in, by model.save_pretrained(folder), or "
+            "with adapter_only=True where the bases are to be fetched."
+        )
+    if not os.listdir(saved.folder):
+        return ": it is empty. Give the folder or the Hub id of a SALMONN model."
+    return "; give the folder or the Hub id of a SALMONN model, or download this one again."
+
+
+__all__ = ["SavedFolder", "require_model", "require_salmonn"]
