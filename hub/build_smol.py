@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.doctor import GOLDEN_FILE
+from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor

@@ -24,8 +24,8 @@ errors = Console(stderr=True)
 DEBUG_VARIABLE = "SALMONN_DEBUG"
 INTERRUPTED = 130  # what shells give for a command that was stopped by Ctrl-C
 # Packages that raise errors on purpose, and pools, which raise again what their workers did.
-SPEAKING = ("modeling_salmonn", "transformers", "huggingface_hub", "datasets", "peft", "accelerate")
-SPEAKING += ("multiprocessing", "concurrent")
+SPEAKING = {"modeling_salmonn", "transformers", "huggingface_hub", "datasets", "peft", "accelerate"}
+SPEAKING |= {"multiprocessing", "concurrent"}
 debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 
 

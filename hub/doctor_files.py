@@ -1,0 +1,174 @@
+"""Checks of a folder's files: which are there, whether they are whole, and the code among them.
+
+Pickles are never opened, and no code is run.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from transformers.dynamic_module_utils import get_relative_imports
+
+from modeling_salmonn import configuration_salmonn
+from modeling_salmonn.hub.doctor_subject import Finding, Subject, listing
+from modeling_salmonn.hub.saved_folder import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    GENERATION_FILE,
+    HASHES_FILE,
+    INDEX_FILE,
+    PROCESSOR_FILE,
+    REQUIRED_FILES,
+    WEIGHTS_FILE,
+)
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE
+from modeling_salmonn.processing import processing_salmonn
+
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+UNFINISHED_FILE = "unfinished_save.json"  # while a save replaces files
+CODE_NAMING_FILES = (CONFIG_FILE, PROCESSOR_FILE, "preprocessor_config.json", "tokenizer_config.json")
+ELSEWHERE = "--"  # "owner/name--module.Class" is code of another repository
+
+
+def check_files(subject: Subject) -> Finding:
+    """The files that loading reads, weights and code aside, are there and are JSON."""
+    if missing := [name for name in REQUIRED_FILES if not subject.has(name)]:
+        return "failed", f"Missing {listing(missing)}; save the model and its processor again, or download again."
+    if not subject.has(GENERATION_FILE):
+        return "warning", f"Missing {GENERATION_FILE}; answers then stop after transformers' default length."
+    for name in (*REQUIRED_FILES, GENERATION_FILE):
+        subject.read_json(name)
+    return "ok", f"{', '.join(REQUIRED_FILES)}, {GENERATION_FILE}."
+
+
+def check_git_lfs(subject: Subject) -> Finding:
+    """No file is a Git-LFS pointer in place of its content."""
+    if pointers := [name for name in subject.names() if subject.is_lfs_pointer(name)]:
+        return "failed", f"Pointers, not content: {listing(pointers)}; run `git lfs pull`, or download again."
+    return "ok", "No file is a Git-LFS pointer."
+
+
+def check_pickles(subject: Subject) -> Finding:
+    """Pickles can run code; a folder has no use for them."""
+    if pickles := [name for name in subject.names() if name.endswith(PICKLE_SUFFIXES)]:
+        return "warning", f"Pickles, which are never loaded: {listing(pickles)}; delete them."
+    return "ok", "No pickles." if subject.hub_id is None else "No pickles; a repository's are not downloaded."
+
+
+def check_code(subject: Subject) -> Finding:
+    """The code that `trust_remote_code` copies is complete, and that of the installed package."""
+    references = sorted({reference for name in CODE_NAMING_FILES for reference in _references(subject, name)})
+    modules = _with_imports(subject, {_module(name) for name in references if ELSEWHERE not in name})
+    elsewhere = {name for name in references if ELSEWHERE in name}
+    if not modules and not elsewhere:
+        return "warning", "No code is named: the folder loads only where the package modeling_salmonn is imported."
+    if missing := sorted(f"{module}.py" for module in modules if not subject.has(f"{module}.py")):
+        return "failed", f"Missing code {listing(missing)}; save the model again, or copy it from the package."
+    code = [name for name in subject.names() if name.endswith(".py")]
+    other = [name for name in code if not _is_installed(subject.folder / name)]
+    other += [problem for name in sorted(elsewhere) if (problem := _other_repository(name))]
+    if other:
+        return "warning", (
+            f"Other than the installed package's: {listing(other)}; trust_remote_code runs it. Read it before you do, "
+            "or save the model again; the command `salmonn` and the installed classes do not run it."
+        )
+    return "ok", f"{len(modules)} modules, with all that they import, as in the installed package."
+
+
+def check_weight_files(subject: Subject) -> Finding:
+    """Every weight file is there, and an adapter-only folder names bases that are."""
+    if subject.has(UNFINISHED_FILE):
+        return "failed", f"A save was stopped half-way ({UNFINISHED_FILE}): old and new files are mixed; save again."
+    required = subject.weight_names + ([ADAPTER_CONFIG_FILE] if subject.has(ADAPTER_FILE) else [])
+    if missing := [name for name in required if not subject.has(name)]:
+        return "failed", f"Missing {listing(missing)}; download the folder again, or save the model again."
+    if not subject.has(CONNECTOR_FILE):
+        return "ok", listing(subject.weight_names)
+    if full := [name for name in (WEIGHTS_FILE, INDEX_FILE) if subject.has(name)]:
+        return "failed", f"{CONNECTOR_FILE} hides {full[0]}, which is not loaded then; delete the outdated one."
+    parts = [part for part in ("speech", "audio", "text") if getattr(subject.config, f"{part}_config") is not None]
+    bases = {f"{part}_model_id": getattr(subject.config, f"{part}_model_id") for part in parts}
+    # The conversion names bases on its own machine by absolute paths.
+    if lost := [key for key, base in bases.items() if not base or (os.path.isabs(base) and not os.path.exists(base))]:
+        return "failed", f"config.json names no base that is here by {listing(lost)}; set Hub ids or local paths."
+    return "ok", f"{listing(subject.weight_names)}; on the bases {', '.join(bases.values())}."
+
+
+def check_hashes(subject: Subject) -> Finding:
+    """SHA-256 of the weights, compared where the folder says what they are."""
+    listed = subject.read_json(HASHES_FILE) if subject.has(HASHES_FILE) else {}
+    if lost := sorted(name for name in listed if not subject.has(name)):
+        return "failed", f"{HASHES_FILE} lists {listing(lost)}, which the folder lacks; download it again."
+    found = {name: subject.sha256(name) for name in {*subject.weight_names, *listed}}
+    if wrong := sorted(name for name, digest in listed.items() if found[name] != str(digest).lower()):
+        return "failed", f"Other than {HASHES_FILE} says: {listing(wrong)}; download again."
+    shown = ", ".join(f"{name} {found[name][:12]}" for name in subject.weight_names)
+    if unlisted := [name for name in subject.weight_names if name not in listed]:
+        return "ok", f"{shown}; not all listed in {HASHES_FILE}, so that damage cannot be seen: {listing(unlisted)}."
+    return "ok", f"{shown}; as in {HASHES_FILE}."
+
+
+def _references(subject: Subject, name: str) -> Iterator[str]:
+    """The classes that a settings file names for `trust_remote_code`, such as "module.Class"."""
+    settings = [subject.read_json(name)] if subject.has(name) else []
+    while settings:
+        content = settings.pop()
+        auto_map, pipelines = content.get("auto_map"), content.get("custom_pipelines")
+        named = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
+        tasks = pipelines.values() if isinstance(pipelines, dict) else ()
+        named += [task.get("impl") for task in tasks if isinstance(task, dict)]
+        for value in named:  # tokenizers have a list, of a slow and a fast class
+            yield from (entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, str))
+        settings += [part for part in content.values() if isinstance(part, dict)]
+
+
+def _module(reference: str) -> str:
+    return reference.rsplit(".", 1)[0]
+
+
+def _with_imports(subject: Subject, new: set[str]) -> set[str]:
+    """Modules, and those that they import from the folder."""
+    modules: set[str] = set()
+    while new := new - modules:
+        modules |= new
+        files = [subject.folder / f"{module}.py" for module in new if subject.has(f"{module}.py")]
+        new = {module for file in files for module in _imports(file)}
+    return modules
+
+
+def _imports(file: Path) -> list[str]:
+    try:
+        return get_relative_imports(file)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name} is no text; save the model again, or copy it from the package.") from error
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether a file of code is one of the installed package, to the letter."""
+    folders = [Path(str(module.__file__)).parent for module in (configuration_salmonn, processing_salmonn)]
+    installed = [folder / file.name for folder in folders if (folder / file.name).is_file()]
+    return any(own.read_bytes().splitlines() == file.read_bytes().splitlines() for own in installed)
+
+
+def _other_repository(reference: str) -> str | None:
+    """What is wrong with code of another repository, if anything."""
+    repository, module = _module(reference).split(ELSEWHERE, 1)
+    try:
+        file = Path(hf_hub_download(repository, f"{module}.py"))
+    except Exception as error:  # the Hub client raises many kinds
+        return f"{module}.py of {repository}, which cannot be fetched to be compared ({type(error).__name__})"
+    return None if _is_installed(file) else f"{module}.py of {repository}"
+
+
+__all__ = [
+    "PICKLE_SUFFIXES",
+    "check_code",
+    "check_files",
+    "check_git_lfs",
+    "check_hashes",
+    "check_pickles",
+    "check_weight_files",
+]
