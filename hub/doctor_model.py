@@ -7,6 +7,8 @@ import copy
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -29,6 +31,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 from modeling_salmonn.processing.processing_salmonn import AUDIO_TOKEN
 
 
+TEMPLATE_FILE = "chat_template.jinja"
 SENTENCE = "Please describe the audio."
 GOLDEN_FIELDS, MAX_GOLDEN_TOKENS = ("audio", "text", "answer"), 4096
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -118,7 +121,13 @@ def check_adapter(subject: Subject) -> Finding:
 
 def check_tokenizer(subject: Subject) -> Finding:
     """The tokenizer loads, has the config's audio token, and gives back what it encodes."""
-    tokenizer = AutoTokenizer.from_pretrained(subject.folder, trust_remote_code=False)
+    with _told("The tokenizer cannot be loaded from tokenizer.json and tokenizer_config.json"):
+        tokenizer = AutoTokenizer.from_pretrained(subject.folder, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        return (
+            "failed",
+            "The tokenizer names no pad_token; tokenizer_config.json is missing or not whole: save it again.",
+        )
     settings = subject.read_json(PROCESSOR_FILE)
     token, expected = settings.get("audio_token", AUDIO_TOKEN), subject.config.audio_token_id
     found = tokenizer.get_vocab().get(token)
@@ -127,14 +136,17 @@ def check_tokenizer(subject: Subject) -> Finding:
     decoded = str(tokenizer.decode(tokenizer.encode(SENTENCE, add_special_tokens=False))).strip()
     if decoded != SENTENCE:
         return "warning" if decoded else "failed", f"{SENTENCE!r} comes back as {decoded!r}; is this its tokenizer?"
-    if not (subject.has("chat_template.jinja") or settings.get("chat_template") or tokenizer.chat_template):
-        return "warning", "No chat template (chat_template.jinja): the Vicuna form is assumed."
+    file = subject.folder / TEMPLATE_FILE
+    template = file.read_text(encoding="utf-8").strip() if file.is_file() else settings.get("chat_template")
+    if not (template or tokenizer.chat_template):
+        return "warning", f"No chat template ({TEMPLATE_FILE}): the Vicuna form is assumed."
     return "ok", f"{len(tokenizer)} tokens, {token} is {expected}, the chat template is there."
 
 
 def check_audio_settings(subject: Subject) -> Finding:
     """The feature extractor cuts and counts as the model does."""
-    extractor, config = SalmonnFeatureExtractor.from_pretrained(subject.folder), subject.config
+    with _told(f"The feature extractor cannot be loaded from {PROCESSOR_FILE}"):
+        extractor, config = SalmonnFeatureExtractor.from_pretrained(subject.folder), subject.config
     own, needed = asdict(extractor.audio_layout), asdict(config.audio_layout)  # in frames
     own |= {name: getattr(extractor, name) for name in ("sampling_rate", "feature_size", "num_fbank_bins")}
     needed |= {"sampling_rate": SAMPLING_RATE, "feature_size": config.speech_config.num_mel_bins}
@@ -205,6 +217,15 @@ def _expected_tensors(subject: Subject) -> tuple[dict[str, torch.Tensor], set[st
                 if ".lora_" in key:
                     expected[f"base_model.model.{key.replace('.default.', '.')}"] = tensor
     return expected, set(model.all_tied_weights_keys)
+
+
+@contextmanager
+def _told(problem: str) -> Iterator[None]:
+    """Say what could not be done, of whatever kind the library's error is."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{problem} ({type(error).__name__}: {error}); save the processor again.") from error
 
 
 __all__ = [

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from modeling_salmonn.hub.doctor import Check, examine, is_healthy, print_report
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
 CONNECTOR = "connector.safetensors"
+GOLDEN = "golden_answers.json"
 INSTRUCTION = "What do you hear?"
 # Run in a process of its own: the Hub client reads its settings when it is imported.
 EXAMINE_SCRIPT = """
@@ -273,6 +275,145 @@ def test_hashes_are_compared(folder: Path) -> None:
     assert_found(folder, "hashes", "failed", f"Other than hashes.json says: {ADAPTER}")
 
 
+def test_damaged_bytes_are_found_by_their_hash(folder: Path) -> None:
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, ADAPTER)}
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-3] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    assert_found(folder, "hashes", "failed", f"Other than hashes.json says: {WEIGHTS}; download again")
+
+
+@pytest.mark.parametrize(
+    ("hashes", "words"),
+    [
+        ({"lost.safetensors": "0" * 64}, "lists lost.safetensors, which the folder lacks"),
+        ({WEIGHTS: 7}, f"Other than hashes.json says: {WEIGHTS}"),
+        ([], "hashes.json holds a list"),
+    ],
+)
+def test_hashes_of_other_files_fail(hashes: Any, words: str, folder: Path) -> None:
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+    assert_found(folder, "hashes", "failed", words)
+
+
+def test_save_that_was_stopped_fails(folder: Path) -> None:
+    (folder / "unfinished_save.json").write_text("{}")
+    assert_found(folder, "weight files", "failed", "A save was stopped half-way", "save again")
+
+
+def test_whole_numbers_in_place_of_weights_fail(folder: Path) -> None:
+    name = "model.projector.weight"
+    change_weights(folder / WEIGHTS, lambda weights: weights.update({name: weights[name].to(torch.int8)}))
+    assert_found(folder, "keys", "failed", f"1 of whole numbers: {name} I8")
+
+
+def test_matrix_of_zeros_warns(folder: Path) -> None:
+    change_weights(folder / WEIGHTS, lambda weights: weights["model.projector.weight"].zero_())
+    assert_found(folder, "weights", "warning", "Nothing but zeros in model.projector.weight")
+
+
+@pytest.mark.parametrize(("name", "value"), [("eos_token_id", [2, 261]), ("pad_token_id", -1), ("bos_token_id", "1")])
+def test_special_token_that_the_model_does_not_have_fails(name: str, value: Any, folder: Path) -> None:
+    change_json(folder / "generation_config.json", **{name: value})
+    assert_found(folder, "config", "failed", f"generation_config.json has {name} {value!r}", "from 0 to 260")
+
+
+def test_config_of_wrong_values_fails(folder: Path) -> None:
+    change_json(folder / "config.json", lora_rank="8")
+    assert_found(folder, "config", "failed", "SalmonnConfig.lora_rank must be int, got '8'")
+
+
+def test_code_other_than_the_installed_warns(folder: Path) -> None:
+    (folder / "qformer_salmonn.py").write_text((folder / "qformer_salmonn.py").read_text() + "\nprint('other')\n")
+    (folder / "stranger.py").write_text("print('other')\n")
+    checks = assert_found(folder, "code", "warning", "installed package's: qformer_salmonn.py, stranger.py", "Read it")
+    assert is_healthy(checks)
+
+
+def test_code_that_is_no_text_fails(folder: Path) -> None:
+    (folder / "qformer_salmonn.py").write_bytes(b"\xff\xfe\x00")
+    assert_found(folder, "code", "failed", "qformer_salmonn.py is no text")
+
+
+def test_code_of_another_repository_is_named(folder: Path) -> None:
+    auto_map = {"AutoTokenizer": [None, "stranger/code--tokens.Tokenizer"]}
+    change_json(folder / "tokenizer_config.json", auto_map=auto_map)
+    change_json(folder / "config.json", auto_map={"AutoModel": "stranger/code--modeling_salmonn.Model"})
+    checks = examine(str(folder))
+    code = named(checks, "code")
+    assert code.status == "warning"
+    for module in ("modeling_salmonn.py of stranger/code", "tokens.py of stranger/code"):
+        assert f"{module}, which cannot be fetched" in code.detail
+
+
+@pytest.mark.usefixtures("own_caches")
+def test_code_of_another_repository_is_compared(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--stranger--code"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copy(folder / "configuration_salmonn.py", snapshot)
+    (snapshot / "modeling_salmonn.py").write_text("print('other')\n")
+    auto_map = {
+        "AutoConfig": "stranger/code--configuration_salmonn.SalmonnConfig",
+        "AutoModel": "stranger/code--modeling_salmonn.SalmonnForConditionalGeneration",
+    }
+    change_json(folder / "config.json", auto_map=auto_map)
+    code = named(examine(str(folder)), "code")
+    assert code.status == "warning"
+    assert "installed package's: modeling_salmonn.py of stranger/code; trust" in code.detail
+
+
+@pytest.fixture(scope="module")
+def sealed_folder(saved_folder: Path, wav_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose every change can be seen: with hashes and a golden answer."""
+    folder = Path(shutil.copytree(saved_folder, tmp_path_factory.mktemp("sealed") / "salmonn"))
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, ADAPTER)}
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+    write_golden(folder, wav_file, answer=greedy_answer(folder, wav_file, max_new_tokens=6), max_new_tokens=6)
+    return folder
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "halved": lambda content: content[: len(content) // 2],
+    "noise": lambda content: random.Random(0).randbytes(200),
+    "empty": lambda content: b"",
+    "nested": lambda content: b"[" * 100_000,
+    "null": lambda content: b"null",
+    "list": lambda content: b"[]",
+    "object": lambda content: b"{}",
+}
+OFTEN_DAMAGED = ["config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, ADAPTER]
+OFTEN_DAMAGED += ["adapter_config.json", "generation_config.json", "chat_template.jinja", GOLDEN]
+
+
+def assert_reported_or_harmless(sealed_folder: Path, copy: Path, name: str, damage: str | None) -> None:
+    shutil.copytree(sealed_folder, copy)
+    if damage is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(DAMAGES[damage]((copy / name).read_bytes()))
+    checks = examine(str(copy))
+    reported = any(check.status in ("failed", "warning") for check in checks)
+    assert reported or name == GOLDEN or named(checks, "golden answers").status == "ok", checks
+    assert all(check.detail for check in checks)
+
+
+@pytest.mark.parametrize("damage", [None, "halved", "noise"])
+@pytest.mark.parametrize("name", OFTEN_DAMAGED)
+def test_damage_is_reported_or_harmless(name: str, damage: str | None, sealed_folder: Path, tmp_path: Path) -> None:
+    assert_reported_or_harmless(sealed_folder, tmp_path / "salmonn", name, damage)
+
+
+@pytest.mark.slow
+def test_damage_of_any_file_is_reported_or_harmless(sealed_folder: Path, tmp_path: Path) -> None:
+    for name in sorted(path.name for path in sealed_folder.iterdir() if path.is_file()):
+        for damage in (None, *DAMAGES):
+            assert_reported_or_harmless(sealed_folder, tmp_path / f"{name}-{damage}", name, damage)
+
+
 def test_pickle_warns(folder: Path) -> None:
     (folder / "old").mkdir()
     (folder / "old" / "pytorch_model.bin").write_bytes(b"not even a pickle")
@@ -304,6 +445,8 @@ def test_missing_chat_template_warns(folder: Path) -> None:
         ("trim_audio_tokens", False, "trim_audio_tokens False, not True"),
         ("feature_size", 128, "feature_size 128, not 80"),
         ("num_fbank_bins", 0, "num_fbank_bins 0, not 128"),
+        ("fbank_mean", 0.0, "fbank_mean 0.0, not 15.41663"),
+        ("fbank_std", float("nan"), "fbank_std"),
         ("sampling_rate", 8000, "The encoders need sampling_rate 16000, got 8000"),
     ],
 )
