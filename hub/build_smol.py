@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
+from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, INDEX_FILE, WEIGHTS_FILE, require_new_folder
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
@@ -44,6 +44,7 @@ def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED)
     """
     if output.exists():
         raise ValueError(f"{output} exists already; give another folder, or remove it first.")
+    require_new_folder(output)
     missing = [name for name in ("config.json", CONNECTOR_FILE, *ADAPTER_FILES) if not (shipped / name).is_file()]
     if missing:
         raise ValueError(f"{shipped} lacks {', '.join(missing)}; install the package with its weights.")
@@ -71,8 +72,12 @@ def ship_smol(trained: Path, shipped: Path) -> None:
 
     Raises:
         ValueError: if a weight does not fit into half precision, or the speech encoder was trained, which
-            `build_smol` takes from its base.
+            `build_smol` takes from its base; if `shipped` holds a whole model, which would be mixed with this one.
     """
+    if whole := [name for name in (WEIGHTS_FILE, INDEX_FILE) if (shipped / name).exists()]:
+        raise ValueError(
+            f"{shipped} has {whole[0]}: it holds a whole model, not shipped weights; give another folder."
+        )
     model = SalmonnForConditionalGeneration.from_pretrained(trained, dtype=torch.float32).eval()
     if model.config.speech_model_id is None:
         raise ValueError(f"The speech encoder of {trained} was trained, but is not shipped; keep it frozen.")

@@ -30,6 +30,8 @@ from modeling_salmonn.base_weights_salmonn import (
 )
 from modeling_salmonn.configuration_salmonn import BeatsConfig, SalmonnConfig
 from modeling_salmonn.hub.model_card import write_model_card
+from modeling_salmonn.hub.saved_folder import require_new_folder
+from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in_files, require_sound
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
@@ -104,8 +106,7 @@ def convert_checkpoint(
             in `output` then.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists and is not empty; choose another folder.")
+    require_new_folder(output)
     if not hasattr(torch, dtype) or dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}.")
     content = read_torch_file(checkpoint)
@@ -113,6 +114,8 @@ def convert_checkpoint(
         raise ValueError(f"{checkpoint} has the keys {sorted(content)}, but a SALMONN checkpoint has 'model'.")
     report = ConversionReport()
     trained = map_trained_weights(content["model"], report)
+    require_sound({key: content["model"][key] for key in report.mapped}, str(checkpoint))
+    _require_matrices(trained, checkpoint)
     settings = read_settings(config, content)
     with readable_errors(f"{whisper} or {llm}"):
         processor = build_processor(llm, whisper, beats, settings, trained)
@@ -132,14 +135,14 @@ def map_trained_weights(weights: Mapping[str, torch.Tensor], report: ConversionR
     """
     mapped, unknown = {}, []
     for key, tensor in weights.items():
-        name = _rename(key)
+        name = _rename(str(key))
         if name is not None:
             mapped[name] = tensor
             report.mapped[key] = name
-        elif OBSOLETE.search(key):
+        elif OBSOLETE.search(str(key)):
             report.obsolete.append(key)
         else:
-            unknown.append(key)
+            unknown.append(str(key))
     if unknown:
         raise ValueError(f"The checkpoint has keys that SALMONN does not know: {sorted(unknown)}.")
     required = [
@@ -154,15 +157,26 @@ def map_trained_weights(weights: Mapping[str, torch.Tensor], report: ConversionR
     return mapped
 
 
+def _require_matrices(trained: StateDict, checkpoint: str | os.PathLike) -> None:
+    """The tensors whose shapes tell the configuration have as many dimensions as they must."""
+    dimensions = {"model.qformer.query_tokens": 3, "model.qformer.layers.0.fc1.weight": 2}
+    dimensions |= {name: 2 for name in trained if ".lora_" in name}
+    for name, count in dimensions.items():
+        shape = tuple(trained[name].shape)
+        if len(shape) != count or 0 in shape:
+            raise ValueError(f"{checkpoint}: {name} has the shape {shape}, but {count} dimensions are needed.")
+
+
 def read_settings(config: str | os.PathLike | None, content: Mapping[str, Any]) -> dict[str, Any]:
     """The `model` section of the YAML file, or of the configuration stored in the checkpoint."""
     if config is None:
         stored = content.get("config")
         settings = stored.get("model", {}) if isinstance(stored, Mapping) else {}
+        settings = settings if isinstance(settings, Mapping) else {}
     else:
         try:
             loaded = yaml.safe_load(Path(config).read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             raise ValueError(f"{config} cannot be read as YAML: {error}") from error
         if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
             raise ValueError(f"{config} has no 'model' section; give a YAML of the research code.")
@@ -283,8 +297,14 @@ def build_model(
     """
     lora = {name: tensor for name, tensor in trained.items() if ".lora_" in name}
     weights = {name: tensor.to(dtype) for name, tensor in trained.items() if name not in lora}
-    weights |= load_speech_weights(whisper, dtype) | load_text_weights(llm, dtype)
+    require_sound(weights, f"The checkpoint's weights in {dtype}")
+    for base, load in ((whisper, load_speech_weights), (llm, load_text_weights)):
+        loaded = load(base, dtype)
+        require_floats_in_files(base)
+        require_sound(loaded, base)
+        weights |= loaded
     if beats is not None:
+        require_sound(read_official_beats(beats)[1], beats)
         weights |= load_audio_weights(beats, dtype)
         head = [key for key in read_official_beats(beats)[1] if key.startswith("classifier.")]
         report.unused_beats_head = head
@@ -301,6 +321,7 @@ def build_model(
             model.load_state_dict(lora, strict=False)
         except RuntimeError as error:
             raise ValueError(f"The LoRA tensors do not fit the language model: {error}") from error
+    require_filled(weights | lora, "The weights")
     model.generation_config = build_generation_config(config)
     report.parameters = sum(tensor.numel() for tensor in model.parameters())
     report.trained_parameters = sum(tensor.numel() for tensor in trained.values())

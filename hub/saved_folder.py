@@ -161,6 +161,24 @@ def require_salmonn(path: str) -> None:
             )
 
 
+def require_new_folder(output: Path) -> None:
+    """Refuse a folder that cannot be made, or is not ours to fill, before any work is done for it.
+
+    Args:
+        output: folder to make; an empty one may be there.
+
+    Raises:
+        ValueError: if there is something else, or it cannot be written where it is.
+    """
+    if output.is_symlink():
+        raise ValueError(f"{output} is a link, which would be replaced; give the folder itself.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists and is not empty; choose another folder.")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{output} cannot be made: {parent} is no folder that can be written to; choose another.")
+
+
 def _without_config(saved: SavedFolder) -> str:
     """What such a folder is instead, and what to do."""
     if saved.has(ADAPTER_CONFIG_FILE):
@@ -173,4 +191,4 @@ def _without_config(saved: SavedFolder) -> str:
     return "; give the folder or the Hub id of a SALMONN model, or download this one again."
 
 
-__all__ = ["SavedFolder", "require_model", "require_salmonn"]
+__all__ = ["SavedFolder", "require_model", "require_new_folder", "require_salmonn"]

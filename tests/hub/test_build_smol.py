@@ -124,6 +124,21 @@ def test_existing_output_raises_and_stays(tmp_path: Path, bases: Path, shipped: 
     assert kept.read_text() == "mine"
 
 
+def test_link_in_place_of_the_output_raises_and_stays(tmp_path: Path, bases: Path, shipped: Path) -> None:
+    (tmp_path / "smol").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a link, which would be replaced"):
+        build_smol(tmp_path / "smol", bases=bases, shipped=shipped)
+    assert (tmp_path / "smol").is_symlink()
+
+
+def test_whole_model_is_not_mixed_with_shipped_weights(tmp_path: Path, shipped: Path) -> None:
+    folder = Path(shutil.copytree(shipped.parent / "trained", tmp_path / "trained"))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"has model\.safetensors: it holds a whole model"):
+        ship_smol(folder, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_missing_weights_raise_and_leave_nothing(tmp_path: Path, bases: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks config\.json, connector\.safetensors"):
         build_smol(tmp_path / "smol", bases=bases, shipped=tmp_path / "nothing")

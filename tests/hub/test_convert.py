@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +12,14 @@ import pytest
 import torch
 import yaml
 from conftest import ReferenceCase, convert_case, reference_folder
+from conversions import FC1, LORA, altered_checkpoint, assert_fails, convert, writable_copy
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, WhisperForConditionalGeneration
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.convert import ConversionReport, convert_checkpoint
+from modeling_salmonn.hub.convert import convert_checkpoint
 
 
-LORA = "llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_{}.default.weight"
-FC1 = "speech_Qformer.bert.encoder.layer.{}.intermediate_query.dense.weight"
 OBSOLETE = [f"llama_model.base_model.model.model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in range(2)]
 OBSOLETE += ["speech_Qformer.bert.embeddings.position_ids"]
 OBSOLETE_BEATS = ["beats.encoder.layers.1.self_attn.relative_attention_bias.weight"]
@@ -41,42 +39,6 @@ class Malicious:
 @pytest.fixture(scope="module")
 def case() -> Path:
     return reference_folder("tiny")
-
-
-def convert(case: Path, output: Path, **changes: Any) -> ConversionReport:
-    """Convert a reference case with other arguments."""
-    beats = case / "beats.pt"
-    arguments: dict[str, Any] = {
-        "whisper": str(case / "whisper"),
-        "llm": str(case / "llama"),
-        "checkpoint": case / "salmonn.pth",
-        "beats": str(beats) if beats.exists() else None,
-        "qformer_heads": 4,
-        "output": output,
-    }
-    return convert_checkpoint(**(arguments | changes))
-
-
-def altered_checkpoint(case: Path, path: Path, alter: Callable[[dict[str, Any]], Any]) -> Path:
-    """The case's checkpoint with other content."""
-    content = torch.load(case / "salmonn.pth", weights_only=True)
-    alter(content)
-    torch.save(content, path)
-    return path
-
-
-def writable_copy(folder: Path, copy: Path) -> Path:
-    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
-    copy.chmod(0o755)
-    return copy
-
-
-def assert_fails(match: str, case: Path, folder: Path, **changes: Any) -> None:
-    """The conversion raises and leaves nothing behind."""
-    folder.mkdir(exist_ok=True)
-    with pytest.raises(ValueError, match=match):
-        convert(case, folder / "new" / "converted", **changes)
-    assert list(folder.iterdir()) == []
 
 
 def test_convert_reports_every_key(tmp_path: Path, case: Path) -> None:
@@ -285,6 +247,19 @@ def test_convert_into_a_folder_with_files_raises(case: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"notes\.txt exists and is not empty"):
         convert(case, tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_convert_into_a_link_raises(case: Path, tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(ValueError, match="link is a link, which would be replaced"):
+        convert(case, tmp_path / "link")
+
+
+def test_convert_below_a_file_raises_before_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"cannot be made: .*file is no folder"):
+        convert_checkpoint("absent", "absent", "absent", tmp_path / "file" / "converted")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float64", "bf16", ""])

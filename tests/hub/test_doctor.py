@@ -4,30 +4,33 @@ import hashlib
 import io
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_config, tiny_model, tiny_processor
+from examinations import (
+    ADAPTER,
+    CONNECTOR,
+    WEIGHTS,
+    assert_found,
+    change_extractor,
+    change_json,
+    change_weights,
+    greedy_answer,
+    named,
+    write_golden,
+)
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, WhisperModel
 
-from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.doctor import Check, examine, is_healthy, print_report
 
 
-WEIGHTS = "model.safetensors"
-ADAPTER = "adapter_model.safetensors"
-CONNECTOR = "connector.safetensors"
-GOLDEN = "golden_answers.json"
-INSTRUCTION = "What do you hear?"
 # Run in a process of its own: the Hub client reads its settings when it is imported.
 EXAMINE_SCRIPT = """
 import dataclasses, json, sys
@@ -55,53 +58,6 @@ def adapter_only_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(config, lora=True).save_pretrained(root / "salmonn", adapter_only=True)
     tiny_processor(config).save_pretrained(root / "salmonn")
     return root / "salmonn"
-
-
-def change_json(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def change_extractor(folder: Path, **values: Any) -> None:
-    path = folder / "processor_config.json"
-    settings = json.loads(path.read_text())
-    change_json(path, feature_extractor=settings["feature_extractor"] | values)
-
-
-def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    weights = load_file(path)
-    change(weights)
-    save_file(weights, path, metadata={"format": "pt"})
-
-
-def greedy_answer(folder: Path, wav_file: Path, max_new_tokens: int) -> str:
-    model = SalmonnForConditionalGeneration.from_pretrained(folder)
-    processor = SalmonnProcessor.from_pretrained(folder)
-    inputs = processor(text=INSTRUCTION, audio=str(wav_file))
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens)
-    return processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def write_golden(folder: Path, wav_file: Path, **values: Any) -> None:
-    (folder / "audio").mkdir()
-    shutil.copy(wav_file, folder / "audio" / "clip.wav")
-    case = {"audio": "audio/clip.wav", "text": INSTRUCTION} | values
-    (folder / "golden_answers.json").write_text(json.dumps({"cases": [case]}))
-
-
-def named(checks: list[Check], name: str) -> Check:
-    return next(check for check in checks if check.name == name)
-
-
-def assert_found(folder: Path, name: str, status: str, *words: str) -> list[Check]:
-    """The check has this status, says these words, and no other check failed before it."""
-    checks = examine(str(folder))
-    found = named(checks, name)
-    assert found.status == status, checks
-    for word in words:
-        assert word in found.detail
-    failed = [check.name for check in checks if check.status == "failed"]
-    assert failed[:1] == ([name] if status == "failed" else []), checks
-    return checks
 
 
 def assert_all_ok(folder: Path) -> list[Check]:
@@ -322,96 +278,6 @@ def test_special_token_that_the_model_does_not_have_fails(name: str, value: Any,
 def test_config_of_wrong_values_fails(folder: Path) -> None:
     change_json(folder / "config.json", lora_rank="8")
     assert_found(folder, "config", "failed", "SalmonnConfig.lora_rank must be int, got '8'")
-
-
-def test_code_other_than_the_installed_warns(folder: Path) -> None:
-    (folder / "qformer_salmonn.py").write_text((folder / "qformer_salmonn.py").read_text() + "\nprint('other')\n")
-    (folder / "stranger.py").write_text("print('other')\n")
-    checks = assert_found(folder, "code", "warning", "installed package's: qformer_salmonn.py, stranger.py", "Read it")
-    assert is_healthy(checks)
-
-
-def test_code_that_is_no_text_fails(folder: Path) -> None:
-    (folder / "qformer_salmonn.py").write_bytes(b"\xff\xfe\x00")
-    assert_found(folder, "code", "failed", "qformer_salmonn.py is no text")
-
-
-def test_code_of_another_repository_is_named(folder: Path) -> None:
-    auto_map = {"AutoTokenizer": [None, "stranger/code--tokens.Tokenizer"]}
-    change_json(folder / "tokenizer_config.json", auto_map=auto_map)
-    change_json(folder / "config.json", auto_map={"AutoModel": "stranger/code--modeling_salmonn.Model"})
-    checks = examine(str(folder))
-    code = named(checks, "code")
-    assert code.status == "warning"
-    for module in ("modeling_salmonn.py of stranger/code", "tokens.py of stranger/code"):
-        assert f"{module}, which cannot be fetched" in code.detail
-
-
-@pytest.mark.usefixtures("own_caches")
-def test_code_of_another_repository_is_compared(folder: Path, tmp_path: Path) -> None:
-    repository = tmp_path / "hub" / "models--stranger--code"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    snapshot = repository / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    shutil.copy(folder / "configuration_salmonn.py", snapshot)
-    (snapshot / "modeling_salmonn.py").write_text("print('other')\n")
-    auto_map = {
-        "AutoConfig": "stranger/code--configuration_salmonn.SalmonnConfig",
-        "AutoModel": "stranger/code--modeling_salmonn.SalmonnForConditionalGeneration",
-    }
-    change_json(folder / "config.json", auto_map=auto_map)
-    code = named(examine(str(folder)), "code")
-    assert code.status == "warning"
-    assert "installed package's: modeling_salmonn.py of stranger/code; trust" in code.detail
-
-
-@pytest.fixture(scope="module")
-def sealed_folder(saved_folder: Path, wav_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose every change can be seen: with hashes and a golden answer."""
-    folder = Path(shutil.copytree(saved_folder, tmp_path_factory.mktemp("sealed") / "salmonn"))
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, ADAPTER)}
-    (folder / "hashes.json").write_text(json.dumps(hashes))
-    write_golden(folder, wav_file, answer=greedy_answer(folder, wav_file, max_new_tokens=6), max_new_tokens=6)
-    return folder
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "halved": lambda content: content[: len(content) // 2],
-    "noise": lambda content: random.Random(0).randbytes(200),
-    "empty": lambda content: b"",
-    "nested": lambda content: b"[" * 100_000,
-    "null": lambda content: b"null",
-    "list": lambda content: b"[]",
-    "object": lambda content: b"{}",
-}
-OFTEN_DAMAGED = ["config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, ADAPTER]
-OFTEN_DAMAGED += ["adapter_config.json", "generation_config.json", "chat_template.jinja", GOLDEN]
-
-
-def assert_reported_or_harmless(sealed_folder: Path, copy: Path, name: str, damage: str | None) -> None:
-    shutil.copytree(sealed_folder, copy)
-    if damage is None:
-        (copy / name).unlink()
-    else:
-        (copy / name).write_bytes(DAMAGES[damage]((copy / name).read_bytes()))
-    checks = examine(str(copy))
-    reported = any(check.status in ("failed", "warning") for check in checks)
-    assert reported or name == GOLDEN or named(checks, "golden answers").status == "ok", checks
-    assert all(check.detail for check in checks)
-
-
-@pytest.mark.parametrize("damage", [None, "halved", "noise"])
-@pytest.mark.parametrize("name", OFTEN_DAMAGED)
-def test_damage_is_reported_or_harmless(name: str, damage: str | None, sealed_folder: Path, tmp_path: Path) -> None:
-    assert_reported_or_harmless(sealed_folder, tmp_path / "salmonn", name, damage)
-
-
-@pytest.mark.slow
-def test_damage_of_any_file_is_reported_or_harmless(sealed_folder: Path, tmp_path: Path) -> None:
-    for name in sorted(path.name for path in sealed_folder.iterdir() if path.is_file()):
-        for damage in (None, *DAMAGES):
-            assert_reported_or_harmless(sealed_folder, tmp_path / f"{name}-{damage}", name, damage)
 
 
 def test_pickle_warns(folder: Path) -> None:
