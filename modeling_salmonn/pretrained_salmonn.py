@@ -1,4 +1,4 @@
-"""Loading and saving of SALMONN, and its LoRA adapter.
+"""Loading and saving of SALMONN.
 
 A folder holds either the whole model or only what was trained:
 
@@ -12,37 +12,32 @@ is an error that names it.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .base_weights_salmonn import load_base_weights
 from .configuration_salmonn import SalmonnConfig
+from .lora_salmonn import LORA_FILES, LoraMixin, require_shapes
 
 
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 CONNECTOR_FILE = "connector.safetensors"
-LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
-class SalmonnPreTrainedModel(PreTrainedModel):
+class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     """Loading and saving of SALMONN: full or adapter-only, and never with weights made up in silence."""
 
     config_class = SalmonnConfig
     config: SalmonnConfig
     _base_loading_info: dict[str, Any]
-    _weight_conversions: Any
-    _hf_peft_config_loaded: bool
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
@@ -109,27 +104,10 @@ class SalmonnPreTrainedModel(PreTrainedModel):
     def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
         """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
         if not load_config.ignore_mismatched_sizes:
-            _require_shapes(loading_info, "The weights do not fit the config")
+            require_shapes(loading_info, "The weights do not fit the config")
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         model._base_loading_info = loading_info.to_dict()
         return loading_info
-
-    def load_adapter(self, *args: Any, ignore_mismatched_sizes: bool | None = None, **kwargs: Any) -> Any:
-        """Load a PEFT adapter, as for every transformers model.
-
-        Raises:
-            ValueError: if a tensor of the adapter has another shape than the model needs, naming both.
-        """
-        if ignore_mismatched_sizes is None:
-            ignore_mismatched_sizes = getattr(kwargs.get("load_config"), "ignore_mismatched_sizes", False)
-        conversions = getattr(self, "_weight_conversions", None)
-        try:
-            info = super().load_adapter(*args, ignore_mismatched_sizes=True, **kwargs)
-        finally:  # the adapter's own would rename the whole model when it is saved
-            self._weight_conversions = conversions
-        if not ignore_mismatched_sizes:
-            _require_shapes(info, "The adapter does not fit the model")
-        return info
 
     def save_pretrained(
         self,
@@ -181,66 +159,6 @@ class SalmonnPreTrainedModel(PreTrainedModel):
         self.config.name_or_path = repo_id
         return super().push_to_hub(repo_id, **kwargs)
 
-    def add_lora(self) -> None:
-        """Have a LoRA adapter to train: the loaded one, or a fresh one of the config (paper, section 3.1).
-
-        Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too.
-        """
-        if self._hf_peft_config_loaded:
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(".lora_" in name)
-            return
-        targets = "|".join(self.config.lora_target_modules)
-        self.add_adapter(
-            LoraConfig(
-                r=self.config.lora_rank,
-                lora_alpha=self.config.lora_alpha,
-                lora_dropout=self.config.lora_dropout,
-                # Whisper's attention has modules of the same names: only the language model is meant
-                target_modules=rf"(.*\.)?language_model\..*\.({targets})",
-            )
-        )
-
-    @contextmanager
-    def lora_scale(self, scale: float) -> Iterator[None]:
-        """Run the body with another LoRA scaling, then restore the trained one, also after an exception.
-
-        Args:
-            scale: absolute factor of the LoRA update: the trained one is `config.lora_scaling` (official: 4.0), the
-                discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off.
-
-        Raises:
-            ValueError: if the model has no LoRA adapter or the scale is negative.
-        """
-        if not self._hf_peft_config_loaded:
-            raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
-        if scale < 0:
-            raise ValueError(f"lora_scale must not be negative, got {scale}.")
-        with rescale_adapter_scale(self, scale / self.config.lora_scaling):
-            yield
-
-    def _require_trained_scaling(self, path: str | os.PathLike | None) -> None:
-        scalings = {self.peft_config[name].lora_alpha / self.peft_config[name].r for name in self.active_adapters()}
-        if scalings != {self.config.lora_scaling}:
-            raise ValueError(
-                f"adapter_config.json of {path} has the scaling {scalings}, but config.json says "
-                f"{self.config.lora_scaling}; make lora_alpha and lora_rank agree."
-            )
-
-    def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
-        os.makedirs(save_directory, exist_ok=True)
-        (name,) = self.active_adapters()
-        # AutoModel follows this name for a Hub id; a local folder is found without it
-        base = self.config.name_or_path
-        self.peft_config[name].base_model_name_or_path = base if base and not os.path.isdir(base) else None
-        self.peft_config[name].save_pretrained(save_directory)
-        adapter = {
-            f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()
-            for key, tensor in state_dict.items()
-            if ".lora_" in key
-        }
-        save_file(adapter, os.path.join(save_directory, "adapter_model.safetensors"), metadata={"format": "pt"})
-
     def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
         # With an empty state dict transformers writes everything but weights: config, code, generation config.
         super().save_pretrained(save_directory, state_dict={})
@@ -284,12 +202,6 @@ def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> N
     stale += folder.glob("model*.safetensors*") if adapter_only else [folder / CONNECTOR_FILE]
     for file in stale:
         file.unlink(missing_ok=True)
-
-
-def _require_shapes(loading_info: Any, problem: str) -> None:
-    shapes = [f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys]
-    if shapes:
-        raise ValueError(f"{problem}: {'; '.join(sorted(shapes))}.")
 
 
 def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:
