@@ -1,20 +1,47 @@
-"""The LoRA adapter of the language model: having one, loading and saving it, and its scale at test time."""
+"""The LoRA adapter of a model: having one, its scale, loading and saving it, and making it part of the weights."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.helpers import rescale_adapter_scale
+from peft import LoraConfig, PeftConfig
 from safetensors.torch import save_file
+from torch.utils.checkpoint import checkpoint
 from transformers.integrations import PeftAdapterMixin
 
 from .configuration_salmonn import SalmonnConfig
+from .lora_checks_salmonn import (
+    common_scaling,
+    require_linear_layers,
+    require_mergeable,
+    require_savable,
+    require_saved_options,
+    require_scalable,
+)
+from .lora_layers_salmonn import (
+    lora_layers,
+    merge_layers,
+    placed_where_layers_compute,
+    remove_adapter,
+    remove_layers,
+    start_offloaded_layers,
+)
+from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale, scaled
 
 
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# The part of the model that each id of the config names a base for; merging makes it another one.
+BASES = {
+    "speech_model_id": ("speech_encoder.",),
+    "audio_model_id": ("audio_encoder.",),
+    "text_model_id": ("language_model.", "lm_head"),
+}
 
 
 class LoraMixin(PeftAdapterMixin):
@@ -23,23 +50,6 @@ class LoraMixin(PeftAdapterMixin):
     config: SalmonnConfig
     _weight_conversions: Any
     _hf_peft_config_loaded: bool
-
-    def load_adapter(self, *args: Any, ignore_mismatched_sizes: bool | None = None, **kwargs: Any) -> Any:
-        """Load a PEFT adapter, as for every transformers model.
-
-        Raises:
-            ValueError: if a tensor of the adapter has another shape than the model needs, naming both.
-        """
-        if ignore_mismatched_sizes is None:
-            ignore_mismatched_sizes = getattr(kwargs.get("load_config"), "ignore_mismatched_sizes", False)
-        conversions = getattr(self, "_weight_conversions", None)
-        try:
-            info = super().load_adapter(*args, ignore_mismatched_sizes=True, **kwargs)
-        finally:  # the adapter's own would rename the whole model when it is saved
-            self._weight_conversions = conversions
-        if not ignore_mismatched_sizes:
-            require_shapes(info, "The adapter does not fit the model")
-        return info
 
     def add_lora(self) -> None:
         """Have a LoRA adapter to train: the loaded one, or a fresh one of the config (paper, section 3.1).
@@ -61,45 +71,209 @@ class LoraMixin(PeftAdapterMixin):
             )
         )
 
+    def add_adapter(self, adapter_config: PeftConfig, adapter_name: str | None = None) -> None:
+        """Add a fresh LoRA adapter and make it the active one; the config then has its rank and scaling.
+
+        Raises:
+            TypeError: if `adapter_config` is no PEFT configuration.
+            ValueError: if there is an adapter of that name, or such a one could not be saved and loaded again.
+        """
+        require_saved_options(adapter_config)
+        name = adapter_name or "default"
+        with self._undone_on_failure(name):
+            super().add_adapter(adapter_config, name)
+            self._accept_adapter(name)
+            start_offloaded_layers(self, name, adapter_config)
+        self._describe_adapter()
+
+    def load_adapter(
+        self,
+        peft_model_id: str | None = None,
+        adapter_name: str | None = None,
+        *args: Any,
+        load_config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a LoRA adapter of PEFT, as for every transformers model; the config then has its rank and scaling.
+
+        Raises:
+            ValueError: if a tensor of the adapter has another shape than the model needs, naming both, or the
+                adapter could not be saved and loaded again.
+        """
+        info = self._load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
+        if load_config is None:  # not a part of `from_pretrained`, which compares the adapter with the config
+            self._describe_adapter()
+        return info
+
+    def _load_adapter(
+        self,
+        peft_model_id: str | None,
+        adapter_name: str | None,
+        *args: Any,
+        load_config: Any = None,
+        ignore_mismatched_sizes: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if ignore_mismatched_sizes is None:
+            ignore_mismatched_sizes = getattr(load_config, "ignore_mismatched_sizes", False)
+        if (config := _adapter_config(peft_model_id, load_config, kwargs)) is not None:
+            require_saved_options(config)
+        if load_config is not None:
+            load_config = replace(load_config, hf_quantizer=None)  # which would quantise the adapter too
+        name = adapter_name or "default"
+        conversions = getattr(self, "_weight_conversions", None)
+        try:
+            with self._undone_on_failure(name), placed_where_layers_compute(self):
+                info = super().load_adapter(
+                    peft_model_id, name, *args, load_config=load_config, ignore_mismatched_sizes=True, **kwargs
+                )
+                if not ignore_mismatched_sizes:
+                    require_shapes(info, "The adapter does not fit the model")
+                self._accept_adapter(name)
+        finally:  # the adapter's own would rename the whole model when it is saved
+            self._weight_conversions = conversions
+        return info
+
+    @contextmanager
+    def _undone_on_failure(self, name: str) -> Iterator[None]:
+        """Leave the model as it was, if adding an adapter of this name fails."""
+        others = [other for other in getattr(self, "peft_config", {}) if other != name]
+        replaced = self._hf_peft_config_loaded and name in self.peft_config
+        active = self.active_adapters() if others else []
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        try:
+            yield
+        except Exception:
+            if others and not replaced:
+                remove_adapter(self, name)
+                self.set_adapter(active)
+            elif not replaced:
+                remove_layers(self)
+                self.__dict__.pop("peft_config", None)
+                self._hf_peft_config_loaded = False
+            for parameter in trained:  # PEFT froze them
+                parameter.requires_grad_(True)
+            raise
+
+    def _accept_adapter(self, name: str) -> None:
+        """Refuse an adapter that the checks of its configuration cannot see through; have it follow `lora_scale`."""
+        require_linear_layers(self, name)
+        common_scaling(self, name)
+        add_scalers(self)  # before anyone compiles the model, which would not notice them later
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """Activate an adapter, as for every transformers model; the config then has its rank and scaling."""
+        super().set_adapter(adapter_name)
+        self._describe_adapter()
+
+    def _describe_adapter(self) -> None:
+        """Have the config tell rank and scaling of the active adapter, as the loader demands."""
+        active = self.active_adapters()
+        if len(active) != 1 or not (layers := lora_layers(self, active[0])):
+            return
+        adapter = self.peft_config[active[0]]
+        scaling = next(iter(layers.values())).scaling[active[0]]
+        plain = math.isclose(scaling, adapter.lora_alpha / adapter.r)
+        self.config.lora_rank = adapter.r
+        self.config.lora_alpha = adapter.lora_alpha if plain else scaling * adapter.r
+        self.config.lora_dropout = adapter.lora_dropout
+        targets = {name.rpartition(".")[2] for name in layers}
+        if targets != set(self.config.lora_target_modules):
+            self.config.lora_target_modules = sorted(targets)
+
     @contextmanager
     def lora_scale(self, scale: float) -> Iterator[None]:
-        """Run the body with another LoRA scaling, then restore the trained one, also after an exception.
+        """Run the body with another LoRA scaling; other threads, tasks and models keep theirs.
+
+        The scale belongs to the context of the body, where a block within has its own: threads that are to share it
+        run in `contextvars.copy_context()`, tasks and `asyncio.to_thread` do so by themselves.
 
         Args:
             scale: absolute factor of the LoRA update: the trained one is `config.lora_scaling` (official: 4.0), the
                 discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off.
 
         Raises:
-            ValueError: if the model has no LoRA adapter or the scale is negative.
+            TypeError: if the scale is not a number.
+            ValueError: if it is negative or not finite, or the model has no LoRA adapter that can be scaled.
         """
         if not self._hf_peft_config_loaded:
             raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
-        if scale < 0:
-            raise ValueError(f"lora_scale must not be negative, got {scale}.")
-        with rescale_adapter_scale(self, scale / self.config.lora_scaling):
+        scale = checked_scale(scale)
+        require_scalable(self, scale)
+        with scaled(add_scalers(self), scale):
             yield
 
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+    ) -> None:
+        function = partial(checkpoint_in_scale, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, function, **kwargs)
+
+    def merge_lora(self) -> Any:
+        """Make the active adapters part of the weights, in place; the model is then a plain one, without adapter.
+
+        It answers the same at the trained scale, saves and loads like every plain model, and cannot be scaled any
+        more. Other adapters are dropped. The config no longer names the bases whose weights have changed.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: if there is no adapter, it is disabled, or the weights are quantised, sharded or offloaded.
+        """
+        if not self._hf_peft_config_loaded:
+            raise ValueError("merge_lora needs a LoRA adapter, but this model has none.")
+        require_mergeable(self)
+        merged = [name.removeprefix("model.") for name in merge_layers(self)]
+        del self.peft_config
+        self._hf_peft_config_loaded = False
+        for base, prefixes in BASES.items():
+            if any(name.startswith(prefixes) for name in merged):
+                setattr(self.config, base, None)
+                setattr(self.config, base.replace("_id", "_revision"), None)
+        if "lm_head" in merged:  # no longer the embeddings', if it was
+            self.config.tie_word_embeddings = self.config.text_config.tie_word_embeddings = False
+        return self
+
     def _require_trained_scaling(self, path: str | os.PathLike | None) -> None:
-        scalings = {self.peft_config[name].lora_alpha / self.peft_config[name].r for name in self.active_adapters()}
-        if scalings != {self.config.lora_scaling}:
+        scaling = common_scaling(self, self.active_adapters()[0])
+        if not math.isclose(scaling, self.config.lora_scaling):
             raise ValueError(
-                f"adapter_config.json of {path} has the scaling {scalings}, but config.json says "
+                f"adapter_config.json of {path} has the scaling {{{scaling}}}, but config.json says "
                 f"{self.config.lora_scaling}; make lora_alpha and lora_rank agree."
             )
 
     def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
-        os.makedirs(save_directory, exist_ok=True)
-        (name,) = self.active_adapters()
+        """Write the active adapter into the folder, and others into folders of their names within it."""
+        active = require_savable(self)
+        for name in self.peft_config:
+            folder = Path(save_directory) if name == active else Path(save_directory) / name
+            self._save_adapter(folder, name, state_dict)
+
+    def _save_adapter(self, folder: Path, name: str, state_dict: dict[str, torch.Tensor]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         # AutoModel follows this name for a Hub id; a local folder is found without it
         base = self.config.name_or_path
         self.peft_config[name].base_model_name_or_path = base if base and not os.path.isdir(base) else None
-        self.peft_config[name].save_pretrained(save_directory)
-        adapter = {
-            f"base_model.model.{key.replace(f'.{name}.', '.')}": tensor.contiguous()
-            for key, tensor in state_dict.items()
-            if ".lora_" in key
-        }
-        save_file(adapter, os.path.join(save_directory, "adapter_model.safetensors"), metadata={"format": "pt"})
+        self.peft_config[name].save_pretrained(folder)
+        adapter = {}
+        for key, tensor in state_dict.items():
+            layer, found, parameter = key.rpartition(".lora_")
+            if found and parameter.split(".")[1] == name:
+                matrix, _, kind = parameter.split(".", 2)  # A, default, weight
+                adapter[f"base_model.model.{layer}.lora_{matrix}.{kind}"] = tensor.contiguous()
+        save_file(adapter, folder / LORA_FILES[1], metadata={"format": "pt"})
+
+
+def _adapter_config(path: str | None, load_config: Any, options: dict[str, Any]) -> Any:
+    """The configuration that `load_adapter` is given or will read; `None` if it has none to read."""
+    path = path or getattr(load_config, "pretrained_model_name_or_path", None)
+    if options.get("peft_config") is not None or path is None:
+        return options.get("peft_config")
+    where = dict(getattr(load_config, "download_kwargs", None) or {}) | (options.get("adapter_kwargs") or {})
+    if options.get("local_files_only"):
+        where["local_files_only"] = True
+    return PeftConfig.from_pretrained(path, **where)
 
 
 def require_shapes(loading_info: Any, problem: str) -> None:

@@ -11,6 +11,7 @@ In the second form the frozen bases are fetched from where the config says. In b
 is an error that names it.
 """
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from transformers.utils import cached_file
 
 from .base_weights_salmonn import load_base_weights
 from .configuration_salmonn import SalmonnConfig
+from .lora_checks_salmonn import require_unquantised
+from .lora_layers_salmonn import fetch_offloaded
 from .lora_salmonn import LORA_FILES, LoraMixin, require_shapes
 
 
@@ -77,12 +80,16 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             config = kwargs.pop("config", None)
             if not isinstance(config, PreTrainedConfig):
                 config = cls.config_class.from_pretrained(config or path, **file_kwargs)
+            config = copy.deepcopy(config)
+            if hasattr(config, "quantization_config"):  # of bases that are stored as they were before
+                kwargs.setdefault("quantization_config", config.quantization_config)
+                del config.quantization_config
             dtype = _resolve_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), config)
             weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
             kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
             model = super().from_pretrained(None, *model_args, **kwargs)
             adapter_info = (
-                model.load_adapter(os.fspath(path), adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
+                model._load_adapter(os.fspath(path), None, adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
             )
         else:
             # Named here, or transformers would take the base from adapter_config.json for a Hub id.
@@ -132,15 +139,19 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call model.push_to_hub(repo_id) instead.")
-        state_dict = state_dict if state_dict is not None else self.state_dict()
+        state_dict = fetch_offloaded(self, state_dict if state_dict is not None else self.state_dict())
         has_lora = self._hf_peft_config_loaded
         if adapter_only:
             self._require_base_ids()
-        if has_lora and is_main_process:
-            self._save_lora(save_directory, state_dict)
         base_state = {
             key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if ".lora_" not in key
         }
+        if adapter_only:
+            require_unquantised(_connector_of(base_state), adapter_only=True)
+        elif has_lora:
+            require_unquantised(base_state, adapter_only=False)
+        if has_lora and is_main_process:
+            self._save_lora(save_directory, state_dict)
         try:
             self._hf_peft_config_loaded = False  # transformers would write the adapter alone
             if not adapter_only:
@@ -161,10 +172,13 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
 
     def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
         # With an empty state dict transformers writes everything but weights: config, code, generation config.
-        super().save_pretrained(save_directory, state_dict={})
-        connector = {
-            key: tensor.contiguous() for key, tensor in state_dict.items() if key.startswith(CONNECTOR_PREFIXES)
-        }
+        quantizer = self.__dict__.pop("hf_quantizer", None)  # which would write its own
+        try:
+            super().save_pretrained(save_directory, state_dict={})
+        finally:
+            if quantizer is not None:
+                self.hf_quantizer = quantizer
+        connector = {key: tensor.contiguous() for key, tensor in _connector_of(state_dict).items()}
         save_file(connector, os.path.join(save_directory, CONNECTOR_FILE), metadata={"format": "pt"})
 
     def _require_base_ids(self) -> None:
@@ -175,6 +189,10 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 f"An adapter-only checkpoint must name its bases, but config.{', config.'.join(unnamed)} "
                 "is not set; set Hub ids or local paths."
             )
+
+
+def _connector_of(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in state_dict.items() if key.startswith(CONNECTOR_PREFIXES)}
 
 
 def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) -> str | None:
