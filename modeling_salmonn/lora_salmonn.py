@@ -36,6 +36,7 @@ from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale,
 
 
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")  # of the config
 # The part of the model that each id of the config names a base for; merging makes it another one.
 BASES = {
     "speech_model_id": ("speech_encoder.",),
@@ -141,6 +142,7 @@ class LoraMixin(PeftAdapterMixin):
         replaced = self._hf_peft_config_loaded and name in self.peft_config
         active = self.active_adapters() if others else []
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        described = {field: getattr(self.config, field) for field in LORA_FIELDS}
         try:
             yield
         except Exception:
@@ -153,6 +155,7 @@ class LoraMixin(PeftAdapterMixin):
                 self._hf_peft_config_loaded = False
             for parameter in trained:  # PEFT froze them
                 parameter.requires_grad_(True)
+            self.config.update(described)
             raise
 
     def _accept_adapter(self, name: str) -> None:
