@@ -58,8 +58,10 @@ class LoraMixin(PeftAdapterMixin):
         Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too.
         """
         if self._hf_peft_config_loaded:
+            active = self.active_adapters()
             for name, parameter in self.named_parameters():
-                parameter.requires_grad_(".lora_" in name)
+                _, found, matrix = name.rpartition(".lora_")
+                parameter.requires_grad_(bool(found) and matrix.split(".")[1] in active)
             return
         targets = "|".join(self.config.lora_target_modules)
         self.add_adapter(

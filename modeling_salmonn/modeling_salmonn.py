@@ -529,9 +529,9 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
         """
         has_audio = any(kwargs.get(name) is not None for name in ("input_features", "encoder_hidden_states"))
-        if has_audio and kwargs.get("assistant_model") is None:
-            kwargs = self._encode_audio_once(inputs, kwargs)
         with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
+            if has_audio and kwargs.get("assistant_model") is None:
+                kwargs = self._encode_audio_once(inputs, kwargs)
             return super().generate(inputs, **kwargs)
 
     def _encode_audio_once(self, inputs: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:

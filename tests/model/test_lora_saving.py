@@ -278,3 +278,24 @@ def test_loaded_adapter_is_described_by_the_config(plain: SalmonnForConditionalG
     assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (4, 20, 0.2)
     assert config.lora_target_modules == ["down_proj"]
     assert load_file(tmp_path / ADAPTER)
+
+
+def test_add_lora_trains_the_active_adapter_alone(plain: SalmonnForConditionalGeneration) -> None:
+    model = deepcopy(plain)
+    for name in ("default", "other"):
+        add_random(model, name)
+    model.requires_grad_(True)
+    model.add_lora()
+    trained = {name.split(".")[-2] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"other"}
+
+
+def test_adapter_is_added_after_another_was_deleted(plain: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
+    model = deepcopy(plain)
+    add_random(model)
+    model.delete_adapter("default")
+    model.save_pretrained(tmp_path / "without")
+    torch.testing.assert_close(prompt_logits(AutoModel.from_pretrained(tmp_path / "without")), prompt_logits(plain))
+    add_random(model, "other", r=4, lora_alpha=20)
+    model.save_pretrained(tmp_path / "with")
+    torch.testing.assert_close(prompt_logits(AutoModel.from_pretrained(tmp_path / "with")), prompt_logits(model))

@@ -314,3 +314,14 @@ def test_lora_scale_of_an_adapter_trained_at_zero_raises(
     assert same(logits(model, inputs, 0.0), logits(model, inputs))
     with pytest.raises(ValueError, match="scaling of 0, so its lora_scale cannot be 2"), model.lora_scale(2.0):
         pass
+
+
+def test_generate_scales_adapters_of_the_encoders_too(
+    bucket_config: SalmonnConfig, inputs: dict[str, torch.Tensor]
+) -> None:
+    model = adapted(bucket_config, target_modules=r".*speech_encoder.*\.(q_proj|v_proj)")
+    options = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    with model.lora_scale(0.5):
+        wanted = model.generate(**inputs, **options).logits[0]
+    assert same(model.generate(**inputs, **options, lora_scale=0.5).logits[0], wanted)
+    assert not same(model.generate(**inputs, **options).logits[0], wanted)
