@@ -18,8 +18,9 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.audio_utils import hertz_to_mel
 
+from modeling_salmonn.audio_inputs_salmonn import AUDIO_INPUTS
 from modeling_salmonn.evaluation.plots import require_matplotlib, require_picture_path, save_figure
-from modeling_salmonn.modeling_salmonn import AUDIO_INPUTS, SalmonnForConditionalGeneration
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor

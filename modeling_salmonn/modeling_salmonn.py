@@ -12,63 +12,27 @@ fbank   -> BEATs           -> LayerNorm -+
 """
 
 from collections import defaultdict
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin
-from transformers.generation import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers import AutoModel, Cache
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .audio_inputs_salmonn import AudioInputs, refuse_other_media, require_known_options
+from .audio_positions_salmonn import find_positions, last_tokens, require_equal_counts, select_positions
 from .audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, Segment
 from .configuration_salmonn import SalmonnConfig
+from .context_length_salmonn import warn_if_too_long
+from .generation_salmonn import CACHE_NAME, SalmonnGenerationMixin
 from .modeling_beats import BeatsModel
+from .outputs_salmonn import SalmonnAudioOutput, SalmonnCausalLMOutputWithPast, SalmonnModelOutputWithPast
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
 from .segment_tensors_salmonn import cut_segments, cut_states, place_segments
 from .speech_encoder_salmonn import SalmonnSpeechEncoder
-
-
-AUDIO_INPUTS = (
-    "input_features",
-    "input_features_mask",
-    "audio_input_features",
-    "audio_input_features_mask",
-    "encoder_hidden_states",
-)
-
-
-@dataclass
-class SalmonnAudioOutput(BaseModelOutputWithPooling):
-    """What the encoders and the Q-Former made of a batch of clips.
-
-    Args:
-        last_hidden_state: frames of the audio encoder (of the speech encoder in a speech-only model), zero where
-            there is no audio, `(clips, frames, hidden)`.
-        pooler_output: audio tokens of all clips one after the other, `(audio_tokens, text_hidden)`.
-        token_counts: audio tokens of each clip, `(clips,)`.
-    """
-
-    token_counts: torch.Tensor | None = None
-
-
-@dataclass
-class SalmonnModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `SalmonnModel`; `audio_hidden_states` are the audio tokens `(audio_tokens, text_hidden)`."""
-
-    audio_hidden_states: torch.Tensor | None = None
-
-
-@dataclass
-class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
-
-    audio_hidden_states: torch.Tensor | None = None
 
 
 class SalmonnModel(SalmonnPreTrainedModel):
@@ -128,22 +92,27 @@ class SalmonnModel(SalmonnPreTrainedModel):
             `SalmonnAudioOutput` with `pooler_output` of shape `(audio_tokens, text_hidden)`, clip after clip.
 
         Raises:
-            ValueError: if the model has an audio encoder and `audio_input_features` is not given, or the features are
-                shorter than the mask says.
+            ValueError: if the model has an audio encoder and `audio_input_features` is not given, the features are
+                shorter than the mask says, or the inputs disagree in clips or frames.
+            TypeError: for unknown arguments.
         """
-        features = (audio_input_features, audio_input_features_mask, encoder_hidden_states)
-        lengths, groups = self._plan_segments(input_features, input_features_mask, *features)
+        require_known_options(kwargs)
+        audio = AudioInputs(
+            input_features,
+            input_features_mask,
+            audio_input_features,
+            audio_input_features_mask,
+            encoder_hidden_states,
+        )
+        lengths, groups = self._plan_segments(audio)
         windows, sizes, outputs = [], [], []
         for padded_frames, members in groups.items():
-            if encoder_hidden_states is None:
-                assert input_features is not None  # checked by _plan_segments
-                states, encoded = self._encode_segments(
-                    padded_frames, members, input_features, audio_input_features, audio_input_features_mask, **kwargs
-                )
+            if audio.encoder_hidden_states is None:
+                states, encoded = self._encode_segments(padded_frames, members, audio, **kwargs)
                 outputs.append((members, encoded))
             else:
                 frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
-                states = cut_states(encoder_hidden_states, members, frames)
+                states = cut_states(audio.encoder_hidden_states, members, frames)
             windows.append(self._select_windows(self._normalise(states), members))
             sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
 
@@ -179,57 +148,61 @@ class SalmonnModel(SalmonnPreTrainedModel):
         Raises:
             ValueError: if there are no features at all.
         """
-        if input_features is not None:
-            clips, frames = input_features.shape[0], input_features.shape[-1]
-        elif audio_input_features is not None:
-            clips, frames = audio_input_features.shape[:2]
-        else:
+        audio = AudioInputs(input_features, input_features_mask, audio_input_features, audio_input_features_mask)
+        if audio.input_features is None and audio.audio_input_features is None:
             raise ValueError("Audio needs input_features or audio_input_features.")
-        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
-        groups = self._group_segments(lengths, frames)
+        lengths, groups = self._plan_features(audio)
         members = list(groups.values())
         streams = []
-        if input_features is not None:
-            streams.append([self._encode_speech(padded, group, input_features)[0] for padded, group in groups.items()])
-        if audio_input_features is not None:
-            features = (audio_input_features, audio_input_features_mask)
-            streams.append([self._encode_audio(padded, group, *features)[0] for padded, group in groups.items()])
-        return tuple(place_segments(clips, members, states) for states in streams)
+        if audio.input_features is not None:
+            speech = [self._encode_speech(padded, group, audio.input_features) for padded, group in groups.items()]
+            streams.append([states for states, _ in speech])
+        if audio.audio_input_features is not None:
+            features = (audio.audio_input_features, audio.audio_input_features_mask)
+            sounds = [self._encode_audio(padded, group, *features) for padded, group in groups.items()]
+            streams.append([states for states, _ in sounds])
+        return tuple(place_segments(len(lengths), members, states) for states in streams)
 
-    def _plan_segments(
-        self,
-        input_features: torch.Tensor | None,
-        input_features_mask: torch.Tensor | None,
-        audio_input_features: torch.Tensor | None,
-        audio_input_features_mask: torch.Tensor | None,
-        encoder_hidden_states: torch.Tensor | None,
-    ) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
+    def _plan_segments(self, audio: AudioInputs) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
         """Mel frames of each clip, and the segments of all clips by padded length."""
-        if encoder_hidden_states is not None:
-            self._check_encoder_states(encoder_hidden_states, input_features_mask)
-            assert input_features_mask is not None
-            lengths = input_features_mask.long().sum(-1).tolist()
+        if audio.encoder_hidden_states is not None:
+            self._check_encoder_states(audio.encoder_hidden_states)
+            if audio.input_features_mask is None:
+                raise ValueError(
+                    "encoder_hidden_states needs input_features_mask with one row per clip, for their lengths."
+                )
+            lengths = audio.input_features_mask.long().sum(-1).tolist()
             return lengths, self._group_segments(lengths, None)
-        if input_features is None:
+        if audio.input_features is None:
             raise ValueError("Audio needs input_features or encoder_hidden_states.")
-        if self.audio_encoder is not None and audio_input_features is None:
+        if self.audio_encoder is not None and audio.audio_input_features is None:
             raise ValueError(
                 "audio_input_features is missing: this model has an audio encoder; use its own processor."
             )
-        clips, frames = input_features.shape[0], input_features.shape[-1]
-        lengths = [frames] * clips if input_features_mask is None else input_features_mask.long().sum(-1).tolist()
-        return lengths, self._group_segments(lengths, frames)
+        return self._plan_features(audio)
 
-    def _check_encoder_states(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
+    def _plan_features(self, audio: AudioInputs) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
+        """The same from features, of either encoder."""
+        speech, sounds, mask = audio.input_features, audio.audio_input_features, audio.input_features_mask
+        audio.check_mel_bins(input_features=self.config.speech_config.num_mel_bins)
+        if self.audio_encoder is not None:
+            audio.check_mel_bins(audio_input_features=self.config.audio_config.num_mel_bins)
+        if speech is not None:
+            clips, frames = speech.shape[0], speech.shape[-1]
+        else:
+            assert sounds is not None  # checked by the caller
+            clips, frames = sounds.shape[:2]
+        lengths = [frames] * clips if mask is None else mask.long().sum(-1).tolist()
+        groups = self._group_segments(lengths, frames)
+        audio.check_frames()
+        return lengths, groups
+
+    def _check_encoder_states(self, states: torch.Tensor) -> None:
         width = self.config.qformer_config.encoder_hidden_size
-        if states.dim() != 3 or states.shape[-1] != width:
+        if states.shape[-1] != width:
             raise ValueError(
                 f"encoder_hidden_states has the shape {tuple(states.shape)}, but (clips, frames, {width}) is needed; "
                 "take it from get_encoder_states of a model with the same encoders."
-            )
-        if mask is None or mask.shape[0] != states.shape[0]:
-            raise ValueError(
-                "encoder_hidden_states needs input_features_mask with one row per clip, for their lengths."
             )
 
     def _group_segments(self, lengths: list[int], frames: int | None) -> dict[int, list[tuple[int, Segment]]]:
@@ -247,23 +220,18 @@ class SalmonnModel(SalmonnPreTrainedModel):
         return groups
 
     def _encode_segments(
-        self,
-        padded_frames: int,
-        members: list[tuple[int, Segment]],
-        input_features: torch.Tensor,
-        audio_input_features: torch.Tensor | None,
-        audio_input_features_mask: torch.Tensor | None,
-        **kwargs: Any,
+        self, padded_frames: int, members: list[tuple[int, Segment]], audio: AudioInputs, **kwargs: Any
     ) -> tuple[torch.Tensor, Any]:
         """States `(segments, frames, speech + audio)` of equally long segments, and the main encoder's output."""
+        assert audio.input_features is not None  # checked by _plan_segments
         if self.audio_encoder is None:
-            return self._encode_speech(padded_frames, members, input_features, **kwargs)
-        assert audio_input_features is not None
-        speech, _ = self._encode_speech(padded_frames, members, input_features)
-        audio, output = self._encode_audio(
-            padded_frames, members, audio_input_features, audio_input_features_mask, **kwargs
+            return self._encode_speech(padded_frames, members, audio.input_features, **kwargs)
+        assert audio.audio_input_features is not None
+        speech, _ = self._encode_speech(padded_frames, members, audio.input_features)
+        sounds, output = self._encode_audio(
+            padded_frames, members, audio.audio_input_features, audio.audio_input_features_mask, **kwargs
         )
-        return torch.cat([speech, audio], dim=-1), output
+        return torch.cat([speech, sounds.to(speech.device)], dim=-1), output
 
     def _encode_speech(
         self, padded_frames: int, members: list[tuple[int, Segment]], features: torch.Tensor, **kwargs: Any
@@ -294,7 +262,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
     def _normalise(self, states: torch.Tensor) -> torch.Tensor:
         """LayerNorm of each encoder's states; frames without audio, which are all zero, stay so."""
         norms = [self.ln_speech] if self.audio_encoder is None else [self.ln_speech, self.ln_audio]
-        streams = states.to(self.ln_speech.weight.dtype).split([norm.weight.shape[0] for norm in norms], dim=-1)
+        # not of the weights, which are empty where they are offloaded in parts or sharded
+        widths = [norm.normalized_shape[0] for norm in norms]
+        streams = states.to(self.ln_speech.weight.dtype).split(widths, dim=-1)
         fused = [norm(part) * part.any(-1, keepdim=True) for norm, part in zip(norms, streams, strict=True)]
         return torch.cat(fused, dim=-1)
 
@@ -343,18 +313,13 @@ class SalmonnModel(SalmonnPreTrainedModel):
             mask = (inputs_embeds == self.get_input_embeddings()(audio_id)).all(-1)
         else:
             mask = input_ids == self.config.audio_token_id
-        found, given = int(mask.sum()), 0 if audio_features is None else audio_features.shape[0]
-        if found != given:
-            raise ValueError(
-                f"Found {found} audio placeholders in the prompt, but the audio gives {given} audio tokens; "
-                "build text and audio in one call of the processor."
-            )
+        require_equal_counts(int(mask.sum()), 0 if audio_features is None else audio_features.shape[0])
         return mask.unsqueeze(-1).expand_as(inputs_embeds)
 
     @property
     def placeholder_has_embedding(self) -> bool:
         """Whether the placeholder lies within the embedding table; in converted models it lies beyond."""
-        return self.config.audio_token_id < self.get_input_embeddings().weight.shape[0]
+        return self.config.audio_token_id < self.config.get_text_config().vocab_size
 
     def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings of the text; placeholders beyond the table get those of id 0 until audio takes their place."""
@@ -362,14 +327,24 @@ class SalmonnModel(SalmonnPreTrainedModel):
             input_ids = input_ids.masked_fill(input_ids == self.config.audio_token_id, 0)
         return self.get_input_embeddings()(input_ids)
 
-    def _row_audio_tokens(self, input_ids: torch.Tensor, audio_embeds: torch.Tensor) -> torch.Tensor:
-        """The last tokens of each left-padded row of `audio_embeds`: as many as the row has placeholders.
-
-        Earlier ones belong to a prefix that is in the cache already.
-        """
-        counts = (input_ids == self.config.audio_token_id).sum(-1)
-        length = audio_embeds.shape[1]
-        return audio_embeds[torch.arange(length, device=audio_embeds.device) >= (length - counts)[:, None]]
+    def _place_audio(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None,
+        start: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings with audio tokens in their places, and the tokens that had a place behind `start`."""
+        if positions is None:
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, tokens).to(inputs_embeds.device)
+        else:
+            require_equal_counts(int((positions >= 0).sum()), len(tokens))
+            inside, columns = select_positions(positions.to(inputs_embeds.device), start, inputs_embeds.shape[1])
+            tokens = tokens[inside.to(tokens.device)]
+            mask = columns.unsqueeze(-1).expand_as(inputs_embeds)
+        tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds.masked_scatter(mask, tokens), tokens
 
     @can_return_tuple
     def forward(
@@ -385,7 +360,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
+        audio_positions: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnModelOutputWithPast:
         """Run the language model on text and audio; see `SalmonnForConditionalGeneration.forward`."""
@@ -394,37 +371,49 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if input_ids is not None:
             inputs_embeds = self.embed_prompt(input_ids)
         assert inputs_embeds is not None
-        audio_tokens = None
+        refuse_other_media(kwargs)
+        if inputs_embeds.shape[1] > 1 and not torch.compiler.is_compiling():
+            warn_if_too_long(self.config.get_text_config(), inputs_embeds.shape[1], attention_mask=attention_mask)
+        cache = past_key_values if cache is None else cache
+        clips = (
+            input_features,
+            input_features_mask,
+            audio_input_features,
+            audio_input_features_mask,
+            encoder_hidden_states,
+        )
+        start = 0 if cache is None else cache.get_seq_length()
+        audio_tokens, positions = None, audio_positions
         if audio_embeds is not None and input_ids is not None:
-            audio_tokens = self._row_audio_tokens(input_ids, audio_embeds)
-        elif input_features is not None or encoder_hidden_states is not None:
-            features = (audio_input_features, audio_input_features_mask, encoder_hidden_states)
-            audio_tokens = self.get_audio_features(input_features, input_features_mask, *features).pooler_output
+            if positions is None:
+                positions = find_positions(input_ids, self.config.audio_token_id, start)
+            audio_tokens = last_tokens(audio_embeds, positions)
+        elif any(value is not None for value in clips):
+            audio_tokens = self.get_audio_features(*clips, return_dict=True).pooler_output
         if audio_tokens is not None:
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, audio_tokens)
-            audio_tokens = audio_tokens.to(inputs_embeds.device, inputs_embeds.dtype)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, audio_tokens)
+            placed = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
+            inputs_embeds, audio_tokens = placed
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
             self.get_placeholder_mask(input_ids, inputs_embeds, None)  # placeholders without audio mean nothing
 
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         return SalmonnModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=audio_tokens,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
         )
 
 
-class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
+class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationMixin):
     """SALMONN with its language-model head: answers instructions about audio."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -460,8 +449,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         audio_embeds: torch.Tensor | None = None,
+        audio_positions: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SalmonnCausalLMOutputWithPast:
@@ -476,6 +467,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             inputs_embeds (`torch.Tensor` of shape `(batch, length, text_hidden)`): instead of `input_ids`.
             audio_embeds (`torch.Tensor` of shape `(batch, tokens, text_hidden)`): audio tokens of each prompt,
                 padded on the left, instead of the features; `generate` passes them.
+            audio_positions (`torch.LongTensor` of shape `(batch, tokens)`): column of each audio token, counted from
+                the start of the cache, -1 where `audio_embeds` is padding; `generate` passes them along with ids
+                that have no placeholders. Found in `input_ids` if not given.
+            past_key_values, cache: the cache, under its name before and since transformers 5.24.
             labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 where there is none; shifted inside.
             logits_to_keep: only compute the logits of this many last positions (0: all), of these positions, or of
                 those where a boolean `(batch, length)` is true; the logits are then `(positions, vocabulary)`.
@@ -486,6 +481,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: if placeholders and audio tokens are not equally many.
+            TypeError: for sound or pictures under other names.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -496,9 +492,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
             encoder_hidden_states=encoder_hidden_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             audio_embeds=audio_embeds,
+            audio_positions=audio_positions,
+            cache=past_key_values if cache is None else cache,
             use_cache=use_cache,
             **kwargs,
         )
@@ -510,84 +507,11 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, GenerationMixin):
         return SalmonnCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
         )
-
-    @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, *, lora_scale: float | None = None, **kwargs: Any) -> Any:
-        """Answer prompts; everything that `GenerationMixin.generate` offers, plus the LoRA scale.
-
-        Args:
-            inputs: prompts, same as `input_ids`.
-            lora_scale: absolute LoRA scaling for this call (see `lora_scale()`), the trained one if not given.
-            **kwargs: outputs of the processor and generation options.
-
-        Returns:
-            Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
-        """
-        has_audio = any(kwargs.get(name) is not None for name in ("input_features", "encoder_hidden_states"))
-        with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
-            if has_audio and kwargs.get("assistant_model") is None:
-                kwargs = self._encode_audio_once(inputs, kwargs)
-            return super().generate(inputs, **kwargs)
-
-    def _encode_audio_once(self, inputs: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Replace the audio inputs by audio tokens per prompt: beams repeat prompts, not clips."""
-        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if input_ids is None:
-            raise ValueError("Audio needs the prompt it belongs to; pass input_ids along with input_features.")
-        audio = {name: kwargs.pop(name, None) for name in AUDIO_INPUTS}
-        placeholders = input_ids == self.config.audio_token_id
-        cache = kwargs.get("past_key_values")
-        if cache is not None and not placeholders[:, cache.get_seq_length() :].any():
-            return kwargs  # the audio is in the cache
-        tokens = self.get_audio_features(**audio).pooler_output
-        embeds = kwargs.get("inputs_embeds")
-        shaped = tokens.new_empty(*input_ids.shape, 0) if embeds is None else embeds
-        mask = self.model.get_placeholder_mask(input_ids, shaped, tokens)
-        if embeds is not None:  # they come without ids to the model: their placeholders are filled here
-            return kwargs | {"inputs_embeds": embeds.masked_scatter(mask, tokens.to(embeds.device, embeds.dtype))}
-        counts = placeholders.sum(-1)
-        length = int(counts.max())
-        audio_embeds = tokens.new_zeros(input_ids.shape[0], length, tokens.shape[-1])
-        audio_embeds[torch.arange(length, device=tokens.device) >= (length - counts)[:, None]] = tokens
-        return kwargs | {"audio_embeds": audio_embeds}
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Pass the audio until it is in the cache; an assistant's first step does not count as a first iteration."""
-        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if cached and not is_first_iteration:
-            kwargs = {name: value for name, value in kwargs.items() if name not in (*AUDIO_INPUTS, "audio_embeds")}
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-
-    def _get_logits_processor(
-        self, generation_config: Any, input_ids_seq_length: int | None = None, *args: Any, **kwargs: Any
-    ) -> LogitsProcessorList:
-        """The stock processors; the repetition penalty skips the prompt, as in the research code.
-
-        Placeholders may lie beyond the vocabulary, where the stock penalty would index.
-        """
-        processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
-        for processor in processors:
-            if isinstance(processor, RepetitionPenaltyLogitsProcessor):
-                processor.prompt_ignore_length = input_ids_seq_length
-        return processors
 
 
 def _kept_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

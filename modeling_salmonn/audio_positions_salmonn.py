@@ -1,0 +1,113 @@
+"""Where audio tokens go in a prompt, and prompts without the placeholders that say so.
+
+```
+input_ids        7  A  A  A  9      A: placeholder, often beyond the embedding table
+audio_positions     1  2  3         columns of each row, -1 in front of a row with fewer
+without          7  7  7  7  9      a token that the row has anyway takes their place
+```
+"""
+
+import torch
+
+
+def find_positions(input_ids: torch.Tensor, audio_token_id: int, start: int | torch.Tensor = 0) -> torch.Tensor:
+    """Columns of the placeholders, `(batch, tokens)`, with -1 in front of rows that have fewer.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
+        audio_token_id: the placeholder.
+        start: column of the first id, if earlier ones are left out because they are in the cache.
+    """
+    placeholders = input_ids == audio_token_id
+    counts = placeholders.sum(-1)
+    length = int(counts.max()) if len(counts) else 0
+    positions = input_ids.new_full((len(input_ids), length), -1)
+    filled = torch.arange(length, device=input_ids.device) >= (length - counts)[:, None]
+    positions[filled] = placeholders.nonzero()[:, 1] + start
+    return positions
+
+
+def pad_tokens(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Audio tokens `(audio_tokens, hidden)` of all prompts as `(batch, tokens, hidden)`, zero where there is none."""
+    filled = positions.to(tokens.device) >= 0
+    padded = tokens.new_zeros(*positions.shape, tokens.shape[-1])
+    padded[filled] = tokens
+    return padded
+
+
+def last_tokens(padded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The last tokens of each row of `(batch, tokens, hidden)`: as many as the row has positions, `(tokens, hidden)`.
+
+    Earlier ones belong to a prefix that is in the cache already.
+    """
+    surplus = padded.shape[1] - positions.shape[1]
+    if surplus < 0:
+        require_equal_counts(positions.shape[1], padded.shape[1])
+    return padded[:, surplus:][positions.to(padded.device) >= 0]
+
+
+def select_positions(
+    positions: torch.Tensor, start: int | torch.Tensor, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which audio tokens lie in a stretch of the prompts, and where in it.
+
+    Args:
+        positions (`torch.Tensor` of shape `(batch, tokens)`): from `find_positions`.
+        start: first column of the stretch, which is as many as the cache holds.
+        length: columns of the stretch.
+
+    Returns:
+        Masks `(audio_tokens,)` over the tokens of all prompts, one after the other, and `(batch, length)`.
+    """
+    columns = positions - start
+    inside = (columns >= 0) & (columns < length) & (positions >= 0)
+    mask = torch.zeros(len(positions), length, dtype=torch.bool, device=positions.device)
+    rows = inside.nonzero()[:, 0]
+    mask[rows, columns[inside]] = True
+    return inside[positions >= 0], mask
+
+
+def without_placeholders(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, audio_token_id: int
+) -> torch.Tensor:
+    """Prompts with the first text token of each row instead of its placeholders (0 in a row without text).
+
+    That token is seen by penalties anyway; usually it begins a text and is never generated.
+    """
+    text = input_ids != audio_token_id
+    if attention_mask is not None and attention_mask.shape == input_ids.shape:
+        text = text & attention_mask.bool()
+    first = input_ids.gather(1, text.int().argmax(-1, keepdim=True))
+    first = first.masked_fill(first == audio_token_id, 0)
+    return torch.where(input_ids == audio_token_id, first, input_ids)
+
+
+def write_placeholders(sequences: torch.Tensor, prompt: torch.Tensor, audio_token_id: int) -> None:
+    """Put the placeholders of the prompts back into what was generated from them, in place."""
+    mask = (prompt == audio_token_id).to(sequences.device)
+    mask = mask.repeat_interleave(len(sequences) // len(prompt), dim=0)
+    sequences[:, : prompt.shape[1]].masked_fill_(mask, audio_token_id)
+
+
+def require_equal_counts(placeholders: int, audio_tokens: int) -> None:
+    """Check that each placeholder has its audio token.
+
+    Raises:
+        ValueError: with both counts if they differ.
+    """
+    if placeholders != audio_tokens:
+        raise ValueError(
+            f"Found {placeholders} audio placeholders in the prompt, but the audio gives {audio_tokens} audio tokens; "
+            "build text and audio in one call of the processor."
+        )
+
+
+__all__ = [
+    "find_positions",
+    "last_tokens",
+    "pad_tokens",
+    "require_equal_counts",
+    "select_positions",
+    "without_placeholders",
+    "write_placeholders",
+]
