@@ -64,9 +64,10 @@ class BeatsRelativePositionBias(nn.Module):
         far = (exact + (logarithmic * (per_sign - exact)).long()).clamp(max=per_sign - 1)
         return (distance > 0).long() * per_sign + torch.where(absolute < exact, absolute, far)
 
-    def forward(self, length: int) -> torch.Tensor:
+    def forward(self, length: int, device: torch.device | None = None) -> torch.Tensor:
         """Bias `(heads, length, length)`; entry `[h, i, j]` depends on `j - i` alone, so each row is a view."""
-        distance = torch.arange(1 - length, length, device=self.embedding.weight.device)
+        # the weight has no device of its own while it is offloaded
+        distance = torch.arange(1 - length, length, device=device)
         by_distance = self.embedding(self.buckets(distance)).transpose(0, 1)  # (heads, 2 * length - 1)
         return by_distance.unfold(1, length, 1).flip(1)
 
@@ -177,7 +178,8 @@ class BeatsPreTrainedModel(PreTrainedModel):
     main_input_name = "input_features"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["BeatsLayer"]
+    # a parametrised convolution has weights apart from its own bias
+    _no_split_modules = ["BeatsLayer", "BeatsPositionConv"]
     _supports_sdpa = True
     _supports_flash_attn = False  # the gated bias is an additive mask
     _supports_flex_attn = False
@@ -278,7 +280,7 @@ class BeatsModel(BeatsPreTrainedModel):
 
         hidden_states = hidden_states + self.position_conv(hidden_states)
         hidden_states = self.dropout(self.layer_norm(hidden_states))
-        position_bias = self.relative_position_bias(hidden_states.shape[1])
+        position_bias = self.relative_position_bias(hidden_states.shape[1], hidden_states.device)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_bias, attention_mask, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)

@@ -44,7 +44,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "SalmonnQFormerLayer"]
+    _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "BeatsPositionConv", "SalmonnQFormerModel"]
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -84,7 +84,7 @@ class SalmonnQFormerModel(PreTrainedModel):
     main_input_name = "windows"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SalmonnQFormerLayer"]
+    _no_split_modules = ["SalmonnQFormerModel"]  # its queries are a bare parameter, for which there is no hook
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True

@@ -31,7 +31,9 @@ class SalmonnSpeechEncoder(WhisperEncoder):
         """
         hidden_states = nn.functional.gelu(self.conv1(input_features))
         hidden_states = nn.functional.gelu(self.conv2(hidden_states)).transpose(1, 2)
-        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+        # The module is called, not its weight read: where it is offloaded, the call loads it.
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        hidden_states = hidden_states + self.embed_positions(positions)
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
         for layer in self.layers:
             hidden_states = layer(hidden_states, None, **kwargs)
