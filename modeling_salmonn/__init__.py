@@ -4,7 +4,14 @@ Importing the package registers its classes, so that `AutoModel`, `AutoProcessor
 `trust_remote_code`.
 """
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_salmonn import BeatsConfig, SalmonnConfig, SalmonnQFormerConfig
@@ -31,6 +38,7 @@ AutoModel.register(SalmonnConfig, SalmonnForConditionalGeneration)
 AutoModel.register(BeatsConfig, BeatsModel)
 AutoModel.register(SalmonnQFormerConfig, SalmonnQFormerModel)
 AutoModelForMultimodalLM.register(SalmonnConfig, SalmonnForConditionalGeneration)
+AutoModelForSeq2SeqLM.register(SalmonnConfig, SalmonnForConditionalGeneration)
 AutoFeatureExtractor.register(SalmonnConfig, SalmonnFeatureExtractor)
 AutoProcessor.register(SalmonnConfig, SalmonnProcessor)
 PIPELINE_REGISTRY.register_pipeline("audio-text", AudioTextPipeline, pt_model=AutoModel, type="multimodal")

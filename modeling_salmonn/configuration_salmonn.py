@@ -27,6 +27,7 @@ from .config_checks_salmonn import (
 AUTO_MAP = {
     "AutoConfig": "configuration_salmonn.SalmonnConfig",
     "AutoModel": "modeling_salmonn.SalmonnForConditionalGeneration",
+    "AutoModelForSeq2SeqLM": "modeling_salmonn.SalmonnForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_salmonn.SalmonnForConditionalGeneration",
 }
 CUSTOM_PIPELINES = {
@@ -172,6 +173,8 @@ class SalmonnConfig(PreTrainedConfig):
     """
 
     model_type = "salmonn"
+    # what differs from batch to batch is no prediction
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "audio_hidden_states"]
     sub_configs = {
         "speech_config": WhisperConfig,
         "audio_config": BeatsConfig,

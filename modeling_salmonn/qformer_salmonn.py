@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_salmonn import SalmonnQFormerConfig
 from .modeling_beats import eager_attention
@@ -88,7 +88,11 @@ class SalmonnQFormerModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": SalmonnQFormerLayer, "attentions": SalmonnQFormerAttention}
+    _can_record_outputs = {
+        "hidden_states": SalmonnQFormerLayer,
+        "attentions": OutputRecorder(SalmonnQFormerAttention, index=1, layer_name="self_attention"),
+        "cross_attentions": OutputRecorder(SalmonnQFormerAttention, index=1, layer_name="cross_attention"),
+    }
 
     def __init__(self, config: SalmonnQFormerConfig):
         super().__init__(config)
@@ -109,20 +113,22 @@ class SalmonnQFormerModel(PreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, windows: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+    def forward(self, windows: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithCrossAttentions:
         """Read a batch of windows.
 
         Args:
             windows (`torch.Tensor` of shape `(windows, frames, encoder_hidden_size)`): fused encoder frames.
 
         Returns:
-            `BaseModelOutput` with `last_hidden_state` of shape `(windows, num_query_tokens, hidden_size)`.
+            Output with `last_hidden_state` of shape `(windows, num_query_tokens, hidden_size)`; `attentions` are those
+            among the queries, `(windows, heads, queries, queries)`, `cross_attentions` those to the frames of the
+            window, `(windows, heads, queries, frames)`, one of each per layer.
         """
         queries = self.dropout(self.layer_norm(self.query_tokens))
         hidden_states = queries.expand(windows.shape[0], -1, -1)
         for layer in self.layers:
             hidden_states = layer(hidden_states, windows, **kwargs)
-        return BaseModelOutput(last_hidden_state=hidden_states)
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
 
 
 __all__ = ["SalmonnQFormerModel"]

@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from saved_folders import ADAPTER, ADAPTER_CONFIG, INSTRUCTION, WEIGHTS, assert_loads_equal, edited_copy, prompt_logits
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+)
 
 from modeling_salmonn import SalmonnConfig, SalmonnFeatureExtractor, SalmonnForConditionalGeneration, SalmonnProcessor
 
@@ -23,7 +30,9 @@ NEW_TOKENS = 8
 # Without this package: load, generate, save again, load what was saved, and run the pipeline on that.
 CLEAN_PROCESS = f"""
 import importlib.util, json, sys
-from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+from transformers import (
+    AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoProcessor, pipeline
+)
 
 assert importlib.util.find_spec("modeling_salmonn") is None
 audio, output, *sources = sys.argv[1:]
@@ -35,6 +44,13 @@ def generate(source):
     assert type(model).__module__.startswith("transformers_modules.")
     inputs = processor(text={INSTRUCTION!r}, audio=audio)
     return model, processor, model.generate(**inputs, max_new_tokens={NEW_TOKENS}).tolist()
+
+content = [{{"type": "audio", "audio": audio}}, {{"type": "text", "text": {INSTRUCTION!r}}}]
+messages = [{{"role": "user", "content": content}}]
+any_to_any = pipeline("any-to-any", model=sources[0], trust_remote_code=True)
+written = any_to_any(text=messages, max_new_tokens={NEW_TOKENS}, return_full_text=False)[0]["generated_text"]
+for auto_class in (AutoModelForMultimodalLM, AutoModelForSeq2SeqLM):
+    assert type(auto_class.from_pretrained(sources[0], trust_remote_code=True)) is type(any_to_any.model)
 
 answers = []
 for index, source in enumerate(sources):
@@ -51,7 +67,7 @@ for index, source in enumerate(sources):
         for folder in (source, again)
     ]
     answers.append({{"first": first, "second": second, "text": text}})
-print(json.dumps(answers))
+print(json.dumps([written, answers]))
 """
 
 
@@ -61,6 +77,7 @@ print(json.dumps(answers))
         (AutoConfig, SalmonnConfig),
         (AutoModel, SalmonnForConditionalGeneration),
         (AutoModelForMultimodalLM, SalmonnForConditionalGeneration),
+        (AutoModelForSeq2SeqLM, SalmonnForConditionalGeneration),
         (AutoProcessor, SalmonnProcessor),
         (AutoFeatureExtractor, SalmonnFeatureExtractor),
     ],
@@ -93,7 +110,7 @@ def test_hub_revision_is_loaded_with_its_adapter(
 
 
 def test_auto_model_loads_the_adapter(saved_folder: Path, bucket_model: SalmonnForConditionalGeneration) -> None:
-    for auto_class in (AutoModel, AutoModelForMultimodalLM):
+    for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM):
         assert torch.equal(prompt_logits(auto_class.from_pretrained(saved_folder)), prompt_logits(bucket_model))
 
 
@@ -101,7 +118,10 @@ def test_auto_model_loads_the_adapter(saved_folder: Path, bucket_model: SalmonnF
 def clean_process(
     saved_folder: Path, adapter_folder: Path, wav_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """Folder of what the process saved, and what it generated from the full, adapter-only and Hub sources."""
+    """Folder of what the process saved, and what it generated from the full, adapter-only and Hub sources.
+
+    The first also answers in the stock pipeline for all modalities.
+    """
     root = tmp_path_factory.mktemp("clean")
     packages = root / "packages"
     packages.mkdir()
@@ -121,7 +141,9 @@ def clean_process(
         cwd=root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-4000:]
-    return root, json.loads(result.stdout.splitlines()[-1])
+    written, answers = json.loads(result.stdout.splitlines()[-1])
+    answers[0]["text"].append(written.strip())
+    return root, answers
 
 
 @pytest.mark.parametrize("source", [0, 1, 2], ids=["full", "adapter-only", "hub"])
@@ -139,7 +161,8 @@ def test_folder_runs_and_saves_without_the_package(
     inputs = processor(text=INSTRUCTION, audio=str(wav_file))
     ids = model.generate(**inputs, max_new_tokens=NEW_TOKENS)
     text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    assert answers[source] == {"first": ids.tolist(), "second": ids.tolist(), "text": [text, text]}
+    assert answers[source]["first"] == answers[source]["second"] == ids.tolist()
+    assert answers[source]["text"] == [text] * (3 if source == 0 else 2)
     assert_loads_equal(root / str(source), model)
 
 

@@ -60,3 +60,17 @@ def test_qformer_saves_and_loads_alone(tmp_path: Path) -> None:
 def test_qformer_without_encoder_width_raises() -> None:
     with pytest.raises(ValueError, match="encoder_hidden_size is not set; give the width of a fused frame"):
         SalmonnQFormerModel(SalmonnQFormerConfig())
+
+
+@torch.no_grad()
+def test_qformer_records_both_attentions_apart() -> None:
+    qformer = small_qformer(num_query_tokens=3, num_hidden_layers=2)
+    qformer.set_attn_implementation("eager")
+    windows = torch.randn(5, 17, 10)
+    output = qformer(windows, output_attentions=True, output_hidden_states=True)
+    assert [tuple(weights.shape) for weights in output.attentions] == [(5, 2, 3, 3)] * 2
+    assert [tuple(weights.shape) for weights in output.cross_attentions] == [(5, 2, 3, 17)] * 2
+    for weights in (*output.attentions, *output.cross_attentions):
+        assert torch.allclose(weights.sum(-1), torch.ones(5, 2, 3))
+    assert len(output.hidden_states) == 3
+    assert qformer(windows).cross_attentions is None
