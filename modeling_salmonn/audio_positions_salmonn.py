@@ -102,11 +102,25 @@ def require_equal_counts(placeholders: int, audio_tokens: int) -> None:
         )
 
 
+def require_no_placeholders(input_ids: torch.Tensor, audio_token_id: int) -> None:
+    """Check that prompts without audio have no placeholders, which would mean nothing there.
+
+    Raises:
+        ValueError: if they have; in a compiled graph, which cannot depend on ids, a `RuntimeError`.
+    """
+    placeholders = input_ids == audio_token_id
+    if torch.compiler.is_compiling():
+        torch._assert_async(~placeholders.any(), "The prompt has audio placeholders, but there is no audio.")
+    else:
+        require_equal_counts(int(placeholders.sum()), 0)
+
+
 __all__ = [
     "find_positions",
     "last_tokens",
     "pad_tokens",
     "require_equal_counts",
+    "require_no_placeholders",
     "select_positions",
     "without_placeholders",
     "write_placeholders",

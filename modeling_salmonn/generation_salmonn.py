@@ -95,7 +95,7 @@ class SalmonnGenerationMixin(GenerationMixin):
     def _place_audio(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Encode the clips, and tell the model their places in the prompt by positions instead of placeholders."""
         ids, positions = kwargs.get("input_ids"), kwargs.get("audio_positions")
-        clips = any(kwargs.get(name) is not None for name in ("input_features", "encoder_hidden_states"))
+        clips = any(kwargs.get(name) is not None for name in AUDIO_INPUTS)
         audio = clips or any(kwargs.get(name) is not None for name in ("audio_embeds", "inputs_embeds"))
         if ids is not None and positions is None and (audio or not self.model.placeholder_has_embedding):
             positions = self._find_positions(ids, kwargs)

@@ -184,6 +184,7 @@ class BeatsPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = False  # the gated bias is an additive mask
     _supports_flex_attn = False
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": BeatsLayer, "attentions": BeatsAttention}
 
     @torch.no_grad()

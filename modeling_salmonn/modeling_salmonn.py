@@ -21,7 +21,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .audio_inputs_salmonn import AudioInputs, refuse_other_media, require_known_options
-from .audio_positions_salmonn import find_positions, last_tokens, require_equal_counts, select_positions
+from .audio_positions_salmonn import (
+    find_positions,
+    last_tokens,
+    require_equal_counts,
+    require_no_placeholders,
+    select_positions,
+)
 from .audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, Segment
 from .configuration_salmonn import SalmonnConfig
 from .context_length_salmonn import warn_if_too_long
@@ -394,7 +400,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
             placed = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
             inputs_embeds, audio_tokens = placed
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
-            self.get_placeholder_mask(input_ids, inputs_embeds, None)  # placeholders without audio mean nothing
+            require_no_placeholders(input_ids, self.config.audio_token_id)
 
         outputs = self.language_model(
             attention_mask=attention_mask,

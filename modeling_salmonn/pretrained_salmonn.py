@@ -50,7 +50,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = False
     _supports_attention_backend = True
-    _can_compile_fullgraph = False  # the number of audio tokens depends on the data
+    _can_compile_fullgraph = True  # text and decoding; how many audio tokens a prompt has depends on the data
 
     @classmethod
     def from_pretrained(

@@ -88,6 +88,7 @@ class SalmonnQFormerModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": SalmonnQFormerLayer,
         "attentions": OutputRecorder(SalmonnQFormerAttention, index=1, layer_name="self_attention"),
