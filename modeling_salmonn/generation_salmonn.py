@@ -83,9 +83,14 @@ class SalmonnGenerationMixin(GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Pass the audio until it is in the cache; an assistant's first step does not count as a first iteration."""
+        """Pass the audio until it is in the cache.
+
+        Neither an assistant's first step nor, in transformers 5.16, a chunk of the prompt counts as a first
+        iteration; but the one has an empty cache, and the other is not cut out of longer ids.
+        """
         cache = past_key_values if cache is None else cache
-        if cache is not None and cache.get_seq_length() > 0 and not is_first_iteration:
+        decoding = not is_first_iteration and kwargs.get("next_sequence_length") is not None
+        if decoding and cache is not None and cache.get_seq_length() > 0:
             kwargs = {name: value for name, value in kwargs.items() if name not in AUDIO_STATE}
         kwargs[CACHE_NAME] = cache
         return super().prepare_inputs_for_generation(

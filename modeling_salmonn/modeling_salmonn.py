@@ -478,6 +478,7 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
                 that have no placeholders. Found in `input_ids` if not given.
             past_key_values, cache: the cache, under its name before and since transformers 5.24.
             labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 where there is none; shifted inside.
+                Placeholders count as none.
             logits_to_keep: only compute the logits of this many last positions (0: all), of these positions, or of
                 those where a boolean `(batch, length)` is true; the logits are then `(positions, vocabulary)`.
 
@@ -509,6 +510,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
+            # labels that are a copy of the prompt: placeholders are no words to learn, and may have no logit
+            labels = labels.masked_fill(labels == self.config.audio_token_id, -100)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         return SalmonnCausalLMOutputWithPast(
             loss=loss,

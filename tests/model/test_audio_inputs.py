@@ -127,3 +127,14 @@ def test_sound_and_pictures_under_other_names_raise(
         bucket_model.generate(**text, **unknown)
     with pytest.raises(TypeError, match=rf"Unknown arguments \['{name}'\]"):
         bucket_model.get_audio_features(**unknown)
+
+
+def test_labels_that_copy_the_prompt_leave_its_audio_out(
+    bucket_model: SalmonnForConditionalGeneration, prompt: dict[str, torch.Tensor]
+) -> None:
+    ids = prompt["input_ids"]
+    without = ids.masked_fill(ids == bucket_model.config.audio_token_id, -100)
+    with torch.no_grad():
+        expected = bucket_model(**prompt, labels=without).loss
+        assert torch.equal(bucket_model(**prompt, labels=ids).loss, expected)
+    assert torch.isfinite(expected)
