@@ -511,8 +511,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
             # labels that are a copy of the prompt: placeholders are no words to learn, and may have no logit
-            labels = labels.masked_fill(labels == self.config.audio_token_id, -100)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+            targets = labels.masked_fill(labels == self.config.audio_token_id, -100)
+            loss = self.loss_function(logits=logits, labels=targets, vocab_size=vocab_size, **kwargs)
         return SalmonnCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
