@@ -11,14 +11,19 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 ```
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
 
 
 MEL_FRAMES_PER_SECOND = 100  # hop of 160 samples at 16 kHz, for log-mel and for fbank
 MEL_FRAMES_PER_ENCODER_FRAME = 2  # Whisper's second convolution has stride 2
 ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // MEL_FRAMES_PER_ENCODER_FRAME
+LONGEST_SEGMENT_SECONDS = 3600
+LONGEST_CLIP_FRAMES = 24 * 3600 * MEL_FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,19 @@ class AudioLayout:
         """Round seconds to frames as the research code does and check that the result can work.
 
         Raises:
-            ValueError: if a length is not positive, the segments do not increase, or a window is
-                longer than the shortest segment.
+            ValueError: if a value is of the wrong type, a length is not positive, the segments do not increase, or a
+                window is longer than the shortest segment.
         """
-        seconds = list(segment_seconds) if isinstance(segment_seconds, Sequence) else [segment_seconds]
+        is_several = isinstance(segment_seconds, Sequence) and not isinstance(segment_seconds, (str, bytes))
+        seconds = list(segment_seconds) if is_several else [segment_seconds]  # type: ignore[arg-type]
+        for length in seconds:
+            _check_seconds("segment_seconds", length)
+        _check_seconds("window_seconds", window_seconds)
+        _check_seconds("stride_seconds", stride_seconds)
+        if not isinstance(num_query_tokens, Integral) or isinstance(num_query_tokens, bool):
+            raise ValueError(f"num_query_tokens must be a whole number, got {num_query_tokens!r}.")
+        if not isinstance(trim_audio_tokens, bool):
+            raise ValueError(f"trim_audio_tokens must be True or False, got {trim_audio_tokens!r}.")
         if not seconds or any(longer <= shorter for shorter, longer in pairwise(seconds)):
             raise ValueError(f"segment_seconds must be one length or increasing lengths, got {segment_seconds}.")
         if seconds[0] < 1.0:
@@ -91,7 +105,12 @@ class AudioLayout:
         return self.segment_frames[-1]
 
     def split(self, num_frames: int) -> list[Segment]:
-        """Cut a clip of `num_frames` mel frames into consecutive segments, each with its own padded length."""
+        """Cut a clip of `num_frames` mel frames into consecutive segments, each with its own padded length.
+
+        Raises:
+            ValueError: if `num_frames` is no whole number, negative, or more than a day.
+        """
+        num_frames = _whole_frames(num_frames)
         segments, offset = [], 0
         for start in range(0, max(num_frames, 1), self.longest_segment):
             audio = min(num_frames - start, self.longest_segment)
@@ -128,3 +147,27 @@ class AudioLayout:
                 end = start + self.window_frames / ENCODER_FRAMES_PER_SECOND
                 times += [(start, end)] * self.num_query_tokens
         return times
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether this is a number, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if not is_finite_number(value):
+        raise ValueError(f"{name} must be a number of seconds, got {value!r}.")
+    if value > LONGEST_SEGMENT_SECONDS:
+        raise ValueError(f"{name} must be at most {LONGEST_SEGMENT_SECONDS}, got {value}.")
+
+
+def _whole_frames(value: Any) -> int:
+    """A length in mel frames, also as a tensor or array without dimensions."""
+    number: Any = value.item() if getattr(value, "ndim", None) == 0 else value
+    if not is_finite_number(number) or number != int(number):
+        raise ValueError(f"A clip's length must be a whole number of mel frames (10 ms), got {value!r}.")
+    if not 0 <= number <= LONGEST_CLIP_FRAMES:
+        raise ValueError(
+            f"A clip's length must be between 0 and {LONGEST_CLIP_FRAMES} mel frames (10 ms), got {number}."
+        )
+    return int(number)

@@ -290,7 +290,7 @@ class SalmonnProcessor(ProcessorMixin):
         found = sum(prompt.count(self.audio_token) for prompt in prompts)
         if found != len(lengths):
             raise ValueError(f"Found {found} audio placeholders but {len(lengths)} clips; pass one clip for each.")
-        counts = iter(self.feature_extractor.audio_layout.num_audio_tokens(int(length)) for length in lengths)
+        counts = iter(self.feature_extractor.audio_layout.num_audio_tokens(length) for length in lengths)
         if self._tokenizer_adds_bos():
             prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
         pieces = [prompt.split(self.audio_token) for prompt in prompts]

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import tiny_config, tiny_processor
 
 from modeling_salmonn.audio_segments_salmonn import AudioLayout, Segment
@@ -134,6 +136,39 @@ def test_config_and_extractor_have_the_same_layout() -> None:
 def test_layout_wrong_value_raises(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_layout(**changes)
+
+
+@pytest.mark.parametrize("name", ["segment_seconds", "window_seconds", "stride_seconds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1.0", True, None, [[1.0]], 10**9])
+def test_layout_length_that_is_no_sensible_number_raises(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be (a number of seconds|at most 3600), got"):
+        make_layout(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_query_tokens", 1.0), ("num_query_tokens", True), ("num_query_tokens", "1"), ("trim_audio_tokens", "yes")],
+)
+def test_layout_value_of_wrong_type_raises(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be (a whole number|True or False), got {value!r}"):
+        make_layout(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "frames", [10**9, 2**63 - 1, 10**30, -1, float("nan"), float("inf"), 1.5, True, "100", None, [100]]
+)
+def test_length_of_a_clip_that_is_impossible_raises(frames: Any) -> None:
+    layout = make_layout(segment_seconds=[1, 2])
+    for count in (layout.split, layout.padded_length, layout.num_audio_tokens, layout.token_times):
+        with pytest.raises(ValueError, match=r"A clip's length must be (a whole number of|between 0 and 8640000) mel"):
+            count(frames)
+
+
+def test_length_of_a_clip_may_be_any_whole_number() -> None:
+    layout = make_layout(trim_audio_tokens=True)
+    for frames in (100, 100.0, np.int64(100), torch.tensor(100), np.array(100)):
+        assert layout.num_audio_tokens(frames) == 3
+    assert layout.num_audio_tokens(8_640_000) == 2880 * 88
 
 
 def test_layout_allows_a_window_as_long_as_the_segment() -> None:
