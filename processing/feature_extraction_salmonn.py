@@ -1,9 +1,8 @@
 """Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
 
-import os
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from numbers import Real
 from typing import Any
@@ -14,8 +13,8 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import logging
 
-from .audio_io_salmonn import AudioSource, Waveform, load_mono
-from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout, Segment
+from .audio_io_salmonn import AudioAccess, AudioSource, Waveform, check_rate, is_rated, load_mono
+from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout, Segment, is_finite_number
 
 
 logger = logging.get_logger(__name__)
@@ -32,6 +31,10 @@ FBANK_LOWEST_HZ = 20.0
 PCM_SCALE = 2.0**15  # Kaldi works on 16-bit sample values
 KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
 
+UNSAVED = ("allow_paths", "allow_urls")
+MOST_BINS = 1024
+BATCH_SAMPLES = 30 * SAMPLING_RATE  # of segments that are transformed at once: these need 100 times their memory
+
 
 class SalmonnFeatureExtractor(SequenceFeatureExtractor):
     """Turns audio of any kind into the inputs of both encoders.
@@ -47,7 +50,14 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             they decide how many audio tokens a clip becomes.
         fbank_mean, fbank_std: the fbank is normalised as `(fbank - mean) / (2 * std)` (BEATs, section 4.1).
         channel: channel to take from files with several; `None` averages them.
-        max_audio_seconds: longer clips are an error; `None` for no limit.
+        max_audio_seconds: longer clips are an error, before they are decoded if their header tells; `None` allows 6
+            hours.
+        allow_paths: whether local files may be read. `False` means that clips come from strangers: URLs must lead to
+            public addresses then. Bytes, base64 and `data:` URIs are always read.
+        allow_urls: whether URLs may be read. Neither of the two is saved.
+
+    Raises:
+        ValueError: if a setting is of the wrong type or out of its range.
     """
 
     model_input_names = ["input_features", "input_features_mask", "audio_input_features", "audio_input_features_mask"]
@@ -67,6 +77,8 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         channel: int | None = None,
         max_audio_seconds: float | None = None,
         padding_value: float = 0.0,
+        allow_paths: bool = True,
+        allow_urls: bool = True,
         **kwargs: Any,
     ):
         kwargs.pop("auto_map", None)  # of the folder this was loaded from; saving writes its own
@@ -83,8 +95,21 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         self.fbank_std = fbank_std
         self.channel = channel
         self.max_audio_seconds = max_audio_seconds
+        self.allow_paths = allow_paths
+        self.allow_urls = allow_urls
+        self._check_settings()
         if num_fbank_bins == 0:
             self.model_input_names = ["input_features", "input_features_mask"]
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """An extractor of saved settings; `allow_paths` and `allow_urls` are taken although they are not saved."""
+        given = {name: kwargs.pop(name) for name in UNSAVED if name in kwargs}
+        return super().from_dict({**feature_extractor_dict, **given}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings to save: without what the place of use decides."""
+        return {name: value for name, value in super().to_dict().items() if name not in UNSAVED}
 
     @property
     def audio_layout(self) -> AudioLayout:
@@ -97,19 +122,33 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             self.trim_audio_tokens,
         )
 
-    def fetch_audio(self, audio: Any, sampling_rate: int | None = None) -> Any:
+    def fetch_audio(
+        self,
+        audio: Any,
+        sampling_rate: int | None = None,
+        allow_paths: bool | None = None,
+        allow_urls: bool | None = None,
+    ) -> Any:
         """Read one clip, or each clip of a list, as mono float32 samples at `self.sampling_rate`.
 
         Args:
             audio: see `load_mono`.
             sampling_rate: rate in Hz of bare samples.
+            allow_paths: whether local files may be read; `None` for what the extractor allows.
+            allow_urls: whether URLs may be read; likewise.
 
         Raises:
-            ValueError: for clips that cannot be read or exceed `max_audio_seconds`; names the clip.
+            ValueError: for clips that cannot or may not be read or exceed `max_audio_seconds`; names the clip.
         """
+        access = AudioAccess(
+            _check_flag("allow_paths", self.allow_paths if allow_paths is None else allow_paths),
+            _check_flag("allow_urls", self.allow_urls if allow_urls is None else allow_urls),
+            self.max_audio_seconds,
+        )
+        rate = None if sampling_rate is None else check_rate(sampling_rate, "audio")
         if is_batch(audio):
-            return [self._load(clip, sampling_rate, f"audio {index}") for index, clip in enumerate(audio)]
-        return self._load(audio, sampling_rate, "audio")
+            return [self._load(clip, rate, f"audio {index}", access) for index, clip in enumerate(audio)]
+        return self._load(audio, rate, "audio", access)
 
     def __call__(
         self,
@@ -122,7 +161,8 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         """Extract both features of one clip or a list of clips.
 
         Args:
-            audio: one clip or a list; each a path, URL, bytes, array, tensor or `datasets` value (see `load_mono`).
+            audio: one clip or a list; each a path, URL, bytes, open file, array, tensor, pair of array and rate, or
+                `datasets` value (see `load_mono`).
             sampling_rate: rate in Hz of bare samples; 16 kHz is assumed, with a warning, if it is not given.
             return_tensors: "pt" or "np".
             padding: accepted for the interface's sake; rows are always padded to the longest.
@@ -155,21 +195,13 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         """Audio tokens that a clip of `num_samples` at 16 kHz becomes."""
         return self.audio_layout.num_audio_tokens(self.num_audio_frames(num_samples))
 
-    def _load(self, clip: AudioSource, sampling_rate: int | None, name: str) -> Waveform:
-        if sampling_rate is None and isinstance(clip, (np.ndarray, torch.Tensor, list, tuple)):
+    def _load(self, clip: AudioSource, sampling_rate: int | None, name: str, access: AudioAccess) -> Waveform:
+        is_bare = isinstance(clip, (np.ndarray, torch.Tensor, list, tuple)) and not is_rated(clip)
+        if sampling_rate is None and is_bare:
             logger.warning_once(
                 f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass it to be sure."
             )
-        samples = load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name)
-        seconds = len(samples) / self.sampling_rate
-        if self.max_audio_seconds is not None and seconds > self.max_audio_seconds:
-            location = clip.get("path") if isinstance(clip, Mapping) else clip
-            shown = location if isinstance(location, (str, os.PathLike)) else name
-            raise ValueError(
-                f"{shown} lasts {seconds:.1f} s, more than max_audio_seconds "
-                f"{self.max_audio_seconds}; cut it or raise the limit."
-            )
-        return samples
+        return load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name, access)
 
     def _channel_of(self, clip: AudioSource) -> int | None:
         is_mono_array = isinstance(clip, (np.ndarray, torch.Tensor)) and clip.ndim == 1
@@ -184,7 +216,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
         audio_input_features_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
 
-        for padded_frames, members in self._group_segments(clips, frames).items():
+        for padded_frames, members in self._batch_segments(clips, frames):
             waveforms = torch.zeros(len(members), padded_frames * HOP_SAMPLES, device=device)
             for row, (_, _, samples) in enumerate(members):
                 waveforms[row, : len(samples)] = samples
@@ -209,17 +241,47 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             else {}
         )
 
-    def _group_segments(
+    def _batch_segments(
         self, clips: list[torch.Tensor], frames: list[int]
-    ) -> dict[int, list[tuple[int, Segment, torch.Tensor]]]:
-        """Segments with their samples by padded length: equal lengths are one batch."""
+    ) -> Iterator[tuple[int, list[tuple[int, Segment, torch.Tensor]]]]:
+        """Padded lengths, and some segments of this length with the clips they are of and their samples."""
         layout = self.audio_layout
         longest = layout.longest_segment * HOP_SAMPLES
         groups = defaultdict(list)
         for index, clip in enumerate(clips):
             for number, segment in enumerate(layout.split(frames[index])):
                 groups[segment.padded_frames].append((index, segment, clip[number * longest : (number + 1) * longest]))
-        return groups
+        for padded_frames, members in groups.items():
+            count = max(1, BATCH_SAMPLES // (padded_frames * HOP_SAMPLES))
+            for start in range(0, len(members), count):
+                yield padded_frames, members[start : start + count]
+
+    def _check_settings(self) -> None:
+        for name, value, lowest in (
+            ("feature_size", self.feature_size, 1),
+            ("num_fbank_bins", self.num_fbank_bins, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= MOST_BINS:
+                raise ValueError(f"{name} must be a whole number from {lowest} to {MOST_BINS}, got {value!r}.")
+        if (self.feature_size, self.num_fbank_bins) == (128, 80):
+            raise ValueError(
+                "feature_size 128 and num_fbank_bins 80 are swapped: feature_size is that of Whisper's log-mel (80 or "
+                "128), num_fbank_bins that of BEATs' fbank (128)."
+            )
+        for name in ("fbank_mean", "fbank_std"):
+            value = getattr(self, name)
+            if not is_finite_number(value) or (name == "fbank_std" and value <= 0):
+                needed = "a positive number" if name == "fbank_std" else "a finite number"
+                raise ValueError(f"{name} must be {needed}, got {value!r}.")
+        if self.channel is not None and (type(self.channel) is not int or self.channel < 0):
+            raise ValueError(f"channel must be None or a whole number from 0, got {self.channel!r}.")
+        if self.max_audio_seconds is not None and not (
+            is_finite_number(self.max_audio_seconds) and self.max_audio_seconds > 0
+        ):
+            raise ValueError(f"max_audio_seconds must be None or a positive number, got {self.max_audio_seconds!r}.")
+        for name in UNSAVED:
+            _check_flag(name, getattr(self, name))
+        _ = self.audio_layout  # checks the settings of segments and windows
 
     def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Whisper's log-mel `(B, mel, frames)` of waveforms `(B, samples)`."""
@@ -296,10 +358,16 @@ def _as_tensor(samples: Waveform) -> torch.Tensor:
 
 
 def is_batch(audio: Any) -> bool:
-    """Whether this is a list or a column of clips, rather than one clip given as a list of numbers."""
+    """Whether this is a list or a column of clips, rather than one clip: a list of numbers, or samples and rate."""
     if not isinstance(audio, Sequence) or isinstance(audio, (str, bytes, bytearray, memoryview)):
         return False
-    return not (len(audio) > 0 and isinstance(audio[0], Real))
+    return not (len(audio) > 0 and isinstance(audio[0], Real)) and not is_rated(audio)
+
+
+def _check_flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return value
 
 
 __all__ = ["SalmonnFeatureExtractor", "is_batch", "kaldi_fbank"]

@@ -1,15 +1,14 @@
 """Reading clips for training: one that cannot be read is reported by its name and replaced, up to a limit."""
 
 import hashlib
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
+from modeling_salmonn.processing.audio_io_salmonn import audio_seconds
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.training.mixing import JOIN_SECONDS
 
@@ -130,14 +129,15 @@ def clip_name(clip: Any) -> str:
 
 
 def header_seconds(clip: Any) -> float | None:
-    """Length of a clip in a file or in memory from its header, `None` if it has none that can be read."""
+    """Length of a clip in a file or in memory, `None` if it cannot be read.
+
+    It comes from the header where this knows it; frames are counted, and the samples of the few kinds that need it,
+    where it only estimates, is wrong, or belongs to the first of several streams.
+    """
     path, content = _path_and_bytes(clip)
     if content is None and not isinstance(path, str):
         return None
-    try:
-        return soundfile.info(path if content is None else io.BytesIO(content)).duration
-    except (soundfile.SoundFileError, OSError):
-        return None
+    return audio_seconds(path if content is None else {"path": path, "bytes": content})
 
 
 def joined_seconds(clips: Sequence[Any]) -> float | None:

@@ -1,5 +1,6 @@
 """Both features of each clip: equal to the references, and independent of the batch around them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def assert_same_features(first: dict[str, torch.Tensor], second: dict[str, torch
     assert list(first) == list(second)
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+def memory(field: str) -> int:
+    """Bytes of this process, by its status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def slow_fbank(samples: np.ndarray, num_bins: int) -> np.ndarray:
@@ -120,6 +127,24 @@ def test_batch_equals_each_clip_alone(extractor: SalmonnFeatureExtractor) -> Non
             assert torch.equal(batch[name][row].narrow(time_axis, 0, length), alone[0]), (name, row)
             padding = batch[name][row].narrow(time_axis, length, batch[name][row].shape[time_axis] - length)
             assert not padding.any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from /proc")
+def test_memory_does_not_grow_with_the_number_of_segments(
+    short_extractor: SalmonnFeatureExtractor, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.wav"
+    minute = make_clip(60.0)
+    with soundfile.SoundFile(path, "w", SAMPLING_RATE, 1) as file:
+        for _ in range(10):
+            file.write(minute)
+    short_extractor(minute, sampling_rate=SAMPLING_RATE)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest
+    features = short_extractor(path)
+    results = sum(value.nbytes for value in features.values()) + 10 * minute.nbytes
+    assert memory("VmHWM") - before < results + 300e6  # all segments at once take 600 MB more
 
 
 def test_segments_of_a_long_clip_equal_each_segment_alone(extractor: SalmonnFeatureExtractor) -> None:
@@ -327,6 +352,43 @@ def test_unknown_return_tensors_raises(short_extractor: SalmonnFeatureExtractor,
 def test_other_encoder_rate_raises(rate: int) -> None:
     with pytest.raises(ValueError, match=f"The encoders need sampling_rate 16000, got {rate}"):
         SalmonnFeatureExtractor(sampling_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fbank_std": 0.0}, r"fbank_std must be a positive number, got 0\.0"),
+        ({"fbank_std": -1.0}, r"fbank_std must be a positive number, got -1\.0"),
+        ({"fbank_std": float("nan")}, r"fbank_std must be a positive number, got nan"),
+        ({"fbank_std": "6.5"}, r"fbank_std must be a positive number, got '6\.5'"),
+        ({"fbank_mean": float("inf")}, r"fbank_mean must be a finite number, got inf"),
+        ({"fbank_mean": None}, r"fbank_mean must be a finite number, got None"),
+        ({"feature_size": 0}, r"feature_size must be a whole number from 1 to 1024, got 0"),
+        ({"feature_size": 80.0}, r"feature_size must be a whole number from 1 to 1024, got 80\.0"),
+        ({"num_fbank_bins": -1}, r"num_fbank_bins must be a whole number from 0 to 1024, got -1"),
+        ({"num_fbank_bins": 10**9}, r"num_fbank_bins must be a whole number from 0 to 1024"),
+        ({"num_fbank_bins": None}, r"num_fbank_bins must be a whole number from 0 to 1024, got None"),
+        ({"feature_size": 128, "num_fbank_bins": 80}, r"feature_size 128 and num_fbank_bins 80 are swapped"),
+        ({"channel": "0"}, r"channel must be None or a whole number from 0, got '0'"),
+        ({"channel": -1}, r"channel must be None or a whole number from 0, got -1"),
+        ({"channel": True}, r"channel must be None or a whole number from 0, got True"),
+        ({"max_audio_seconds": 0}, r"max_audio_seconds must be None or a positive number, got 0"),
+        ({"max_audio_seconds": "60"}, r"max_audio_seconds must be None or a positive number, got '60'"),
+        ({"max_audio_seconds": float("nan")}, r"max_audio_seconds must be None or a positive number, got nan"),
+        ({"segment_seconds": "30"}, r"segment_seconds must be a number of seconds, got '30'"),
+        ({"window_seconds": None}, r"window_seconds must be a number of seconds, got None"),
+        ({"num_query_tokens": "1"}, r"num_query_tokens must be a whole number, got '1'"),
+        ({"trim_audio_tokens": "yes"}, r"trim_audio_tokens must be True or False, got 'yes'"),
+    ],
+)
+def test_wrong_setting_raises_when_made_and_when_loaded(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SalmonnFeatureExtractor(**options)
+    SalmonnFeatureExtractor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    with pytest.raises(ValueError, match=message):
+        SalmonnFeatureExtractor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

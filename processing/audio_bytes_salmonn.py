@@ -1,0 +1,132 @@
+"""Encoded audio as bytes: a file of which pieces are read, and streams that are put together from such pieces."""
+
+import io
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, BinaryIO, TypeAlias
+
+
+SEARCH_BYTES = 2**20  # read at once where a marker is searched
+BUFFER_BYTES = 2**16
+
+Span: TypeAlias = tuple[int, int]  # start and end of bytes in a file
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """A seekable file of encoded audio, its size in bytes, and a name for messages."""
+
+    file: BinaryIO
+    size: int
+    name: str
+
+    def at(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset` on; fewer at the end of the file."""
+        if offset >= self.size:
+            return b""
+        self.file.seek(offset)
+        return self.file.read(count)
+
+    def find(self, marker: bytes, start: int) -> int:
+        """Where `marker` is next, at or after `start`; -1 if it is nowhere."""
+        while start < self.size:
+            block = self.at(start, SEARCH_BYTES)
+            found = block.find(marker)
+            if found >= 0:
+                return start + found
+            if len(block) < SEARCH_BYTES:
+                break
+            start += len(block) - len(marker) + 1
+        return -1
+
+
+class SplicedFile(io.RawIOBase):
+    """A file made of bytes in memory and of spans of another file, which it neither copies nor closes."""
+
+    def __init__(self, file: BinaryIO, pieces: Sequence[bytes | Span]):
+        super().__init__()
+        self._file = file
+        self._pieces = list(pieces)
+        lengths = [len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in self._pieces]
+        self._ends = list(accumulate(lengths))
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset; as for every file."""
+        size = self._ends[-1] if self._ends else 0
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The offset of the next byte."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as there are bytes."""
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        index = bisect_right(self._ends, self._position)
+        while filled < len(view) and index < len(self._pieces):
+            count = min(len(view) - filled, self._ends[index] - self._position)
+            part = self._read_piece(index, count)
+            view[filled : filled + len(part)] = part
+            filled += len(part)
+            self._position += len(part)
+            if len(part) < count:  # the file has become shorter
+                break
+            index += 1
+        return filled
+
+    def _read_piece(self, index: int, count: int) -> bytes:
+        piece = self._pieces[index]
+        if isinstance(piece, bytes):
+            skipped = len(piece) - (self._ends[index] - self._position)
+            return piece[skipped : skipped + count]
+        self._file.seek(piece[1] - (self._ends[index] - self._position))
+        return self._file.read(count)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of a file, which may be followed by others.
+
+    Args:
+        content: its bytes, as libsndfile can read them.
+        frames: samples per channel that it holds, where they have been counted; `None` leaves that to its header.
+        stated_ratio: how many times longer than what is there its header says it is.
+        ends_openly: whether the mark that should end it is lacking.
+    """
+
+    content: BinaryIO
+    frames: int | None = None
+    stated_ratio: float = 1.0
+    ends_openly: bool = False
+
+
+def splice(source: EncodedFile, pieces: Sequence[bytes | Span]) -> BinaryIO:
+    """The pieces as a file: the file itself if they are all of it, since that is read without a detour."""
+    if list(pieces) == [(0, source.size)]:
+        return source.file
+    return io.BufferedReader(SplicedFile(source.file, pieces), BUFFER_BYTES)  # decoders read a few bytes at a time
+
+
+def join_spans(spans: list[Span], start: int, end: int) -> None:
+    """Append a span, or lengthen the last one if the two touch."""
+    if spans and spans[-1][1] == start:
+        spans[-1] = (spans[-1][0], end)
+    else:
+        spans.append((start, end))
+
+
+__all__ = ["EncodedFile", "Span", "SplicedFile", "Stream", "join_spans", "splice"]
