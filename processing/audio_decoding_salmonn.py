@@ -1,6 +1,5 @@
 """Decoding of encoded audio in blocks, up to the end of the file whatever its header says."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,15 +8,14 @@ import soundfile
 from transformers.utils import logging
 
 from .audio_bytes_salmonn import EncodedFile, Stream
-from .audio_samples_salmonn import Block, check_rate, check_seconds
-from .audio_streams_salmonn import MAGIC_BYTES, find_streams, is_media
+from .audio_other_decoders_salmonn import decode_otherwise, other_seconds
+from .audio_samples_salmonn import BLOCK_VALUES, SHOWN_SECONDS, Block, check_rate, check_seconds
+from .audio_streams_salmonn import find_streams
 
 
 logger = logging.get_logger(__name__)
 
-BLOCK_VALUES = 2**17  # samples of all channels that are decoded at once
 MOST_FRAMES = 2**60  # a header with as many samples as this means that it does not know
-SHOWN_SECONDS = 0.01  # a file that lacks less of what its header says is not worth a warning
 
 
 def decode_blocks(source: EncodedFile, max_seconds: float | None = None) -> Iterator[Block]:
@@ -41,8 +39,10 @@ def decode_blocks(source: EncodedFile, max_seconds: float | None = None) -> Iter
             sound = _SoundStream(stream, source.name)
         except (soundfile.SoundFileError, RuntimeError) as error:
             if decoded:
-                raise ValueError(f"{source.name} cannot be decoded after {decoded:.2f} s: {error}") from error
-            yield from _decode_otherwise(source, max_seconds, str(error).split(": ", 1)[-1])
+                logger.warning(f"{source.name} goes on after {decoded:.2f} s, but that cannot be decoded: {error}")
+                continue
+            failure = str(error).split(": ", 1)[-1]
+            yield from decode_otherwise(source, max_seconds, failure)
             return
         with sound:
             check_seconds(decoded + (sound.header_seconds or 0.0), max_seconds, source.name)
@@ -62,7 +62,7 @@ def encoded_seconds(source: EncodedFile) -> float | None:
                 if seconds is None:
                     seconds = sum(len(block.samples) / block.sampling_rate for block in sound.blocks())
         except (soundfile.SoundFileError, RuntimeError, ValueError):
-            return None
+            return total or other_seconds(source)
         total += seconds
     return total or None
 
@@ -134,86 +134,4 @@ def _count_filled(samples: np.ndarray) -> int:
     return int(filled[-1]) + 1 if len(filled) else 0
 
 
-def _decode_otherwise(source: EncodedFile, max_seconds: float | None, failure: str) -> Iterator[Block]:
-    decoders = (
-        (("torchcodec", _decode_torchcodec), ("PyAV", _decode_av)) if is_media(source.at(0, MAGIC_BYTES)) else ()
-    )
-    for decoder, decode in decoders:
-        blocks = decode(source, max_seconds)
-        try:
-            first = next(blocks, None)
-        except Exception as error:  # each decoder has errors of its own
-            failure += f"; {decoder}: {error}"
-            continue
-        if first is not None:
-            logger.warning_once(f"libsndfile cannot decode {source.name}; decoded with {decoder} instead.")
-            yield first
-            yield from _checked(blocks, source.name, decoder, first, max_seconds)
-            return
-    raise ValueError(
-        f"{source.name} cannot be decoded ({failure}). libsndfile rejects some valid Ogg/Opus files and does not know "
-        "MP4/AAC: convert the file to WAV or FLAC, or install torchcodec or PyAV, which are tried next."
-    )
-
-
-def _checked(
-    blocks: Iterator[Block], name: str, decoder: str, first: Block, max_seconds: float | None
-) -> Iterator[Block]:
-    """The blocks of a decoder; where it fails on the way, what it gave so far is kept."""
-    decoded = len(first.samples) / first.sampling_rate
-    check_seconds(decoded, max_seconds, name)
-    while True:
-        try:
-            block = next(blocks, None)
-        except Exception as error:
-            logger.warning(f"{name} may have been cut after {decoded:.2f} s: {decoder}: {error}")
-            return
-        if block is None:
-            return
-        decoded += len(block.samples) / block.sampling_rate
-        check_seconds(decoded, max_seconds, name)
-        yield block
-
-
-def _decode_torchcodec(source: EncodedFile, max_seconds: float | None) -> Iterator[Block]:
-    try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, RuntimeError, OSError):  # also where it lacks the FFmpeg libraries it needs
-        return
-    source.file.seek(0)
-    yield decode_all(AudioDecoder(source.file.read(source.size)), source.name, max_seconds)
-
-
-def decode_all(decoder: Any, name: str, max_seconds: float | None) -> Block:
-    """All that a decoder of torchcodec gives."""
-    metadata = getattr(decoder, "metadata", None)
-    check_seconds(getattr(metadata, "duration_seconds_from_header", None) or 0.0, max_seconds, name)
-    decoded = decoder.get_all_samples()
-    return Block(decoded.data.numpy().T, check_rate(decoded.sample_rate, name))
-
-
-def _decode_av(source: EncodedFile, max_seconds: float | None) -> Iterator[Block]:
-    try:
-        import av
-    except ImportError:
-        return
-    source.file.seek(0)
-    content = io.BytesIO(source.file.read(source.size))
-    options = {"protocol_whitelist": "none"}  # a container may name other files and addresses
-    with av.open(content, mode="r", container_options=options) as container:
-        stream = container.streams.audio[0]
-        rate = check_rate(stream.rate, source.name)
-        check_seconds((container.duration or 0) / av.time_base, max_seconds, source.name)
-        resampler = av.AudioResampler(format="fltp")  # one row per channel, float32
-        parts: list[np.ndarray] = []
-        for frame in container.decode(stream):
-            parts += [part.to_ndarray() for part in resampler.resample(frame)]
-            if len(parts) * frame.samples * parts[0].shape[0] >= BLOCK_VALUES:
-                yield Block(np.concatenate(parts, axis=1).T, rate)
-                parts = []
-        parts += [part.to_ndarray() for part in resampler.resample(None)]
-        if parts:
-            yield Block(np.concatenate(parts, axis=1).T, rate)
-
-
-__all__ = ["decode_all", "decode_blocks", "encoded_seconds"]
+__all__ = ["decode_blocks", "encoded_seconds"]

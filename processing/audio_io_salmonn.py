@@ -12,7 +12,8 @@ import soxr
 import torch
 
 from .audio_bytes_salmonn import EncodedFile
-from .audio_decoding_salmonn import decode_all, decode_blocks, encoded_seconds
+from .audio_decoding_salmonn import decode_blocks, encoded_seconds
+from .audio_other_decoders_salmonn import decode_all
 from .audio_samples_salmonn import (
     Block,
     MonoMixer,

@@ -21,6 +21,8 @@ LARGEST_FLOAT = (
 )
 LARGEST_INT16 = 32767
 LONGEST_SECONDS = 6 * 3600  # where no limit is set: 1.4 GB of samples at 16 kHz
+BLOCK_VALUES = 2**17  # samples of all channels that are decoded at once
+SHOWN_SECONDS = 0.01  # a file that lacks less of what its header says is not worth a warning
 SHOWN_CHARACTERS = 120  # of a name in a message
 
 
@@ -30,6 +32,10 @@ class Block:
 
     samples: np.ndarray
     sampling_rate: int
+
+
+class AudioTooLongError(ValueError):
+    """A clip is longer than the limit."""
 
 
 def check_rate(rate: Any, name: str) -> int:
@@ -54,11 +60,11 @@ def check_seconds(seconds: float, max_seconds: float | None, name: str) -> None:
     """Compare the length of a clip with the limit, or with what is sensible if there is none.
 
     Raises:
-        ValueError: if it is longer.
+        AudioTooLongError: if it is longer.
     """
     limit = LONGEST_SECONDS if max_seconds is None else max_seconds
     if seconds > limit:
-        raise ValueError(
+        raise AudioTooLongError(
             f"{name} lasts {seconds:.1f} s, more than max_audio_seconds {limit}; cut it or raise the limit."
         )
 
@@ -197,6 +203,9 @@ def _pcm_to_float(samples: np.ndarray, name: str) -> np.ndarray:
 
 
 __all__ = [
+    "BLOCK_VALUES",
+    "SHOWN_SECONDS",
+    "AudioTooLongError",
     "Block",
     "MonoMixer",
     "Waveform",

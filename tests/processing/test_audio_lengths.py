@@ -23,7 +23,7 @@ from encoded_audio import (
     without_info_frame,
 )
 
-from modeling_salmonn.processing.audio_io_salmonn import audio_seconds, load_mono, read_recording
+from modeling_salmonn.processing.audio_io_salmonn import AudioAccess, audio_seconds, load_mono, read_recording
 
 
 CASES = {
@@ -276,3 +276,42 @@ def test_whole_files_are_read_without_a_warning(caplog: pytest.LogCaptureFixture
     for container, subtype in kinds:
         assert seconds_of(encode(1.5, container, subtype)) == pytest.approx(1.5, abs=0.05), (container, subtype)
     assert not caplog.records
+
+
+def encode_webm(seconds: float) -> bytes:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    buffer = io.BytesIO()
+    clip = make_clip(seconds, rate=48000)[None]
+    with av.open(buffer, "w", format="webm") as container:
+        stream = container.add_stream("libopus", rate=48000, layout="mono")
+        for start in range(0, clip.shape[1], 960):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(clip[:, start : start + 960]), "fltp", "mono")
+            frame.sample_rate, frame.pts = 48000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def test_length_of_what_libsndfile_cannot_decode_is_known() -> None:
+    webm = encode_webm(3.0)
+    assert audio_seconds(webm) == pytest.approx(3.0, abs=0.05)
+    assert len(load_mono(webm, SAMPLING_RATE)) / SAMPLING_RATE == pytest.approx(3.0, abs=0.05)
+
+
+def test_cut_webm_is_read_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    webm = encode_webm(6.0)
+    samples = load_mono(webm[: len(webm) // 2], SAMPLING_RATE, name="clip 3")
+    assert 2 < len(samples) / SAMPLING_RATE < 4
+    assert any("clip 3 ends early: its header promises 6." in record.getMessage() for record in caplog.records)
+
+
+def test_too_long_webm_is_refused_by_its_header() -> None:
+    with pytest.raises(ValueError, match=r"^audio lasts 6\.\d s, more than max_audio_seconds 2; cut it"):
+        load_mono(encode_webm(6.0), SAMPLING_RATE, access=AudioAccess(max_seconds=2))
+
+
+def test_stream_that_cannot_be_decoded_behind_another_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = encode(1.0, "OGG", "VORBIS"), encode(1.0, "OGG", "VORBIS", seed=1)
+    assert len(load_mono(first + second[:60], SAMPLING_RATE)) == SAMPLING_RATE
+    (record,) = caplog.records
+    assert record.getMessage().startswith("audio goes on after 1.00 s, but that cannot be decoded: ")
