@@ -9,6 +9,7 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, Unpack
 
+from .assistant_masks_salmonn import require_placed_masks
 from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
 
@@ -128,7 +129,10 @@ class SalmonnProcessor(ProcessorMixin):
 
         Raises:
             ValueError: for content of another type than text and audio, and for audio that cannot be used.
+            ImportError: if the installed transformers would misplace the mask of the assistant.
         """
+        if kwargs.get("return_assistant_tokens_mask"):
+            require_placed_masks()
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
         options = dict(processor_kwargs or {})  # the library writes into it

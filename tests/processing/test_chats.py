@@ -1,16 +1,20 @@
 """Chats: templates, audio in its turns, options, and the mask of what the assistant says."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import make_clip
+from packaging.version import Version
 from prompting import AUDIO, OFFICIAL_PROMPT, assert_same_inputs, assistant, chat, clip_of, prompts_of, user
 
 from modeling_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.assistant_masks_salmonn import LOWEST_TRANSFORMERS
 
 
 def test_vicuna_template_renders_the_official_prompt(bucket_processor: SalmonnProcessor) -> None:
@@ -135,6 +139,21 @@ def test_chat_takes_options_of_the_processor(bucket_processor: SalmonnProcessor)
     assert inputs["attention_mask"][0].tolist() == sorted(inputs["attention_mask"][0].tolist(), reverse=True)
 
 
+needs_placed_masks = pytest.mark.skipif(
+    Version(transformers.__version__) < Version(LOWEST_TRANSFORMERS), reason="this transformers misplaces the mask"
+)
+
+
+@pytest.mark.parametrize("installed", ["5.16.1", "5.17.0"])
+def test_assistant_mask_is_refused_where_transformers_misplaces_it(
+    installed: str, bucket_processor: SalmonnProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers, "__version__", installed)
+    with pytest.raises(ImportError, match=rf"needs transformers 5\.18 or later, but {re.escape(installed)}"):
+        chat(bucket_processor, [user(clip_of(), "What?"), assistant("A dog.")], return_assistant_tokens_mask=True)
+
+
+@needs_placed_masks
 def test_assistant_mask_covers_answers_and_their_ends(any_processor: SalmonnProcessor) -> None:
     conversations = [
         [user(clip_of(2.5), "What?"), assistant("A dog."), user(clip_of(), "And?"), assistant("Zwei Bären 🐻.")],
@@ -152,6 +171,7 @@ def test_assistant_mask_covers_answers_and_their_ends(any_processor: SalmonnProc
     assert not masks[inputs["attention_mask"] == 0].any()
 
 
+@needs_placed_masks
 def test_assistant_mask_of_one_chat_equals_the_batch(any_processor: SalmonnProcessor) -> None:
     conversation = [user(clip_of(2.5), "What?"), assistant("A dog.")]
     alone = chat(any_processor, conversation, return_assistant_tokens_mask=True)
