@@ -4,6 +4,7 @@ Importing the package registers its classes, so that `AutoModel`, `AutoProcessor
 `trust_remote_code`.
 """
 
+from .versions_salmonn import find_mismatch  # isort: skip  # noqa: F401  first: importing it warns
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,

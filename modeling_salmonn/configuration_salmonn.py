@@ -1,5 +1,6 @@
 """Configurations of SALMONN and of its parts."""
 
+from .versions_salmonn import find_mismatch  # isort: skip  # noqa: F401  first: importing it warns
 from dataclasses import field
 from typing import Any
 

@@ -33,6 +33,7 @@ from .lora_layers_salmonn import (
     start_offloaded_layers,
 )
 from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale, scaled
+from .versions_salmonn import require_matching_versions
 
 
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -80,7 +81,9 @@ class LoraMixin(PeftAdapterMixin):
         Raises:
             TypeError: if `adapter_config` is no PEFT configuration.
             ValueError: if there is an adapter of that name, or such a one could not be saved and loaded again.
+            ImportError: if the installed peft is too old for the installed transformers.
         """
+        require_matching_versions()
         require_saved_options(adapter_config)
         name = adapter_name or "default"
         with self._undone_on_failure(name):
@@ -102,7 +105,9 @@ class LoraMixin(PeftAdapterMixin):
         Raises:
             ValueError: if a tensor of the adapter has another shape than the model needs, naming both, or the
                 adapter could not be saved and loaded again.
+            ImportError: if the installed peft is too old for the installed transformers.
         """
+        require_matching_versions()
         info = self._load_adapter(peft_model_id, adapter_name, *args, load_config=load_config, **kwargs)
         if load_config is None:  # not a part of `from_pretrained`, which compares the adapter with the config
             self._describe_adapter()
