@@ -13,7 +13,6 @@ from typing import Any
 
 import jiwer
 import numpy as np
-from sacrebleu.metrics import BLEU
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from modeling_salmonn.training.text_statistics import diversity, repeat_rate
@@ -118,6 +117,8 @@ def bleu_metric(language: str) -> Metric:
 
 
 def _corpus_bleu(sums: np.ndarray) -> np.ndarray:
+    from sacrebleu.metrics import BLEU  # here, since training needs other metrics of this file alone
+
     _require_some(sums[..., 1])
     figures = [
         BLEU.compute_bleu(counts[:BLEU_ORDER], counts[BLEU_ORDER:], answered, expected, smooth_method="exp").score
@@ -127,8 +128,10 @@ def _corpus_bleu(sums: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _bleu_scorer(tokenizer: str) -> BLEU:
+def _bleu_scorer(tokenizer: str) -> Any:
     """Counts n-grams; its `effective_order` has no part in these, but keeps it from warning of single sentences."""
+    from sacrebleu.metrics import BLEU
+
     try:
         return BLEU(tokenize=tokenizer, effective_order=True)
     except RuntimeError as error:

@@ -35,7 +35,10 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError("Figures need matplotlib; install it: pip install matplotlib") from error
+        raise ImportError(
+            "Figures need matplotlib; install it: pip install matplotlib, or the extra 'evaluation' in the checkout: "
+            'pip install ".[evaluation]"'
+        ) from error
 
 
 def require_picture_path(picture: str | os.PathLike) -> Path:

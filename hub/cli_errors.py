@@ -18,6 +18,8 @@ from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.markup import escape
 
+from modeling_salmonn.hub.installation import explain_error
+
 
 console = Console()
 errors = Console(stderr=True)
@@ -54,7 +56,7 @@ def readable_errors(quiet: bool = True) -> Iterator[None]:
         if not is_expected(error):
             errors.print("This error was not foreseen; unless memory ran out, please report it with what follows.")
             raise
-        message = escape(" ".join(str(error).split()))
+        message = escape(" ".join(explain_error(error).split()))
         errors.print(f"[bold red]Error:[/] {message}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 

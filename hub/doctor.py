@@ -35,6 +35,7 @@ from modeling_salmonn.hub.doctor_model import (
     check_weights,
 )
 from modeling_salmonn.hub.doctor_subject import Finding, Status, Subject
+from modeling_salmonn.hub.installation import check_versions
 
 
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
@@ -81,8 +82,8 @@ def examine(path: str, device: str = "cpu") -> list[Check]:
     except Exception as error:  # the Hub client raises many kinds
         reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
         return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
-    subject, checks = Subject(folder, None if is_local else path, device), [Check("folder", "ok", str(folder))]
-    blocked: set[str] = set()
+    subject, blocked = Subject(folder, None if is_local else path, device), set[str]()
+    checks = [Check("folder", "ok", str(folder)), Check("versions", *check_versions())]
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         causes = [need for need in NEEDS.get(name, ("config",)) if need in blocked]
