@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from numbers import Real
-from threading import Thread
 from typing import Any
 
-from transformers import Pipeline, TextIteratorStreamer
+from transformers import Pipeline
 from transformers.pipelines.base import GenericTensor
 from transformers.utils.chat_template_utils import Chat
+
+from .text_stream_salmonn import stream_text
 
 
 DEFAULT_INSTRUCTION = "Please describe the audio."
@@ -79,23 +80,10 @@ class AudioTextPipeline(Pipeline):
         """
         if isinstance(inputs, (list, tuple)) and len(inputs) > 1 and not _is_message(inputs[0]):
             raise ValueError(f"Got {len(inputs)} clips to stream about; stream about one after the other.")
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failure: list[BaseException] = []
         kwargs.setdefault("num_beams", 1)
-
-        def answer() -> None:
-            try:
-                self(inputs, text=text, streamer=streamer, **kwargs)
-            except BaseException as error:  # raised again in the caller's thread
-                failure.append(error)
-                streamer.end()
-
-        thread = Thread(target=answer)
-        thread.start()
-        yield from (piece for piece in streamer if piece)
-        thread.join()
-        if failure:
-            raise failure[0]
+        return stream_text(
+            self.processor.tokenizer, lambda streamer: self(inputs, text=text, streamer=streamer, **kwargs)
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save the model with its processor."""
