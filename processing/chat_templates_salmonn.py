@@ -1,6 +1,6 @@
 """Chat templates: the official form, and that of language models trained on ChatML."""
 
-_CONTENT_MACRO = """\
+_MACROS = """\
 {%- macro render(content) -%}
 {%- if content is string -%}{{ content }}
 {%- else -%}
@@ -12,27 +12,32 @@ _CONTENT_MACRO = """\
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+{%- macro reject(role) -%}
+{{- raise_exception("The role of a message must be 'system', 'user' or 'assistant', got '" ~ role ~ "'.") -}}
+{%- endmacro -%}
 """
 
 # The form of the official models: USER: <Speech>...</Speech> instruction\nASSISTANT: answer</s>
 VICUNA_CHAT_TEMPLATE = (
-    _CONTENT_MACRO
+    _MACROS
     + """\
 {{- bos_token -}}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}{{ 'USER: ' }}{{ render(message.content) }}{{ '\\nASSISTANT:' }}
 {%- elif message.role == 'assistant' -%}
 {%- generation -%}{{ ' ' }}{{ render(message.content) }}{{ eos_token }}{%- endgeneration -%}
-{%- else -%}{{ render(message.content) }}{{ '\\n' }}
+{%- elif message.role == 'system' -%}{{ render(message.content) }}{{ '\\n' }}
+{%- else -%}{{ reject(message.role) }}
 {%- endif -%}
 {%- endfor -%}
 """
 )
 # For language models that were trained on <|im_start|>role ... <|im_end|>
 CHATML_CHAT_TEMPLATE = (
-    _CONTENT_MACRO
+    _MACROS
     + """\
 {%- for message in messages -%}
+{%- if message.role not in ['system', 'user', 'assistant'] -%}{{ reject(message.role) }}{%- endif -%}
 {{- '<|im_start|>' ~ message.role ~ '\\n' -}}
 {%- if message.role == 'assistant' -%}
 {%- generation -%}{{ render(message.content) }}{{ '<|im_end|>' }}{%- endgeneration -%}{{ '\\n' }}

@@ -1,32 +1,45 @@
 """The SALMONN processor: audio features, prompt templates and placeholders, labels for training."""
 
 import os
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
-from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.processing_utils import MultiModalData, Unpack
+from transformers.utils import logging
 
 from .assistant_masks_salmonn import require_placed_masks
+from .chat_messages_salmonn import read_conversations, read_message
 from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
+from .processor_options_salmonn import (
+    READING_OPTIONS,
+    SalmonnProcessorKwargs,
+    check_options,
+    check_template_options,
+    option,
+    take_option,
+)
+from .prompt_texts_salmonn import (
+    FormattedPrompt,
+    as_clips,
+    as_texts,
+    assign_clips,
+    expand_placeholders,
+    flatten,
+    is_audio,
+    is_formatted,
+)
+from .training_labels_salmonn import IGNORED_LABEL, add_targets
 
+
+logger = logging.get_logger(__name__)
 
 AUDIO_TOKEN = "<SpeechHere>"
-IGNORED_LABEL = -100
+TRANSCRIPTION_PROMPT = "What does the speaker say? Reply with the words only."
 # Written into text from users where it spells a token of the vocabulary: invisible, and no longer that token.
 ZERO_WIDTH_SPACE = "\u200b"
-
-
-class SalmonnProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Options of the processor and their defaults: padded on the left, torch tensors."""
-
-    _defaults = {
-        "text_kwargs": {"padding": True, "padding_side": "left"},
-        "common_kwargs": {"return_tensors": "pt"},
-    }
 
 
 class SalmonnProcessor(ProcessorMixin):
@@ -37,6 +50,7 @@ class SalmonnProcessor(ProcessorMixin):
         tokenizer: tokenizer of the language model; the audio placeholder is added to it if it is not there.
         chat_template: Jinja template, such as `VICUNA_CHAT_TEMPLATE` (the default) or `CHATML_CHAT_TEMPLATE`.
         audio_token: the placeholder in prompts; each becomes as many of them as the clip has audio tokens.
+        default_transcription_prompt: instruction of `apply_transcription_request`.
     """
 
     feature_extractor: SalmonnFeatureExtractor
@@ -48,8 +62,10 @@ class SalmonnProcessor(ProcessorMixin):
         tokenizer: Any,
         chat_template: str | None = None,
         audio_token: str = AUDIO_TOKEN,
+        default_transcription_prompt: str = TRANSCRIPTION_PROMPT,
     ):
         self.audio_token = audio_token
+        self.default_transcription_prompt = default_transcription_prompt
         tokenizer.add_tokens([audio_token], special_tokens=True)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if tokenizer.pad_token is None:
@@ -60,19 +76,25 @@ class SalmonnProcessor(ProcessorMixin):
         self,
         text: str | Sequence[str] | None = None,
         audio: Any = None,
+        *,
+        formatted: bool = False,
         **kwargs: Unpack[SalmonnProcessorKwargs],
     ) -> BatchFeature:
         """Prepare one prompt or a batch.
 
         Args:
-            text: with audio, instructions, or whole prompts that contain the audio placeholder. An instruction is
-                wrapped into the chat template with its audio in front, and cannot inject placeholders or special
-                tokens; a prompt is taken as it is, and so is text without audio (`apply_chat_template` wraps it).
+            text: with audio, instructions: each is wrapped into the chat template with its audio in front, and cannot
+                inject placeholders or special tokens. Text without audio is taken as it is, special tokens included
+                (`apply_chat_template` wraps it). Samples in the first place are audio to be transcribed, as for
+                `apply_transcription_request`.
             audio: one clip, a list of clips in the order of their placeholders, or one list of clips per text (empty
-                for a text without audio). Without placeholders, a flat list gives one clip to each text, or all to
-                a single text. Each clip is a path, URL, bytes, array, tensor or `datasets` value.
+                for a text without audio). A flat list gives one clip to each instruction, or all to a single one.
+                Each clip is a path, URL, bytes, array, tensor or `datasets` value.
+            formatted: the texts are whole prompts of trusted origin, taken as they are: the audio is put at their
+                placeholders, and special tokens are live. What `apply_chat_template` rendered needs no word.
             **kwargs: options, flat or in `text_kwargs` and `audio_kwargs`: `sampling_rate` is the rate in Hz of bare
-                samples; `audio_frames` are the lengths in mel frames (10 ms) of clips that are encoded already, given
+                samples; `allow_paths` and `allow_urls` say where clips may come from, as for the feature extractor;
+                `audio_frames` are the lengths in mel frames (10 ms) of clips that are encoded already, given
                 like `audio` and instead of it: the result then has no features; `text_target` are the answers to
                 learn, one per text: they are added to `input_ids` with the end token, give `labels`, and rows are
                 padded on the right; all options of the tokenizer.
@@ -84,24 +106,53 @@ class SalmonnProcessor(ProcessorMixin):
         Raises:
             ValueError: if clips and placeholders, or targets and texts, are not equally many, naming both counts;
                 for audio that cannot be used.
+            TypeError: for an unknown option, naming the closest known one.
         """
         options: dict[str, Any] = dict(kwargs)
-        audio_frames = _take_option(options, "audio_frames", "audio_kwargs")
-        if audio_frames is not None:
-            text = self._expand_prompts(text, audio, audio_frames)
-        targets = _take_option(options, "text_target", "text_kwargs")
+        check_options(options)
+        if is_audio(text):
+            if audio is not None:
+                raise ValueError("Got audio both in the place of text and as audio; pass text=..., audio=...")
+            return self.apply_transcription_request(text, **options)
+        targets = take_option(options, "text_target", "text_kwargs")
         if targets is None:
-            return self._prepare(text, audio, options, expanded=audio_frames is not None)
+            return self._prepare(text, audio, formatted, options)
         if text is None:
             raise ValueError("text_target needs text: pass the prompts that the targets answer.")
         # Rows are padded once the targets are in place.
-        return_tensors = _take_option(options, "return_tensors", "text_kwargs") or "pt"
+        return_tensors = take_option(options, "return_tensors", "text_kwargs") or "pt"
         for name in ("padding", "padding_side"):
-            _take_option(options, name, "text_kwargs")
+            take_option(options, name, "text_kwargs")
         options["text_kwargs"] = {**options.get("text_kwargs", {}), "padding": False, "return_tensors": None}
         options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
-        inputs = self._prepare(text, audio, options, expanded=audio_frames is not None)
-        return self._add_targets(inputs, targets, return_tensors)
+        inputs = self._prepare(text, audio, formatted, options)
+        answers = [self.escape(target) for target in as_texts(targets, "text_target")]
+        return add_targets(self.tokenizer, inputs, answers, return_tensors)
+
+    def apply_transcription_request(
+        self, audio: Any, prompt: str | Sequence[str | None] | None = None, tokenize: bool = True, **kwargs: Any
+    ) -> BatchFeature | list[str]:
+        """Prepare clips for speech recognition.
+
+        Args:
+            audio: one clip or a list of clips, each a row of its own.
+            prompt: the instruction, or one for each clip; `None` for `default_transcription_prompt`.
+            tokenize: whether to return model inputs instead of prompts, which `__call__` takes with the same audio.
+            **kwargs: options of `__call__`, such as `sampling_rate`.
+
+        Raises:
+            ValueError: if there are no clips, or not as many instructions.
+        """
+        clips = as_clips(audio)
+        if not clips:
+            raise ValueError("There is no audio to transcribe; pass at least one clip.")
+        given = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(clips)
+        if len(given) != len(clips):
+            raise ValueError(f"Got {len(given)} prompts for {len(clips)} clips; pass one, or one for each clip.")
+        prompts = as_texts([self.default_transcription_prompt if own is None else own for own in given], "prompt")
+        if not tokenize:
+            return [self._wrap(own, 1) for own in prompts]
+        return self(text=prompts, audio=[[clip] for clip in clips], **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
@@ -114,38 +165,59 @@ class SalmonnProcessor(ProcessorMixin):
                 part.__dict__.pop("auto_map", None)
 
     def apply_chat_template(
-        self, conversation: Any, tokenize: bool = False, processor_kwargs: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Render chat messages, and with `tokenize=True, return_dict=True` prepare them for the model.
 
         Args:
-            conversation: messages with `role` and `content`, or a list of such conversations. Content is text or a
-                list of `{"type": "text", "text": ...}` and `{"type": "audio", "audio" | "path" | "url" | ...: ...}`
-                parts. Text cannot inject placeholders or special tokens.
+            conversation: messages with `role` (system, user or assistant) and `content`, or a list of such
+                conversations. Content is text or a list of `{"type": "text", "text": ...}` and
+                `{"type": "audio", "audio" | "path" | "url" | ...: ...}` parts, also in the form of OpenAI's clients
+                (see `read_message`). Text cannot inject placeholders or special tokens.
+            chat_template: another template, or the name of one.
             tokenize: whether to return model inputs instead of text.
             processor_kwargs: options of `__call__`.
             **kwargs: as for every processor: `add_generation_prompt`, `return_dict`, `return_tensors`,
                 `return_assistant_tokens_mask` (1 where the assistant speaks: the labels of multi-turn training).
 
         Raises:
-            ValueError: for content of another type than text and audio, and for audio that cannot be used.
+            ValueError: for roles, fields and content that are not known, and for audio that cannot be used.
+            TypeError: for an unknown option, naming the closest known one.
             ImportError: if the installed transformers would misplace the mask of the assistant.
         """
         if kwargs.get("return_assistant_tokens_mask"):
             require_placed_masks()
-        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        conversations = conversation if batched else [conversation]
+        conversations, batched = read_conversations(conversation)
         options = dict(processor_kwargs or {})  # the library writes into it
-        # Of bare samples: they are brought to the extractor's rate here, and need no rate from then on.
-        rates = [_take_option(given, "sampling_rate", "audio_kwargs") for given in (kwargs, options)]
-        rate = next((given for given in rates if given is not None), None)
+        check_options(options)
+        check_template_options(kwargs, f"{chat_template or self.chat_template}")
+        # Clips are brought to the extractor's rate here, and need no rate from then on.
+        given = {
+            name: [take_option(own, name, "audio_kwargs") for own in (kwargs, options)] for name in READING_OPTIONS
+        }
+        reading = {
+            name: next((value for value in values if value is not None), None) for name, values in given.items()
+        }
         clean = [
-            [self._clean_message(message, rate, load_audio=tokenize) for message in messages]
-            for messages in conversations
+            self._clean_messages(messages, reading if tokenize else None, f"Conversation {index}: " if batched else "")
+            for index, messages in enumerate(conversations)
         ]
-        return super().apply_chat_template(
-            clean if batched else clean[0], tokenize=tokenize, processor_kwargs=options, **kwargs
+        rendered = super().apply_chat_template(
+            clean if batched else clean[0],
+            chat_template=chat_template,
+            tokenize=tokenize,
+            processor_kwargs=options | {"formatted": True},
+            **kwargs,
         )
+        if tokenize:
+            return rendered
+        return [FormattedPrompt(prompt) for prompt in rendered] if batched else FormattedPrompt(rendered)
 
     def replace_audio_token(self, audio_inputs: dict[str, Any], audio_idx: int = 0, **kwargs: Any) -> str:
         """The placeholder, once per audio token of the clip."""
@@ -181,18 +253,8 @@ class SalmonnProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple[Any, Any, Any, Any]:
-        """Render instructions as prompts, and read the clips in the order of their placeholders."""
-        clips = _as_clips(audio)
-        prompts = None
-        if text is not None:
-            prompts = self._wrap_instructions(_as_texts(text, "text"), clips)
-            if _option(kwargs, "add_special_tokens", "text_kwargs", True) and self._tokenizer_adds_bos():
-                prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
-        samples = None
-        if clips is not None:
-            sampling_rate = _option(kwargs, "sampling_rate", "audio_kwargs", None)
-            samples = self.feature_extractor.fetch_audio(_flatten(clips), sampling_rate) or None
-        return images, prompts, videos, samples
+        """Nothing is left to do: `__call__` has made prompts of texts and read the clips."""
+        return images, text, videos, audio
 
     def validate_inputs(self, text: Any = None, audio: Any = None, **kwargs: Any) -> None:
         """Check that there is one clip per placeholder.
@@ -209,163 +271,124 @@ class SalmonnProcessor(ProcessorMixin):
                 )
         super().validate_inputs(text=text, audio=audio, **kwargs)
 
+    def _get_num_multimodal_tokens(self, audio_lengths: Sequence[int] | None = None, **kwargs: Any) -> MultiModalData:
+        """Audio tokens of clips whose lengths in samples at the extractor's rate are known; engines plan by it."""
+        if audio_lengths is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_audio_tokens=[self.feature_extractor.num_audio_tokens(int(length)) for length in audio_lengths]
+        )
+
     def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        return super()._process_audio(audio, **{**kwargs, "sampling_rate": self.feature_extractor.sampling_rate})
+        return_tensors = kwargs.get("return_tensors")
+        rate = self.feature_extractor.sampling_rate
+        return super()._process_audio(audio, sampling_rate=rate, return_tensors=return_tensors)
 
     def _tokenizer_adds_bos(self) -> bool:
         return (
             self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
         )
 
-    def _wrap_instructions(self, texts: list[str], clips: list[Any] | None) -> list[str]:
-        """Texts that have audio but no placeholder become prompts; where all clips have one, there is none to wrap."""
-        found = [text.count(self.audio_token) for text in texts]
-        if clips is None or (any(found) and not _is_nested(clips) and sum(found) == len(clips)):
-            return texts
-        owned = self._assign_clips(clips, found)
-        return [text if count else self._wrap(text, own) for text, count, own in zip(texts, found, owned, strict=True)]
-
-    def _assign_clips(self, clips: list[Any], found: list[int]) -> list[int]:
-        """How many clips each text has; checks them against its placeholders, of which an instruction has none."""
-        if _is_nested(clips):
-            if len(clips) != len(found):
-                raise ValueError(f"Got {len(clips)} lists of clips for {len(found)} texts; pass one list for each.")
-            owned = [len(clip) if is_batch(clip) else 1 for clip in clips]
-        elif len(found) == 1:
-            owned = [len(clips)]
-        elif len(clips) == len(found) and all(count <= 1 for count in found):
-            owned = [1] * len(found)
-        else:
-            raise ValueError(
-                f"Cannot tell which of {len(clips)} clips belong to which of {len(found)} texts with {sum(found)} "
-                f"placeholders: the number of {self.audio_token} tokens in the prompts should be the same as the "
-                "number of clips; or pass one clip or one list of clips for each text."
-            )
-        for index, (own, count) in enumerate(zip(owned, found, strict=True)):
-            if count and own != count:
-                raise ValueError(
-                    f"Text {index} has {count} audio placeholders but {own} clips: the number of {self.audio_token} "
-                    "tokens in the prompts should be the same as the number of clips."
-                )
-        return owned
+    def _as_prompts(self, text: Any, clips: list[Any] | None, formatted: bool, add_special_tokens: bool) -> list[str]:
+        """Texts as the tokenizer gets them: instructions that have audio are wrapped, and there is one BOS."""
+        prompts = as_texts(text, "text")
+        if not prompts:
+            raise ValueError("text is an empty list; pass at least one text.")
+        if clips is not None:
+            whole = [formatted or is_formatted(prompt) for prompt in prompts]
+            counts = [
+                prompt.count(self.audio_token) if is_whole else None
+                for prompt, is_whole in zip(prompts, whole, strict=True)
+            ]
+            owned = assign_clips(clips, counts, self.audio_token)
+            prompts = [
+                prompt if is_whole else self._wrap(prompt, own)
+                for prompt, is_whole, own in zip(prompts, whole, owned, strict=True)
+            ]
+        if add_special_tokens and self._tokenizer_adds_bos():
+            prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
+        return prompts
 
     def _wrap(self, instruction: str, num_clips: int) -> str:
+        if self.audio_token in instruction:
+            logger.warning_once(
+                f"An instruction spells {self.audio_token}, which is read as plain text, with the audio in front of "
+                "it. If it is a whole prompt of trusted origin, pass formatted=True."
+            )
         content = [{"type": "audio"}] * num_clips + [{"type": "text", "text": instruction}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _clean_message(self, message: dict[str, Any], sampling_rate: int | None, load_audio: bool) -> dict[str, Any]:
-        content = message.get("content") or ""
+    def _clean_messages(
+        self, messages: Sequence[Any], reading: Mapping[str, Any] | None, name: str
+    ) -> list[dict[str, Any]]:
+        try:
+            return [self._clean_message(message, reading) for message in messages]
+        except ValueError as error:
+            raise ValueError(f"{name}{error}") from error
+
+    def _clean_message(self, message: Any, reading: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A message without tokens in its text, and with its clips read where `reading` says how."""
+        role, content = read_message(message)
         if isinstance(content, str):
-            return message | {"content": self.escape(content)}
+            return {"role": role, "content": self.escape(content)}
         parts: list[dict[str, Any]] = []
-        for is_text, group in groupby(content, key=lambda part: part.get("type") == "text"):
-            if is_text:  # joined, since a token may be spelled across two parts
-                parts.append({"type": "text", "text": self.escape("".join(_text_of(part) for part in group))})
+        for part in content:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": self.escape(part)})
+                continue
+            rate = {} if part.sampling_rate is None else {"sampling_rate": part.sampling_rate}
+            clips = part.source if is_batch(part.source) else [part.source]
+            if not clips:
+                raise ValueError("An audio part has an empty list of clips; leave it out.")
+            if reading is None:
+                parts += [{"type": "audio"} for _ in clips]
             else:
-                parts += [self._clean_part(part, sampling_rate, load_audio) for part in group]
-        return message | {"content": parts}
+                parts += [{"type": "audio", "audio": self._read_clip(clip, {**reading, **rate})} for clip in clips]
+        return {"role": role, "content": parts}
 
-    def _clean_part(self, part: dict[str, Any], sampling_rate: int | None, load_audio: bool) -> dict[str, Any]:
-        if part.get("type") != "audio":
-            raise ValueError(f"SALMONN takes 'audio' and 'text' content, not '{part.get('type')}'.")
-        if not load_audio:
-            return {"type": "audio"}
-        source = part.get("audio", part)
-        samples = self.feature_extractor.fetch_audio(source, part.get("sampling_rate", sampling_rate))
-        return {"type": "audio", "audio": samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples}
+    def _read_clip(self, clip: Any, reading: Mapping[str, Any]) -> Any:
+        samples = self.feature_extractor.fetch_audio(clip, **reading)
+        return samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples
 
-    def _prepare(self, text: Any, audio: Any, options: dict[str, Any], expanded: bool) -> BatchFeature:
-        """Inputs without targets; prompts whose placeholders are expanded already only need their ids."""
-        if not expanded:
-            return super().__call__(text=text, audio=audio, **options)
-        merged = self._merge_kwargs(
-            SalmonnProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **options
-        )
-        return BatchFeature(dict(self.tokenizer(text, **merged["text_kwargs"])))
+    def _prepare(self, text: Any, audio: Any, formatted: bool, options: dict[str, Any]) -> BatchFeature:
+        """Inputs without targets."""
+        frames = take_option(options, "audio_frames", "audio_kwargs")
+        reading = {name: take_option(options, name, "audio_kwargs") for name in READING_OPTIONS}
+        add_special_tokens = option(options, "add_special_tokens", "text_kwargs", True)
+        if frames is not None:
+            if text is None or audio is not None:
+                raise ValueError(
+                    "audio_frames needs text and takes the place of audio; pass one of the two with text."
+                )
+            return self._prepare_frames(text, frames, formatted, add_special_tokens, options)
+        clips = as_clips(audio)
+        prompts = None if text is None else self._as_prompts(text, clips, formatted, add_special_tokens)
+        samples = None if clips is None else self.feature_extractor.fetch_audio(flatten(clips), **reading) or None
+        return super().__call__(text=prompts, audio=samples, **options)
 
-    def _expand_prompts(self, text: Any, audio: Any, audio_frames: Any) -> list[str]:
-        """Prompts with each placeholder repeated for a clip of which only the length is given."""
-        if text is None or audio is not None:
-            raise ValueError("audio_frames needs text and takes the place of audio; pass one of the two with text.")
+    def _prepare_frames(
+        self, text: Any, audio_frames: Any, formatted: bool, add_special_tokens: bool, options: dict[str, Any]
+    ) -> BatchFeature:
+        """Inputs without features, for clips of which only the length is given."""
         given = list(audio_frames) if isinstance(audio_frames, Sequence) else [audio_frames]
         lengths = [length for item in given for length in (item if isinstance(item, Sequence) else [item])]
         clips = [[None] * len(item) if isinstance(item, Sequence) else None for item in given]
-        prompts = self._wrap_instructions(_as_texts(text, "text"), clips)
+        prompts = self._as_prompts(text, clips, formatted, add_special_tokens)
         found = sum(prompt.count(self.audio_token) for prompt in prompts)
         if found != len(lengths):
             raise ValueError(f"Found {found} audio placeholders but {len(lengths)} clips; pass one clip for each.")
-        counts = iter(self.feature_extractor.audio_layout.num_audio_tokens(length) for length in lengths)
-        if self._tokenizer_adds_bos():
-            prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
-        pieces = [prompt.split(self.audio_token) for prompt in prompts]
-        return [
-            first + "".join(self.audio_token * next(counts) + piece for piece in others) for first, *others in pieces
-        ]
-
-    def _add_targets(
-        self, inputs: BatchFeature, text_target: str | Sequence[str], return_tensors: str | None
-    ) -> BatchFeature:
-        """Append answers and their end token; labels are -100 on the prompt and on padding."""
-        targets = _as_texts(text_target, "text_target")
-        prompts = inputs["input_ids"]
-        if len(targets) != len(prompts):
-            raise ValueError(f"Got {len(targets)} targets for {len(prompts)} texts; pass one target per text.")
-        end = self.tokenizer.eos_token_id
-        escaped = [self.escape(target) for target in targets]
-        answers = [[*ids, end] for ids in self.tokenizer(escaped, add_special_tokens=False)["input_ids"]]
-        rows = [list(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        padded = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors=return_tensors)
-        labels = [
-            [IGNORED_LABEL] * len(prompt) + answer + [IGNORED_LABEL] * (len(padded["input_ids"][0]) - len(row))
-            for prompt, answer, row in zip(prompts, answers, rows, strict=True)
-        ]
-        features = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-        trained = BatchFeature({"labels": labels}, tensor_type=return_tensors)
-        return BatchFeature({**padded, **features, **trained})
+        counts = [self.feature_extractor.audio_layout.num_audio_tokens(length) for length in lengths]
+        merged = self._merge_kwargs(
+            SalmonnProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **options
+        )
+        expanded = expand_placeholders(prompts, counts, self.audio_token)
+        inputs = BatchFeature(dict(self.tokenizer(expanded, **merged["text_kwargs"])))
+        kept = sum(list(ids).count(self.audio_token_id) for ids in inputs["input_ids"])
+        if kept != sum(counts):
+            raise ValueError(
+                f"Truncation keeps {kept} of {sum(counts)} audio tokens; leave it out or raise max_length."
+            )
+        return inputs
 
 
-def _as_texts(value: Any, name: str) -> list[str]:
-    """A list of strings; a single string makes a list of one."""
-    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} must be a string or a list of strings.")
-    return texts
-
-
-def _text_of(part: dict[str, Any]) -> str:
-    if not isinstance(part.get("text"), str):
-        raise ValueError(f"the text of a message must be a string, got {part.get('text')!r}.")
-    return part["text"]
-
-
-def _as_clips(audio: Any) -> list[Any] | None:
-    """A list of clips, or of lists of clips; `None` if there is no audio."""
-    if audio is None:
-        return None
-    clips = list(audio) if is_batch(audio) else [audio]
-    return [list(clip) if is_batch(clip) else ([] if clip is None else clip) for clip in clips]
-
-
-def _is_nested(clips: list[Any]) -> bool:
-    return any(is_batch(clip) for clip in clips)
-
-
-def _flatten(clips: list[Any]) -> list[Any]:
-    return [clip for item in clips for clip in (item if is_batch(item) else [item])]
-
-
-def _option(kwargs: dict[str, Any], name: str, group: str, default: Any) -> Any:
-    """An option that is given flat or in its group."""
-    return kwargs.get(name, kwargs.get(group, {}).get(name, default))
-
-
-def _take_option(kwargs: dict[str, Any], name: str, group: str) -> Any:
-    """The same, and remove it."""
-    nested = dict(kwargs.get(group, {}))
-    value = kwargs.pop(name, nested.pop(name, None))
-    if group in kwargs:
-        kwargs[group] = nested
-    return value
-
-
-__all__ = ["CHATML_CHAT_TEMPLATE", "VICUNA_CHAT_TEMPLATE", "SalmonnProcessor"]
+__all__ = ["CHATML_CHAT_TEMPLATE", "IGNORED_LABEL", "VICUNA_CHAT_TEMPLATE", "SalmonnProcessor"]

@@ -33,7 +33,7 @@ def recorded_clips(reference: ReferenceCase) -> Iterator[tuple[str, dict]]:
 
 
 def prompt_inputs(reference: ReferenceCase, processor: SalmonnProcessor, clip: str) -> dict[str, torch.Tensor]:
-    return processor(text=reference.clips()[clip]["prompt"], audio=reference.audio(clip))
+    return processor(text=reference.clips()[clip]["prompt"], audio=reference.audio(clip), formatted=True)
 
 
 def test_tokenizer_equals_research_code(reference: ReferenceCase, processor: SalmonnProcessor) -> None:
@@ -158,7 +158,7 @@ def test_generation_options_equal_research_code(
     reference: ReferenceCase, processor: SalmonnProcessor, model: SalmonnForConditionalGeneration
 ) -> None:
     recorded = reference.golden["gen_options"]
-    inputs = processor(text=recorded["prompt"], audio=reference.audio(recorded["wav"]))
+    inputs = processor(text=recorded["prompt"], audio=reference.audio(recorded["wav"]), formatted=True)
     for name, run in recorded["runs"].items():
         options = dict(run["options"])
         if "min_length" in options:  # there the BOS counts as a token
@@ -174,7 +174,7 @@ def test_lora_scales_equal_research_code(
     reference: ReferenceCase, processor: SalmonnProcessor, model: SalmonnForConditionalGeneration
 ) -> None:
     recorded = reference.golden["gen_options"]
-    inputs = processor(text=recorded["prompt"], audio=reference.audio(recorded["wav"]))
+    inputs = processor(text=recorded["prompt"], audio=reference.audio(recorded["wav"]), formatted=True)
     assert model.config.lora_scaling == reference.golden["lora_scaling"]
     for name, factor in (("lora_half", 0.5), ("lora_off", 0.0)):
         scale = factor * model.config.lora_scaling
@@ -191,7 +191,7 @@ def test_teacher_forced_logits_equal_research_code(
     reference: ReferenceCase, processor: SalmonnProcessor, model: SalmonnForConditionalGeneration
 ) -> None:
     for name, run in reference.golden["single"].items():
-        inputs = processor(text=run["prompt"], audio=reference.audio(name), text_target=run["text"])
+        inputs = processor(text=run["prompt"], audio=reference.audio(name), text_target=run["text"], formatted=True)
         output = model(**inputs)
         expected_labels = reference.tensors[f"single.{name}.labels"]
         assert inputs["labels"].tolist() == expected_labels.tolist()

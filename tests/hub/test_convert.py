@@ -142,7 +142,7 @@ def test_convert_adapter_only_generates_the_recorded_ids(reference: ReferenceCas
     model = SalmonnForConditionalGeneration.from_pretrained(folder)
     processor = SalmonnProcessor.from_pretrained(folder)
     for clip in ("short", "duck"):
-        inputs = processor(text=reference.clips()[clip]["prompt"], audio=reference.audio(clip))
+        inputs = processor(text=reference.clips()[clip]["prompt"], audio=reference.audio(clip), formatted=True)
         ids = model.generate(**inputs, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :]
         assert ids.tolist() == reference.tensors[f"wav.{clip}.greedy_ids"][0, 1:].tolist()
 

@@ -94,4 +94,4 @@ def test_audio_frames_beside_audio_raise(bucket_processor: SalmonnProcessor) -> 
 def test_audio_frames_of_too_few_clips_raise(bucket_processor: SalmonnProcessor) -> None:
     prompt = bucket_processor.audio_token * 2
     with pytest.raises(ValueError, match="2 audio placeholders"):
-        bucket_processor(text=prompt, audio_frames=[100])
+        bucket_processor(text=prompt, audio_frames=[100], formatted=True)

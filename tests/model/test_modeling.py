@@ -243,7 +243,8 @@ def test_second_clip_joins_a_cached_prompt(
     start = bucket_processor.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=True)
     first = bucket_model.generate(**start, max_new_tokens=4, return_dict_in_generate=True)
     prompt = "USER: <Speech><SpeechHere></Speech> And now?\nASSISTANT:"
-    tail = bucket_processor(text=prompt, audio=clips[1], sampling_rate=SAMPLING_RATE, add_special_tokens=False)
+    options = {"sampling_rate": SAMPLING_RATE, "add_special_tokens": False}
+    tail = bucket_processor(text=prompt, audio=clips[1], formatted=True, **options)
     ids = torch.cat([first.sequences, tail["input_ids"]], dim=1)
     both = bucket_processor.feature_extractor(clips, sampling_rate=SAMPLING_RATE)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **both}

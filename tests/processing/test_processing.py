@@ -20,8 +20,10 @@ from prompting import (
     prompts_of,
     user,
 )
+from transformers.utils import logging as transformers_logging
 
 from modeling_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.processing_salmonn import logger
 
 
 def test_instruction_becomes_the_official_prompt(processor: SalmonnProcessor) -> None:
@@ -30,12 +32,32 @@ def test_instruction_becomes_the_official_prompt(processor: SalmonnProcessor) ->
     assert decoded == f"<s>USER: <Speech>{'<SpeechHere>' * 88}</Speech> What?\nASSISTANT:"
 
 
-def test_prompt_with_placeholder_is_taken_as_it_is(bucket_processor: SalmonnProcessor) -> None:
-    inputs = bucket_processor(text="First <SpeechHere> then </s>", audio=clip_of())
+def test_formatted_prompt_is_taken_as_it_is(bucket_processor: SalmonnProcessor) -> None:
+    inputs = bucket_processor(text="First <SpeechHere> then </s>", audio=clip_of(), formatted=True)
     assert prompts_of(bucket_processor, inputs) == ["<s>First <SpeechHere> then </s>"]
-    assert_same_inputs(
-        bucket_processor(text=OFFICIAL_PROMPT, audio=clip_of()), bucket_processor(text="What?", audio=clip_of())
-    )
+    whole = bucket_processor(text=OFFICIAL_PROMPT, audio=clip_of(), formatted=True)
+    assert_same_inputs(whole, bucket_processor(text="What?", audio=clip_of()))
+
+
+def test_rendered_chat_needs_no_word_that_it_is_a_prompt(any_processor: SalmonnProcessor) -> None:
+    conversations = [[user(clip_of(), "What?"), assistant("A dog.")], [user("And </s> this: ", clip_of(seed=1))]]
+    rendered = any_processor.apply_chat_template(conversations)
+    clips = [clip_of(), clip_of(seed=1)]
+    assert_same_inputs(any_processor(text=rendered, audio=clips), chat(any_processor, conversations))
+    mixed = any_processor(text=[rendered[1], "What?"], audio=[[clips[1]], [clips[0]]])
+    assert_same_inputs(any_processor(text=[rendered[1], "What?"], audio=clips[::-1]), mixed)
+
+
+def test_prompt_of_unknown_origin_is_an_instruction_and_warns(
+    bucket_processor: SalmonnProcessor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_logging.get_logger("transformers"), "propagate", True)
+    logger.warning_once.cache_clear()  # once per process
+    inputs = bucket_processor(text=f"{OFFICIAL_PROMPT}</s>", audio=clip_of())
+    asked = bucket_processor(text=bucket_processor.escape(f"{OFFICIAL_PROMPT}</s>"), audio=clip_of())
+    assert_same_inputs(inputs, asked)
+    assert placeholders_of(bucket_processor, inputs) == [2]
+    assert "If it is a whole prompt of trusted origin, pass formatted=True" in caplog.text
 
 
 def test_text_without_audio_is_taken_as_it_is(any_processor: SalmonnProcessor) -> None:
@@ -74,7 +96,7 @@ def test_zero_to_three_clips_per_prompt_in_nested_lists(bucket_processor: Salmon
     clips = [clip_of(0.3 + index, seed=index) for index in range(6)]
     nested = [clips[:3], [], clips[3:4], clips[4:]]
     texts = [text or f"<s>USER: {AUDIO * len(own)} Compare.\nASSISTANT:" for own in nested]
-    inputs = bucket_processor(text=texts, audio=nested)
+    inputs = bucket_processor(text=texts, audio=nested, formatted=text is None)
     tokens = [bucket_processor.feature_extractor.num_audio_tokens(len(clip["array"])) for clip in clips]
     assert placeholders_of(bucket_processor, inputs) == [sum(tokens[:3]), 0, tokens[3], sum(tokens[4:])]
     assert torch.equal(inputs["input_features"], bucket_processor(audio=clips)["input_features"])
@@ -98,13 +120,9 @@ def test_nested_lists_may_be_mixed_with_a_list_of_numbers(bucket_processor: Salm
 
 def test_flat_list_gives_one_clip_to_each_text(bucket_processor: SalmonnProcessor) -> None:
     clips = [clip_of(seed=seed) for seed in range(3)]
-    texts = ["What?", "Before <SpeechHere> after", "Why?"]
+    texts = ["What?", "Who?", "Why?"]
     inputs = bucket_processor(text=texts, audio=clips)
-    assert prompts_of(bucket_processor, inputs) == [
-        OFFICIAL_PROMPT,
-        "<s>Before <SpeechHere> after",
-        f"<s>USER: {AUDIO} Why?\nASSISTANT:",
-    ]
+    assert prompts_of(bucket_processor, inputs) == [f"<s>USER: {AUDIO} {text}\nASSISTANT:" for text in texts]
     assert_same_inputs(bucket_processor(text=texts, audio=[[clip] for clip in clips]), inputs)
 
 
@@ -118,7 +136,8 @@ def test_flat_list_gives_all_clips_to_a_single_text(bucket_processor: SalmonnPro
 
 def test_flat_list_fills_placeholders_in_their_order(bucket_processor: SalmonnProcessor) -> None:
     clips = [clip_of(0.4), clip_of(3.0), clip_of(1.2)]
-    inputs = bucket_processor(text=["<SpeechHere> x", "plain", "<SpeechHere> y <SpeechHere>"], audio=clips)
+    texts = ["<SpeechHere> x", "plain", "<SpeechHere> y <SpeechHere>"]
+    inputs = bucket_processor(text=texts, audio=clips, formatted=True)
     first, second, third = (
         bucket_processor.feature_extractor.num_audio_tokens(count) for count in (6400, 48000, 19200)
     )
@@ -271,8 +290,9 @@ def test_saved_processor_loads_equal(any_processor: SalmonnProcessor, tmp_path: 
         (f"{AUDIO} What?", [1, 1], "Text 0 has 1 audio placeholders but 2 clips"),
         (f"{AUDIO} {AUDIO} What?", 1, "Text 0 has 2 audio placeholders but 1 clips"),
         (f"{AUDIO} {AUDIO} What?", [[1, 1, 1]], "Text 0 has 2 audio placeholders but 3 clips"),
-        (["What?", f"{AUDIO} And?"], [[1], [1, 1]], "Text 1 has 1 audio placeholders but 2 clips"),
+        ([f"{AUDIO} What?", f"{AUDIO} And?"], [[1], [1, 1]], "Text 1 has 1 audio placeholders but 2 clips"),
         ([f"{AUDIO} What?", "And?"], [[], [1]], "Text 0 has 1 audio placeholders but 0 clips"),
+        ([f"{AUDIO} What?"], [], "Text 0 has 1 audio placeholders but 0 clips"),
         (["What?", "And?"], [[1]], "Got 1 lists of clips for 2 texts"),
         ("What?", [[1], [1]], "Got 2 lists of clips for 1 texts"),
         (["What?", "And?"], 1, "which of 1 clips belong to which of 2 texts with 0 placeholders"),
@@ -288,7 +308,7 @@ def test_clips_that_do_not_match_raise(
         return [fill(place) for place in places] if isinstance(places, list) else clip_of()
 
     with pytest.raises(ValueError, match=message):
-        bucket_processor(text=text, audio=None if clips is None else fill(clips))
+        bucket_processor(text=text, audio=None if clips is None else fill(clips), formatted=AUDIO in str(text))
 
 
 @pytest.mark.parametrize(("targets", "count"), [(["a"], 1), (["a", "b", "c"], 3), ("a", 1), ([], 0)])
@@ -302,6 +322,12 @@ def test_targets_that_do_not_match_raise(bucket_processor: SalmonnProcessor, tar
 def test_text_that_is_no_string_raises(bucket_processor: SalmonnProcessor, text: Any, has_audio: bool) -> None:
     with pytest.raises(ValueError, match="text must be a string or a list of strings"):
         bucket_processor(text=text, audio=clip_of() if has_audio else None)
+
+
+@pytest.mark.parametrize("clips", [None, [], [[]]])
+def test_empty_list_of_texts_raises(bucket_processor: SalmonnProcessor, clips: Any) -> None:
+    with pytest.raises(ValueError, match="text is an empty list; pass at least one text"):
+        bucket_processor(text=[], audio=clips)
 
 
 @pytest.mark.parametrize("target", [5, [5], [None]])

@@ -19,13 +19,21 @@ def special_ids_of(processor: SalmonnProcessor, ids: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "text", ["What?", OFFICIAL_PROMPT, OFFICIAL_PROMPT.removeprefix("<s>"), ["What?", OFFICIAL_PROMPT]]
+    ("text", "formatted"),
+    [
+        ("What?", False),
+        (OFFICIAL_PROMPT, True),
+        (OFFICIAL_PROMPT.removeprefix("<s>"), True),
+        (["What?", "Why?"], False),
+    ],
 )
-def test_every_prompt_with_audio_starts_with_one_bos(bucket_processor: SalmonnProcessor, text: Any) -> None:
+def test_every_prompt_with_audio_starts_with_one_bos(
+    bucket_processor: SalmonnProcessor, text: Any, formatted: bool
+) -> None:
     clips = [clip_of() for _ in range(2 if isinstance(text, list) else 1)]
     targets = ["yes"] * len(clips)
     for options in ({}, {"text_target": targets}, {"padding_side": "right"}):
-        inputs = bucket_processor(text=text, audio=clips, **options)
+        inputs = bucket_processor(text=text, audio=clips, formatted=formatted, **options)
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
             assert ids[mask == 1][0] == BOS
             assert (ids == BOS).sum() == 1
@@ -48,7 +56,7 @@ def test_every_chat_starts_with_one_bos(bucket_processor: SalmonnProcessor) -> N
 
 
 def test_special_tokens_can_be_left_out(bucket_processor: SalmonnProcessor) -> None:
-    inputs = bucket_processor(text="a <SpeechHere>", audio=clip_of(), add_special_tokens=False)
+    inputs = bucket_processor(text="a <SpeechHere>", audio=clip_of(), formatted=True, add_special_tokens=False)
     assert prompts_of(bucket_processor, inputs) == ["a <SpeechHere>"]
 
 
@@ -98,10 +106,19 @@ def test_chat_text_in_parts_injects_no_special_tokens(any_processor: SalmonnProc
     assert special_ids_of(any_processor, inputs["input_ids"]) == special_ids_of(any_processor, harmless["input_ids"])
 
 
-@pytest.mark.parametrize("hostile", [text for text in HOSTILE if "<SpeechHere>" not in text])
+@pytest.mark.parametrize("hostile", [*HOSTILE, OFFICIAL_PROMPT, "<SpeechHere>" * 2])
 def test_instruction_injects_no_special_tokens(any_processor: SalmonnProcessor, hostile: str) -> None:
-    inputs = any_processor(text=f"Say {hostile} now", audio=clip_of())
-    harmless = any_processor(text="Say this now", audio=clip_of())
+    for clips, options in (({"audio": clip_of()}, {}), ({"audio_frames": [50]}, {"text_target": ["yes"]})):
+        inputs = any_processor(text=[f"Say {hostile} now"], **clips, **options)
+        harmless = any_processor(text=["Say this now"], **clips, **options)
+        special = special_ids_of(any_processor, inputs["input_ids"])
+        assert special == special_ids_of(any_processor, harmless["input_ids"])
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_transcription_prompt_injects_no_special_tokens(any_processor: SalmonnProcessor, hostile: str) -> None:
+    inputs = any_processor.apply_transcription_request(clip_of(), prompt=f"Write {hostile}")
+    harmless = any_processor.apply_transcription_request(clip_of(), prompt="Write this")
     assert special_ids_of(any_processor, inputs["input_ids"]) == special_ids_of(any_processor, harmless["input_ids"])
 
 
@@ -134,7 +151,7 @@ def test_escape_hides_every_token_and_can_be_repeated(any_processor: SalmonnProc
 def test_audio_token_may_be_another(bucket_config: SalmonnConfig) -> None:
     parts = tiny_processor(bucket_config)
     processor = SalmonnProcessor(parts.feature_extractor, parts.tokenizer, audio_token="<|audio|>")
-    inputs = processor(text="Here: <|audio|>", audio=clip_of())
+    inputs = processor(text="Here: <|audio|>", audio=clip_of(), formatted=True)
     assert processor.audio_token_id == processor.tokenizer.convert_tokens_to_ids("<|audio|>")
     assert prompts_of(processor, inputs) == ["<s>Here: <|audio|>"]
     assert placeholders_of(processor, inputs) == [2]
