@@ -55,6 +55,7 @@ class SalmonnProcessor(ProcessorMixin):
 
     feature_extractor: SalmonnFeatureExtractor
     valid_processor_kwargs = SalmonnProcessorKwargs
+    is_batch = staticmethod(is_batch)
 
     def __init__(
         self,

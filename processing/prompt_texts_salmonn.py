@@ -86,12 +86,12 @@ def expand_placeholders(prompts: Sequence[str], counts: Sequence[int], audio_tok
 
 
 def is_audio(value: Any) -> bool:
-    """Whether this, in the place of text, is audio: samples, a `datasets` value, or a list with one of them."""
+    """Whether this, in the place of text, is audio: samples, a `datasets` value, a file, or a list with one."""
     if isinstance(value, (list, tuple)):
         return any(is_audio(item) for item in value)
     if isinstance(value, np.ndarray):
         return np.issubdtype(value.dtype, np.number)
-    return isinstance(value, (torch.Tensor, Mapping)) or hasattr(value, "get_all_samples")
+    return isinstance(value, (torch.Tensor, Mapping)) or hasattr(value, "get_all_samples") or hasattr(value, "read")
 
 
 __all__ = [
