@@ -120,11 +120,14 @@ import torch
 from byte_tokenizer import byte_tokenizer
 from modeling_salmonn.text_stream_salmonn import stream_text
 
+tokenizer = byte_tokenizer()
+line_end = torch.tensor([tokenizer.convert_tokens_to_ids("\u010a")])
+
 def generate(streamer):
     while True:
-        streamer.put(torch.tensor([40]))
+        streamer.put(line_end)
 
-pieces = stream_text(byte_tokenizer(), generate)
+pieces = stream_text(tokenizer, generate)
 next(pieces)
 """
     paths = [str(ROOT), str(ROOT / "tests")]
