@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .audio_io_salmonn import AudioAccess, AudioSource, Waveform, check_rate, is_rated, load_mono
 from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout, Segment, is_finite_number
+from .processor_options_salmonn import EXTRACTOR_OPTIONS, check_names
 
 
 logger = logging.get_logger(__name__)
@@ -177,6 +178,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for audio that cannot be used, naming the clip.
         """
+        check_names(kwargs, EXTRACTOR_OPTIONS, "SalmonnFeatureExtractor")
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}.")
         clips = self.fetch_audio(audio if is_batch(audio) else [audio], sampling_rate)

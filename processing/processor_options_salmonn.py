@@ -26,7 +26,9 @@ class SalmonnProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[cal
 
 # How clips are read: the rate in Hz of bare samples, and where clips may come from.
 READING_OPTIONS = ("sampling_rate", "allow_paths", "allow_urls")
-_AUDIO_OPTIONS = {*AudioKwargs.__annotations__, *READING_OPTIONS, "audio_frames", "return_tensors"} - {"raw_speech"}
+# What the library passes to extractors; rows are padded to the longest, whatever it says.
+EXTRACTOR_OPTIONS = frozenset(AudioKwargs.__annotations__) - {"raw_speech"}
+_AUDIO_OPTIONS = {*EXTRACTOR_OPTIONS, *READING_OPTIONS, "audio_frames", "return_tensors"}
 _TEXT_OPTIONS = {*TextKwargs.__annotations__, "return_tensors"}
 _GROUPS = {
     "text_kwargs": _TEXT_OPTIONS,
@@ -106,6 +108,7 @@ def take_option(kwargs: dict[str, Any], name: str, group: str) -> Any:
 
 
 __all__ = [
+    "EXTRACTOR_OPTIONS",
     "READING_OPTIONS",
     "SalmonnProcessorKwargs",
     "check_names",

@@ -303,7 +303,10 @@ def test_stream_of_a_generator_raises(pipe: AudioTextPipeline, clips: list[str])
 def test_any_to_any_pipeline_answers_as_the_model(
     form: str, pipe: AudioTextPipeline, clips: list[str], answers: list
 ) -> None:
-    general = pipeline("any-to-any", model=pipe.model, processor=pipe.processor)
+    try:
+        general = pipeline("any-to-any", model=pipe.model, processor=pipe.processor)
+    except ImportError as error:  # older releases want librosa, which they do not use here
+        pytest.skip(str(error))
     options = {"max_new_tokens": 6, "return_full_text": False}
     if form == "chat":
         answer = general(text=as_content(clips[0]), **options)

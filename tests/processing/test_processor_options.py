@@ -20,6 +20,17 @@ def test_audio_by_another_name_raises(bucket_processor: SalmonnProcessor, name: 
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [("raw_speech", "audio"), ("samplingrate", "sampling_rate"), ("return_tensor", "return_tensors")],
+)
+def test_extractor_option_that_is_not_known_raises(bucket_processor: SalmonnProcessor, name: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"SalmonnFeatureExtractor got an unknown argument '{name}': .*'{meant}'"):
+        bucket_processor.feature_extractor(make_clip(0.5), **{"sampling_rate": 16000, name: 16000})
+    options: dict[str, Any] = {"return_attention_mask": True, "truncation": False, "padding": "longest"}
+    bucket_processor.feature_extractor(make_clip(0.5), sampling_rate=16000, **options)
+
+
+@pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"images": ["cat.png"]}, "got 'images', but SALMONN takes text and audio alone"),
