@@ -43,7 +43,8 @@ class PipelineItem:
             return self.messages
         clips = list(self.audio) if is_batch(self.audio) else [] if self.audio is None else [self.audio]
         rate = {} if self.sampling_rate is None else {"sampling_rate": self.sampling_rate}
-        asked = self.instruction or instruction or self.text or DEFAULT_INSTRUCTION
+        given = [text for text in (self.instruction, instruction, self.text) if not _is_empty(text)]
+        asked = given[0] if given else DEFAULT_INSTRUCTION
         content = [{"type": "audio", "audio": clip, **rate} for clip in clips]
         return [{"role": "user", "content": [*content, {"type": "text", "text": asked}]}]
 
@@ -75,6 +76,10 @@ def as_item(value: Any, instruction: str | None = None) -> PipelineItem:
             )
         return PipelineItem(messages)
     if not isinstance(value, Mapping):
+        if isinstance(value, (list, tuple)) and not value:
+            raise ValueError(
+                "An item is an empty list of clips; pass {'audio': None, 'text': ...} to ask without one."
+            )
         return PipelineItem(audio=value, instruction=instruction)
     given = {name: field for name, field in value.items() if field is not None}
     columns = {"text": given.pop("text", None), "instruction": instruction}
@@ -85,8 +90,8 @@ def as_item(value: Any, instruction: str | None = None) -> PipelineItem:
         return PipelineItem(**columns)
     if "text" in value and not has_clip:
         raise ValueError(
-            f"An item has the fields {sorted(value)}, but no 'audio'; rename the one that holds the clip, or pass "
-            "'audio': None to ask without a clip."
+            f"An item has the fields {sorted(map(str, value))}, but no 'audio'; rename the one that holds the clip, "
+            "or pass 'audio': None to ask without a clip."
         )
     return PipelineItem(audio=given, **columns)
 
@@ -136,6 +141,10 @@ def _is_message(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "role" in value
     return hasattr(value, "role") and hasattr(value, "content")
+
+
+def _is_empty(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and not text)
 
 
 __all__ = ["PipelineItem", "as_item", "is_single", "naming", "read_items"]

@@ -98,7 +98,7 @@ class AudioTextPipeline(Pipeline):
         if not is_single(inputs, self.processor.is_batch):
             count = len(inputs) if hasattr(inputs, "__len__") else "any number of"
             if count != 1:
-                raise ValueError(f"Got {count} clips to stream about; stream about one after the other.")
+                raise ValueError(f"Got {count} clips to stream about; pass one at a time.")
         if "streamer" in kwargs:
             raise TypeError("stream makes a streamer of its own; leave streamer out, or call the pipeline with it.")
         self._check_batching(kwargs)

@@ -65,7 +65,7 @@ def read_message(message: Any) -> tuple[str, Content]:
     given = _as_dict(message, "A message")
     for name in ("role", "content"):
         if name not in given:
-            raise ValueError(f"A message needs 'role' and 'content', got {sorted(given)}.")
+            raise ValueError(f"A message needs 'role' and 'content', got {_names(given)}.")
     role, content = given["role"], given["content"]
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"The role of a message must be 'system', 'user' or 'assistant', got {role!r}.")
@@ -97,7 +97,7 @@ def _read_part(part: Any) -> list[str | AudioPart]:
         return [AudioPart(filled.get("audio", filled), filled.get("sampling_rate"))]
     if kind in ("audio_url", "input_audio") and kind in filled:
         return [AudioPart(_openai_source(kind, filled[kind]))]
-    raise ValueError(f"SALMONN takes 'audio' and 'text' content, not '{kind}' with the fields {sorted(filled)}.")
+    raise ValueError(f"SALMONN takes 'audio' and 'text' content, not '{kind}' with the fields {_names(filled)}.")
 
 
 def _openai_source(kind: str, value: Any) -> str | bytes:
@@ -125,7 +125,7 @@ def _as_dict(value: Any, name: str) -> dict[str, Any]:
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], name: str) -> None:
-    unknown = sorted(set(given) - set(known))
+    unknown = [field for field in given if field not in known]
     if unknown:
         raise ValueError(f"{name} has the field {unknown[0]!r}, which SALMONN would drop; it knows {list(known)}.")
 
@@ -136,6 +136,10 @@ def _is_list(value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, (str, Mapping, list, tuple)) and not value)
+
+
+def _names(given: Mapping[Any, Any]) -> list[str]:
+    return sorted(str(name) for name in given)
 
 
 def _described(value: Any) -> str:

@@ -111,6 +111,8 @@ class SalmonnProcessor(ProcessorMixin):
         """
         options: dict[str, Any] = dict(kwargs)
         check_options(options)
+        if not isinstance(formatted, bool):
+            raise TypeError(f"formatted must be True or False, got {formatted!r:.80}.")
         if is_audio(text):
             if audio is not None:
                 raise ValueError("Got audio both in the place of text and as audio; pass text=..., audio=...")
@@ -144,7 +146,7 @@ class SalmonnProcessor(ProcessorMixin):
         Raises:
             ValueError: if there are no clips, or not as many instructions.
         """
-        clips = as_clips(audio)
+        clips = flatten(as_clips(audio) or [])
         if not clips:
             raise ValueError("There is no audio to transcribe; pass at least one clip.")
         given = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(clips)

@@ -53,7 +53,9 @@ def check_options(options: Mapping[str, Any], owner: str = "SalmonnProcessor") -
         if name in MISSING_MODALITIES and value is None:
             continue
         check_names([name], PROCESSOR_OPTIONS, owner)
-        if name in _GROUPS and value:
+        if name in _GROUPS:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{name} of {owner} must be a dict of options, got {value!r:.80}.")
             check_names(value, _GROUPS[name], f"{name} of {owner}")
 
 
@@ -68,7 +70,7 @@ def check_names(names: Collection[str], known: Collection[str], owner: str) -> N
             continue
         if name in MISSING_MODALITIES:
             raise TypeError(f"{owner} got {name!r}, but SALMONN takes text and audio alone; leave it out.")
-        closest = ["audio"] if name in AUDIO_NAMES else get_close_matches(name, [*known, "text", "audio"], n=1)
+        closest = ["audio"] if name in AUDIO_NAMES else get_close_matches(str(name), [*known, "text", "audio"], n=1)
         advice = f"did you mean {closest[0]!r}?" if closest else "leave it out."
         raise TypeError(f"{owner} got an unknown argument {name!r}: {advice}")
 

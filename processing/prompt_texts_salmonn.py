@@ -1,6 +1,7 @@
 """Which texts are whole prompts, which are instructions, and which clips belong to each."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,15 @@ def as_texts(value: Any, name: str) -> list[str]:
 
 
 def as_clips(audio: Any) -> list[Any] | None:
-    """A list of clips, or of lists of clips; `None` if there is no audio."""
+    """A list of clips, or of lists of clips; `None` if there is no audio.
+
+    Raises:
+        ValueError: for a number, which would pass for a clip of one sample.
+    """
     if audio is None:
         return None
+    if isinstance(audio, Real):
+        raise ValueError(f"audio must be a clip or a list of clips, got the number {audio!r}.")
     clips = list(audio) if is_batch(audio) else [audio]
     return [flatten(clip) if is_batch(clip) else ([] if clip is None else clip) for clip in clips]
 

@@ -242,6 +242,7 @@ def test_strangers_may_send_content(pipe: AudioTextPipeline, answers: list) -> N
         ({"messages": [Message("user", "Hi")], "audio": "a.wav"}, {}, "both 'messages' and 'audio'"),
         ([Message("user", "Hi")], {"text": "What?"}, "Chat messages hold their own instructions; leave text out"),
         ([[Message("user", "Hi")]], {"text": ["What?"]}, "Chat messages hold their own instructions"),
+        ([[]], {}, "Item 0: An item is an empty list of clips"),
         (None, {}, "An item is None instead of audio"),
         ([{"text": "Hi"}, None], {}, "Item 1: An item is None instead of audio"),
         ((item for item in [{"role": "user", "content": "Hi"}]), {}, "Item 0: An item is a single chat message"),

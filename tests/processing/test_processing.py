@@ -324,6 +324,11 @@ def test_text_that_is_no_string_raises(bucket_processor: SalmonnProcessor, text:
         bucket_processor(text=text, audio=clip_of() if has_audio else None)
 
 
+def test_number_is_no_clip(bucket_processor: SalmonnProcessor) -> None:
+    with pytest.raises(ValueError, match=r"audio must be a clip or a list of clips, got the number 2\.5"):
+        bucket_processor(text="What?", audio=2.5)
+
+
 @pytest.mark.parametrize("clips", [None, [], [[]]])
 def test_empty_list_of_texts_raises(bucket_processor: SalmonnProcessor, clips: Any) -> None:
     with pytest.raises(ValueError, match="text is an empty list; pass at least one text"):

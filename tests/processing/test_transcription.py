@@ -60,6 +60,9 @@ def test_transcription_prompt_is_saved(bucket_config: SalmonnConfig, tmp_path: P
     [
         ([], None, "There is no audio to transcribe"),
         (None, None, "There is no audio to transcribe"),
+        ([None], None, "There is no audio to transcribe"),
+        ([[]], None, "There is no audio to transcribe"),
+        (2.5, None, "audio must be a clip or a list of clips, got the number 2.5"),
         ([1, 1], ["Write."], "Got 1 prompts for 2 clips; pass one, or one for each clip"),
         ([1], [5], "prompt must be a string or a list of strings, got 5"),
         ([1], 5, "prompt must be a string or a list of strings, got 5"),
@@ -68,7 +71,7 @@ def test_transcription_prompt_is_saved(bucket_config: SalmonnConfig, tmp_path: P
 def test_transcription_request_that_does_not_match_raises(
     bucket_processor: SalmonnProcessor, audio: Any, prompt: Any, error: str
 ) -> None:
-    clips = audio and [clip_of() for _ in audio]
+    clips = [clip_of() for _ in audio] if isinstance(audio, list) and 1 in audio else audio
     with pytest.raises(ValueError, match=error):
         bucket_processor.apply_transcription_request(clips, prompt=prompt)
 
