@@ -2,10 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
+
+from .feature_extraction_salmonn import is_batch
 
 
 ROLES = ("system", "user", "assistant")
@@ -82,6 +84,45 @@ def read_message(message: Any) -> tuple[str, Content]:
     return role, joined
 
 
+def clean_messages(
+    messages: Sequence[Any], escape: Callable[[str], str], read: Callable[..., Any] | None, name: str
+) -> list[dict[str, Any]]:
+    """Messages as the templates and the library take them.
+
+    Args:
+        messages: see `read_message`.
+        escape: takes the tokens out of a text.
+        read: gives the samples of a clip, with `own_rate`, the rate in Hz that its part tells; `None` for placeholders
+            alone.
+        name: of the conversation, at the start of errors.
+
+    Raises:
+        ValueError: see `read_message`, and for audio that cannot be used.
+    """
+    try:
+        return [_clean_message(message, escape, read) for message in messages]
+    except ValueError as error:
+        raise ValueError(f"{name}{error}") from error
+
+
+def _clean_message(message: Any, escape: Callable[[str], str], read: Callable[..., Any] | None) -> dict[str, Any]:
+    role, content = read_message(message)
+    if isinstance(content, str):
+        return {"role": role, "content": escape(content)}
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": escape(part)})
+            continue
+        clips = part.source if is_batch(part.source) else [part.source]
+        if not clips:
+            raise ValueError("An audio part has an empty list of clips; leave it out.")
+        for clip in clips:
+            samples = {} if read is None else {"audio": read(clip, own_rate=part.sampling_rate)}
+            parts.append({"type": "audio", **samples})
+    return {"role": role, "content": parts}
+
+
 def _read_part(part: Any) -> list[str | AudioPart]:
     if isinstance(part, str):
         return [part]
@@ -146,4 +187,4 @@ def _described(value: Any) -> str:
     return f"{value!r:.80} ({type(value).__name__})"
 
 
-__all__ = ["CLIP_KEYS", "AudioPart", "Content", "read_conversations", "read_message"]
+__all__ = ["CLIP_KEYS", "AudioPart", "Content", "clean_messages", "read_conversations", "read_message"]

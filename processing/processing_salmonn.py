@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers.processing_utils import MultiModalData, Unpack
 from transformers.utils import logging
 
 from .assistant_masks_salmonn import require_placed_masks
-from .chat_messages_salmonn import read_conversations, read_message
+from .chat_messages_salmonn import clean_messages, read_conversations
 from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
 from .processor_options_salmonn import (
@@ -207,8 +208,9 @@ class SalmonnProcessor(ProcessorMixin):
         reading = {
             name: next((value for value in values if value is not None), None) for name, values in given.items()
         }
+        read = partial(self._read_clip, reading=reading) if tokenize else None
         clean = [
-            self._clean_messages(messages, reading if tokenize else None, f"Conversation {index}: " if batched else "")
+            clean_messages(messages, self.escape, read, f"Conversation {index}: " if batched else "")
             for index, messages in enumerate(conversations)
         ]
         rendered = super().apply_chat_template(
@@ -276,16 +278,12 @@ class SalmonnProcessor(ProcessorMixin):
 
     def _get_num_multimodal_tokens(self, audio_lengths: Sequence[int] | None = None, **kwargs: Any) -> MultiModalData:
         """Audio tokens of clips whose lengths in samples at the extractor's rate are known; engines plan by it."""
-        if audio_lengths is None:
-            return MultiModalData()
-        return MultiModalData(
-            num_audio_tokens=[self.feature_extractor.num_audio_tokens(int(length)) for length in audio_lengths]
-        )
+        count = self.feature_extractor.num_audio_tokens
+        return MultiModalData(num_audio_tokens=None if audio_lengths is None else [count(n) for n in audio_lengths])
 
     def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        return_tensors = kwargs.get("return_tensors")
-        rate = self.feature_extractor.sampling_rate
-        return super()._process_audio(audio, sampling_rate=rate, return_tensors=return_tensors)
+        options = {"sampling_rate": self.feature_extractor.sampling_rate}  # at which the clips were read
+        return super()._process_audio(audio, return_tensors=kwargs.get("return_tensors"), **options)
 
     def _tokenizer_adds_bos(self) -> bool:
         return (
@@ -321,36 +319,9 @@ class SalmonnProcessor(ProcessorMixin):
         content = [{"type": "audio"}] * num_clips + [{"type": "text", "text": instruction}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _clean_messages(
-        self, messages: Sequence[Any], reading: Mapping[str, Any] | None, name: str
-    ) -> list[dict[str, Any]]:
-        try:
-            return [self._clean_message(message, reading) for message in messages]
-        except ValueError as error:
-            raise ValueError(f"{name}{error}") from error
-
-    def _clean_message(self, message: Any, reading: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A message without tokens in its text, and with its clips read where `reading` says how."""
-        role, content = read_message(message)
-        if isinstance(content, str):
-            return {"role": role, "content": self.escape(content)}
-        parts: list[dict[str, Any]] = []
-        for part in content:
-            if isinstance(part, str):
-                parts.append({"type": "text", "text": self.escape(part)})
-                continue
-            rate = {} if part.sampling_rate is None else {"sampling_rate": part.sampling_rate}
-            clips = part.source if is_batch(part.source) else [part.source]
-            if not clips:
-                raise ValueError("An audio part has an empty list of clips; leave it out.")
-            if reading is None:
-                parts += [{"type": "audio"} for _ in clips]
-            else:
-                parts += [{"type": "audio", "audio": self._read_clip(clip, {**reading, **rate})} for clip in clips]
-        return {"role": role, "content": parts}
-
-    def _read_clip(self, clip: Any, reading: Mapping[str, Any]) -> Any:
-        samples = self.feature_extractor.fetch_audio(clip, **reading)
+    def _read_clip(self, clip: Any, reading: Mapping[str, Any], own_rate: int | None) -> Any:
+        rate = reading["sampling_rate"] if own_rate is None else own_rate
+        samples = self.feature_extractor.fetch_audio(clip, **{**reading, "sampling_rate": rate})
         return samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples
 
     def _prepare(self, text: Any, audio: Any, formatted: bool, options: dict[str, Any]) -> BatchFeature:
@@ -386,7 +357,7 @@ class SalmonnProcessor(ProcessorMixin):
         )
         expanded = expand_placeholders(prompts, counts, self.audio_token)
         inputs = BatchFeature(dict(self.tokenizer(expanded, **merged["text_kwargs"])))
-        kept = sum(list(ids).count(self.audio_token_id) for ids in inputs["input_ids"])
+        kept = sum(int((torch.as_tensor(ids) == self.audio_token_id).sum()) for ids in inputs["input_ids"])
         if kept != sum(counts):
             raise ValueError(
                 f"Truncation keeps {kept} of {sum(counts)} audio tokens; leave it out or raise max_length."

@@ -1,5 +1,6 @@
 """Which texts are whole prompts, which are instructions, and which clips belong to each."""
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -93,12 +94,17 @@ def expand_placeholders(prompts: Sequence[str], counts: Sequence[int], audio_tok
 
 
 def is_audio(value: Any) -> bool:
-    """Whether this, in the place of text, is audio: samples, a `datasets` value, a file, or a list with one."""
+    """Whether this, in the place of text, is audio: samples, a `datasets` value, a file, or a list with one of them.
+
+    Strings are text, whatever they say.
+    """
     if isinstance(value, (list, tuple)):
         return any(is_audio(item) for item in value)
     if isinstance(value, np.ndarray):
         return np.issubdtype(value.dtype, np.number)
-    return isinstance(value, (torch.Tensor, Mapping)) or hasattr(value, "get_all_samples") or hasattr(value, "read")
+    if isinstance(value, (torch.Tensor, Mapping, os.PathLike)):
+        return True
+    return hasattr(value, "get_all_samples") or hasattr(value, "read")
 
 
 __all__ = [

@@ -18,7 +18,8 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
     """Read the instructions of each task.
 
     Instructions carry no audio placeholder at their start, since the processor puts the audio in front; a placeholder
-    elsewhere is kept. The positional `{}` of the research code becomes `{question}`.
+    elsewhere is kept, and is plain text to the processor. The positional `{}` of the research code becomes
+    `{question}`.
 
     Args:
         path: JSON file of the form `{task: [instruction, ...]}` or `{task: instruction}`, as the research code has

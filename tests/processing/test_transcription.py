@@ -96,6 +96,12 @@ def test_samples_in_the_first_place_are_transcribed(bucket_processor: SalmonnPro
         bucket_processor(first, make_clip(1.0))
 
 
+def test_file_in_the_first_place_is_transcribed(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    assert_same_inputs(bucket_processor(wav_file), bucket_processor.apply_transcription_request(wav_file))
+    with wav_file.open("rb") as file:
+        assert_same_inputs(bucket_processor(file), bucket_processor.apply_transcription_request(wav_file))
+
+
 def test_samples_in_the_first_place_may_have_an_answer(bucket_processor: SalmonnProcessor) -> None:
     inputs = bucket_processor(make_clip(1.0), sampling_rate=SAMPLING_RATE, text_target="Yes.")
     expected = bucket_processor(text=ASKED, audio=make_clip(1.0), sampling_rate=SAMPLING_RATE, text_target="Yes.")
