@@ -14,8 +14,10 @@ from conftest import SAMPLING_RATE, make_clip, tiny_model
 from datasets import Audio, Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import pipeline
+from transformers.utils import logging as transformers_logging
 
 from modeling_salmonn import AudioTextPipeline, SalmonnConfig, SalmonnProcessor
+from modeling_salmonn.pipeline_salmonn import logger
 
 
 QUESTION, TRANSCRIPT = "What do you hear?", "the transcript of the row"
@@ -291,6 +293,21 @@ def test_argument_that_is_not_known_raises_before_audio_is_read(
     if "batchsize" not in options:
         with pytest.raises(TypeError, match=error):
             pipeline("audio-text", model=pipe.model, processor=pipe.processor, **options)
+
+
+def test_workers_change_nothing_and_warn(
+    pipe: AudioTextPipeline,
+    clips: list[str],
+    answers: list,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transformers_logging.get_logger("transformers"), "propagate", True)
+    logger.warning_once.cache_clear()  # once per process
+    assert pipe(clips, text=QUESTION, num_workers=0) == answers
+    assert "num_workers" not in caplog.text
+    assert pipe(clips, text=QUESTION, num_workers=2) == answers
+    assert "num_workers changes nothing: audio is decoded by native code in this process" in caplog.text
 
 
 def test_stream_of_a_generator_raises(pipe: AudioTextPipeline, clips: list[str]) -> None:

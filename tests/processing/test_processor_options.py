@@ -1,5 +1,6 @@
 """Options: what the processor would drop is an error that names what was meant."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,20 @@ def test_options_of_the_library_are_known(bucket_processor: SalmonnProcessor) ->
     assert inputs["input_ids"].shape[1] % 8 == 0
     assert "mm_token_type_ids" in inputs
     assert chat(bucket_processor, [user("Hi")], padding="max_length", max_length=40)["input_ids"].shape == (1, 40)
+
+
+def test_processor_is_told_where_clips_may_come_from(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    for options in ({"allow_paths": False}, {"audio_kwargs": {"allow_paths": False}}):
+        with pytest.raises(ValueError, match="allow_paths"):
+            bucket_processor(text="What?", audio=str(wav_file), **options)
+        with pytest.raises(ValueError, match="allow_paths"):
+            bucket_processor(text=["What?"], audio=[[{"path": str(wav_file)}]], text_target=["Yes."], **options)
+        with pytest.raises(ValueError, match="allow_paths"):
+            bucket_processor.apply_transcription_request(wav_file, **options)
+        for given in (options, {"processor_kwargs": options}):
+            with pytest.raises(ValueError, match="allow_paths"):
+                chat(bucket_processor, [user(wav_file, "What?")], **given)
+    chat(bucket_processor, [user(wav_file.read_bytes(), "What?")], allow_paths=False, allow_urls=False)
 
 
 def test_truncation_of_expanded_prompts_raises(bucket_processor: SalmonnProcessor) -> None:
