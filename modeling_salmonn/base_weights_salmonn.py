@@ -12,9 +12,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, WhisperModel
 
+from .checkpoint_files_salmonn import check_base_folder, local_folder, require_finite
 from .configuration_salmonn import BeatsConfig, SalmonnConfig
 from .modeling_beats import BeatsModel
 
@@ -48,6 +50,8 @@ BEATS_FLAGS = (
     *("conv_bias", "gru_rel_pos", "deep_norm"),
 )
 BEATS_SHARES = ("dropout", "attention_dropout", "activation_dropout")
+# What transformers, torch and safetensors raise for files that they cannot read, and for configs of wrong types.
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError, TypeError, StrictDataclassError)
 SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
 
 
@@ -131,10 +135,9 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
         ValueError: if the file is not such a checkpoint.
     """
     content = read_torch_file(path)
-    if not {"cfg", "model"} <= content.keys():
-        raise ValueError(f"{path} has the keys {sorted(content)}, but a BEATs checkpoint has 'cfg' and 'model'.")
-    if not isinstance(content["model"], dict):
-        raise ValueError(f"{path} has a {type(content['model']).__name__} as 'model', but it needs to be a dict.")
+    if not all(isinstance(content.get(key), dict) for key in ("cfg", "model")):
+        keys = sorted(str(key) for key in content)
+        raise ValueError(f"{path} has the keys {keys}, but a BEATs checkpoint has 'cfg' and 'model', both dicts.")
     weights: StateDict = {}
     first_bias = content["model"].get("encoder.layers.0.self_attn.relative_attention_bias.weight")
     for key, tensor in content["model"].items():
@@ -151,10 +154,12 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
 
 @contextmanager
 def readable_errors(model_id: str) -> Iterator[None]:
-    """Name the base in the many kinds of errors that a damaged, unsafe or absent file raises."""
+    """Name the base, and the file in its folder, where a damaged, unsafe or absent file raises one of many errors."""
+    if folder := local_folder(model_id):
+        check_base_folder(folder)
     try:
         yield
-    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{model_id} cannot be loaded ({_reason(error)}). Give a Hub id or a folder with whole weights; "
             "pickled code in them is never executed."
@@ -201,7 +206,8 @@ def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: A
     """All frozen bases that `config` names, under the names of `SalmonnForConditionalGeneration`.
 
     Raises:
-        ValueError: if the configuration does not name a base, or a base has missing or unexpected weights.
+        ValueError: if the configuration does not name a base, or a base is damaged or has missing, unexpected or NaN
+            weights.
     """
     loaders = {"speech": load_speech_weights, "text": load_text_weights}
     if config.audio_config is not None:
@@ -214,12 +220,17 @@ def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: A
                 f"This checkpoint holds only what was trained, and its config does not name the {part} base; "
                 f"set {part}_model_id to a Hub id or a local path."
             )
-        weights |= load(model_id, dtype, revision=getattr(config, f"{part}_model_revision") or "main", **hub_kwargs)
+        revision = getattr(config, f"{part}_model_revision") or "main"
+        base = load(model_id, dtype, revision=revision, **hub_kwargs)
+        require_finite(base.items(), model_id)
+        weights |= base
     return weights
 
 
 def _reason(error: BaseException) -> str:
     """The first sentence: torch's next ones advise to run the pickled code."""
+    if isinstance(error, StrictDataclassError):  # tells the value on its second line
+        return " ".join(str(error).split())
     return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -7,8 +7,8 @@ full           config.json  model.safetensors      adapter_model.safetensors  ad
 adapter-only   config.json  connector.safetensors  adapter_model.safetensors  adapter_config.json
 ```
 
-In the second form the frozen bases are fetched from where the config says. In both, a missing or unexpected weight
-is an error that names it.
+In the second form the frozen bases are fetched from where the config says. In both, a missing, unexpected or damaged
+weight is an error that names it, and `hashes.json` tells what was written.
 """
 
 import copy
@@ -18,20 +18,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .base_weights_salmonn import load_base_weights
+from .checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    CONNECTOR_FILE,
+    check_model_folder,
+    is_own_weight_file,
+    local_folder,
+    require_finite,
+    require_layers,
+    write_hashes,
+)
 from .configuration_salmonn import SalmonnConfig
 from .lora_checks_salmonn import require_unquantised
 from .lora_layers_salmonn import fetch_offloaded
-from .lora_salmonn import LORA_FILES, LoraMixin, require_shapes
+from .lora_salmonn import LoraMixin, require_shapes
+from .staged_saving_salmonn import replace_files
 
 
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
-CONNECTOR_FILE = "connector.safetensors"
+LORA_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -69,10 +83,15 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
 
         Raises:
-            ValueError: if keys are missing or unexpected (unless `output_loading_info` is set), or a base that an
-                adapter-only checkpoint needs is not named or cannot be loaded completely.
+            ValueError: if keys are missing or unexpected or values are NaN (unless `output_loading_info` is set), a
+                file is damaged, or a base that an adapter-only checkpoint needs is not named or cannot be loaded
+                completely.
         """
         path = pretrained_model_name_or_path
+        variant = kwargs.get("variant")
+        if path is not None and (folder := local_folder(path, kwargs.get("subfolder") or "")):
+            given = {name for name in ("config", "state_dict", "gguf_file") if kwargs.get(name) is not None}
+            check_model_folder(folder, variant, given)
         hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
         has_lora = path is not None and _has_lora(path, file_kwargs)
@@ -85,7 +104,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 kwargs.setdefault("quantization_config", config.quantization_config)
                 del config.quantization_config
             dtype = _resolve_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), config)
-            weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
+            bases = load_base_weights(config, dtype, **hub_kwargs)
+            weights = bases | load_file(connector)
+            require_layers(config.to_dict(), len(weights), str(path))
             kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
             model = super().from_pretrained(None, *model_args, **kwargs)
             adapter_info = (
@@ -94,15 +115,21 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         else:
             # Named here, or transformers would take the base from adapter_config.json for a Hub id.
             adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": str(path)} if has_lora else {})
-            model, adapter_info = super().from_pretrained(
-                path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
-            )
+            try:
+                model, adapter_info = super().from_pretrained(
+                    path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
+                )
+            except SafetensorError:
+                if path is not None and (config_file := _find_file(path, CONFIG_FILE, file_kwargs)):
+                    check_model_folder(Path(config_file).parent, variant)  # downloaded: names the file
+                raise
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):
             info[name] |= set(adapter_info.get(name, ()))
         if output_loading_info:
             return model, info
         _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
+        require_finite(model.state_dict().items(), str(path or "the state dict"))
         if has_lora:
             model._require_trained_scaling(path)
         return model
@@ -140,30 +167,43 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call model.push_to_hub(repo_id) instead.")
         state_dict = fetch_offloaded(self, state_dict if state_dict is not None else self.state_dict())
-        has_lora = self._hf_peft_config_loaded
         if adapter_only:
             self._require_base_ids()
-        base_state = {
+        weights = {
             key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if ".lora_" not in key
         }
         if adapter_only:
-            require_unquantised(_connector_of(base_state), adapter_only=True)
-        elif has_lora:
-            require_unquantised(base_state, adapter_only=False)
-        if has_lora and is_main_process:
-            self._save_lora(save_directory, state_dict)
+            require_unquantised(_connector_of(weights), adapter_only=True)
+        elif self._hf_peft_config_loaded:
+            require_unquantised(weights, adapter_only=False)
+        if not is_main_process:  # takes part in gathering sharded weights, and writes nothing
+            self._save_base(save_directory, weights, adapter_only, is_main_process=False, **kwargs)
+            return
+        variant = kwargs.get("variant")
+        with replace_files(save_directory, lambda name: is_own_weight_file(name, variant)) as staging:
+            if self._hf_peft_config_loaded:
+                self._save_lora(staging, state_dict)
+            self._save_base(staging, weights, adapter_only, is_main_process=True, **kwargs)
+            write_hashes(staging)
+
+    def _save_base(
+        self,
+        folder: str | os.PathLike,
+        weights: dict[str, torch.Tensor],
+        adapter_only: bool,
+        is_main_process: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Everything but the adapter."""
+        has_lora = self._hf_peft_config_loaded
         try:
             self._hf_peft_config_loaded = False  # transformers would write the adapter alone
             if not adapter_only:
-                super().save_pretrained(
-                    save_directory, state_dict=base_state, is_main_process=is_main_process, **kwargs
-                )
+                super().save_pretrained(folder, state_dict=weights, is_main_process=is_main_process, **kwargs)
             elif is_main_process:
-                self._save_connector(save_directory, base_state)
+                self._save_connector(folder, weights)
         finally:
             self._hf_peft_config_loaded = has_lora
-        if is_main_process:
-            _remove_stale_weights(Path(save_directory), adapter_only, has_lora)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
@@ -214,12 +254,6 @@ def _has_lora(path: str | os.PathLike, file_kwargs: dict[str, Any]) -> bool:
     return bool(found)
 
 
-def _remove_stale_weights(folder: Path, adapter_only: bool, has_lora: bool) -> None:
-    """Remove what an earlier save of another form left: the next load would prefer or add it."""
-    stale = [folder / name for name in LORA_FILES] if not has_lora else []
-    stale += folder.glob("model*.safetensors*") if adapter_only else [folder / CONNECTOR_FILE]
-    for file in stale:
-        file.unlink(missing_ok=True)
 
 
 def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:

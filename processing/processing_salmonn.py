@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .assistant_masks_salmonn import require_placed_masks
 from .chat_messages_salmonn import clean_messages, read_conversations
 from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
 from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
+from .processor_files_salmonn import explain_failed_loading
 from .processor_options_salmonn import (
     READING_OPTIONS,
     SalmonnProcessorKwargs,
@@ -32,6 +34,7 @@ from .prompt_texts_salmonn import (
     is_audio,
     is_formatted,
 )
+from .staged_saving_salmonn import refuse_unfinished, replace_files
 from .training_labels_salmonn import IGNORED_LABEL, add_targets
 
 
@@ -158,12 +161,30 @@ class SalmonnProcessor(ProcessorMixin):
             return [self._wrap(own, 1) for own in prompts]
         return self(text=prompts, audio=[[clip] for clip in clips], **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Load a processor, as for every transformers model.
+
+        Raises:
+            ValueError: if the folder was being saved to when the process ended, or lacks a file, or one is damaged.
+        """
+        refuse_unfinished(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except Exception:  # of transformers and tokenizers, many of which name no file
+            explain_failed_loading(Path(pretrained_model_name_or_path) / kwargs.get("subfolder", ""))
+            raise
+
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> list[str]:
         """Save tokenizer, extractor settings, chat template and the code that `trust_remote_code` runs."""
+        if push_to_hub:
+            kwargs.setdefault("repo_id", Path(save_directory).name)
         try:
-            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+            with replace_files(save_directory) as staging:
+                files = super().save_pretrained(str(staging), push_to_hub=push_to_hub, **kwargs)
+            return [os.path.join(save_directory, os.path.relpath(file, staging)) for file in files]
         finally:
             for part in (self, self.feature_extractor):  # written to the files, not meant to stay on the objects
                 part.__dict__.pop("auto_map", None)

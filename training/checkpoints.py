@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
+from modeling_salmonn.staged_saving_salmonn import reach_disk
+
 
 CHECKPOINT_PREFIX = "checkpoint-"
 MARKER = "complete.json"
@@ -17,7 +20,9 @@ ALIGNMENT_FOLDER = "alignment"  # of the warm start, within the output folder of
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the list of the folder's files and sizes, in one step."""
+    """Write the list of the folder's files and sizes, in one step, when all of them have reached the disk."""
+    for path in _files(folder):
+        reach_disk(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
     unfinished = folder / f"{MARKER}.tmp"
     unfinished.write_text(json.dumps(sizes, indent=1, sort_keys=True))
@@ -93,11 +98,10 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: if there are none.
     """
-    names = ("connector.safetensors", "adapter_model.safetensors")
-    files = [*Path(folder).glob("model*.safetensors"), *(Path(folder) / name for name in names)]
     weights: dict[str, torch.Tensor] = {}
-    for file in files:
-        weights |= load_file(file) if file.is_file() else {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        if is_own_weight_file(file.name):
+            weights |= load_file(file)
     if not weights:
         raise ValueError(f"There are no weights in {folder}; give a checkpoint folder to resume from.")
     return weights

@@ -18,7 +18,9 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
+from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
+from modeling_salmonn.staged_saving_salmonn import replace_files
 from modeling_salmonn.training.alignment import count_targets
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.checkpoints import MarkingTrainer, read_weights
@@ -194,16 +196,17 @@ class SalmonnTrainer(MarkingTrainer):
         return dataset.sampler(step, seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
         if not self.args.should_save:
             return
-        self.accelerator.unwrap_model(self.model).save_pretrained(
-            folder, adapter_only=self.saves_adapter_only, state_dict=state_dict
-        )
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
-        if self.alignment_head is not None:
-            save_file(self.alignment_head.state_dict(), folder / ALIGNMENT_FILE)
+        # all at once: a processor or a head of another model would be silently wrong
+        with replace_files(output_dir or self.args.output_dir, _is_own_file) as folder:
+            self.accelerator.unwrap_model(self.model).save_pretrained(
+                folder, adapter_only=self.saves_adapter_only, state_dict=state_dict
+            )
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            if self.alignment_head is not None:
+                save_file(self.alignment_head.state_dict(), folder / ALIGNMENT_FILE)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -227,6 +230,10 @@ class SalmonnTrainer(MarkingTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _is_own_file(name: str) -> bool:
+    return is_own_weight_file(name) or name == ALIGNMENT_FILE
 
 
 def keep_label_positions(inputs: dict[str, Any]) -> dict[str, Any]:

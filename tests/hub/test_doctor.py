@@ -43,7 +43,9 @@ print("REPORTS", json.dumps(reports))
 @pytest.fixture
 def folder(saved_folder: Path, tmp_path: Path) -> Path:
     """A healthy folder of the test's own, to be damaged."""
-    return Path(shutil.copytree(saved_folder, tmp_path / "salmonn"))
+    copy = Path(shutil.copytree(saved_folder, tmp_path / "salmonn"))
+    (copy / "hashes.json").unlink()  # or any damage to weights would be found there first
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,7 @@ def adapter_only_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.speech_model_id, config.text_model_id = str(root / "whisper"), str(root / "llama")
     tiny_model(config, lora=True).save_pretrained(root / "salmonn", adapter_only=True)
     tiny_processor(config).save_pretrained(root / "salmonn")
+    (root / "salmonn" / "hashes.json").unlink()
     return root / "salmonn"
 
 
@@ -220,6 +223,15 @@ def test_unexpected_key_of_a_base_in_the_connector_fails(adapter_only_folder: Pa
 def test_tensor_of_another_shape_fails(folder: Path) -> None:
     change_weights(folder / WEIGHTS, lambda weights: weights.update({"model.projector.bias": torch.zeros(3)}))
     assert_found(folder, "keys", "failed", "1 of another shape: model.projector.bias [3]")
+
+
+def test_damaged_byte_of_a_saved_folder_is_found(saved_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved_folder, tmp_path / "salmonn"))
+    assert_found(folder, "hashes", "ok", "as in hashes.json")
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-4] ^= 1  # of the lowest byte of a value
+    (folder / WEIGHTS).write_bytes(content)
+    assert_found(folder, "hashes", "failed", f"Other than hashes.json says: {WEIGHTS}")
 
 
 def test_hashes_are_compared(folder: Path) -> None:

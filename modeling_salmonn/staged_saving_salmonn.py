@@ -1,0 +1,100 @@
+"""Saving over a folder: wherever it is killed, the folder holds the old files, the new ones, or says that it is mixed.
+
+- new files are written beside the old ones, into a folder within the folder, and reach the disk before anything else
+- a mark is set, each new file takes the place of the old one, and the mark is taken away
+- loaders refuse a folder with the mark; what fails before it is set (a full disk, say) leaves the old files alone
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+STAGING_FOLDER = ".unfinished_save"
+MARK_FILE = "unfinished_save.json"
+
+
+@contextmanager
+def replace_files(
+    folder: str | os.PathLike, is_outdated: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
+    """Replace files of a folder by those that the body writes.
+
+    Args:
+        folder: created if it does not exist; files that are not written anew stay.
+        is_outdated: tells by its name which file of the folder must go when it is not written anew.
+
+    Yields:
+        The folder to write the new files to.
+
+    Raises:
+        ValueError: if `folder` is a file.
+        OSError: if the files cannot be written; until all of them are, the old ones stay as they are.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, but a folder to save to is needed.")
+    is_new = not folder.exists()
+    staging = folder / STAGING_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if staging.exists():  # of a save that was killed
+            shutil.rmtree(staging)
+        staging.mkdir()
+        yield staging
+        names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+        outdated = [path.name for path in folder.iterdir() if is_outdated(path.name) and path.name not in names]
+        _publish(staging, folder, names, outdated)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # holds files, as it should
+                folder.rmdir()
+
+
+def refuse_unfinished(folder: str | os.PathLike) -> None:
+    """Make sure that no save was killed between its first and its last file.
+
+    Raises:
+        ValueError: if the folder holds old and new files together.
+    """
+    if os.path.isfile(os.path.join(folder, MARK_FILE)):
+        raise ValueError(
+            f"{folder} was being saved to when the process ended (it has {MARK_FILE}), so that old and new files are "
+            "mixed; save the model and its processor there again, or take another folder."
+        )
+
+
+def _publish(staging: Path, folder: Path, names: list[str], outdated: list[str]) -> None:
+    for name in names:
+        reach_disk(staging / name)
+    unfinished = staging / MARK_FILE
+    unfinished.write_text(json.dumps({"written": names, "removed": outdated}, indent=1) + "\n")
+    reach_disk(unfinished)
+    os.replace(unfinished, folder / MARK_FILE)
+    reach_disk(folder)
+    for name in outdated:
+        (folder / name).unlink()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / name, folder / name)
+    for parent in {(folder / name).parent for name in names} | {folder}:
+        reach_disk(parent)
+    (folder / MARK_FILE).unlink()
+    reach_disk(folder)
+
+
+def reach_disk(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, has been written; some systems cannot for folders."""
+    with suppress(PermissionError):  # Windows opens no folders
+        number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+__all__ = ["reach_disk", "refuse_unfinished", "replace_files"]

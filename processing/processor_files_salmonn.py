@@ -1,0 +1,37 @@
+"""Files of a saved processor, and what is wrong with them where it cannot be loaded."""
+
+import json
+import os
+from pathlib import Path
+
+
+PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE = (
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
+NEEDED_FILES = (PROCESSOR_FILE, TOKENIZER_FILE)
+MEND = "download it, or save the processor, again"
+
+
+def explain_failed_loading(folder: str | os.PathLike) -> None:
+    """Look for the file of a local folder that is missing or damaged; says nothing where it finds none.
+
+    Raises:
+        ValueError: naming the file, what is wrong with it, and what to do.
+    """
+    if not Path(folder).is_dir():
+        return
+    if missing := [name for name in NEEDED_FILES if not (Path(folder) / name).is_file()]:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}, which the processor needs; {MEND}.")
+    for name in (PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE):
+        file = Path(folder) / name
+        try:
+            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} cannot be read as JSON ({error}); {MEND}.") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file} holds a {type(content).__name__}, but a JSON object is needed; {MEND}.")
+
+
+__all__ = ["explain_failed_loading"]

@@ -1,0 +1,1 @@
+../modeling_salmonn/staged_saving_salmonn.py
