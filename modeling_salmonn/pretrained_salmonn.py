@@ -13,7 +13,7 @@ weight is an error that names it, and `hashes.json` tells what was written.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from .lora_checks_salmonn import require_unquantised
 from .lora_layers_salmonn import fetch_offloaded
 from .lora_salmonn import LoraMixin, require_shapes
 from .staged_saving_salmonn import replace_files
+from .weight_names_salmonn import is_adapter_name, is_training_checkpoint, plain_name, require_adapter, to_live_names
 
 
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
@@ -55,6 +56,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     config_class = SalmonnConfig
     config: SalmonnConfig
     _base_loading_info: dict[str, Any]
+    _repeated_adapter_keys: set[str]
+    _given_names: frozenset[str] = frozenset()  # to `load_state_dict`, by the shards so far
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
@@ -126,6 +129,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):
             info[name] |= set(adapter_info.get(name, ()))
+        if not has_lora:
+            info["unexpected_keys"] |= model._repeated_adapter_keys
         if output_loading_info:
             return model, info
         _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
@@ -137,6 +142,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     @staticmethod
     def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
         """Keep the report of the base: `from_pretrained` replaces it by the adapter's."""
+        # the checkpoints of a training hold the adapter twice, and here it is read from its own file
+        model._repeated_adapter_keys = {key for key in loading_info.unexpected_keys if is_adapter_name(key)}
+        loading_info.unexpected_keys -= model._repeated_adapter_keys
         if not load_config.ignore_mismatched_sizes:
             require_shapes(loading_info, "The weights do not fit the config")
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
@@ -169,13 +177,13 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         state_dict = fetch_offloaded(self, state_dict if state_dict is not None else self.state_dict())
         if adapter_only:
             self._require_base_ids()
-        weights = {
-            key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if ".lora_" not in key
-        }
+        weights = {plain_name(key): tensor for key, tensor in state_dict.items() if not is_adapter_name(key)}
         if adapter_only:
             require_unquantised(_connector_of(weights), adapter_only=True)
         elif self._hf_peft_config_loaded:
             require_unquantised(weights, adapter_only=False)
+        if is_training_checkpoint(Path(save_directory)):
+            weights |= {key: tensor for key, tensor in state_dict.items() if is_adapter_name(key)}
         if not is_main_process:  # takes part in gathering sharded weights, and writes nothing
             self._save_base(save_directory, weights, adapter_only, is_main_process=False, **kwargs)
             return
@@ -204,6 +212,18 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 self._save_connector(folder, weights)
         finally:
             self._hf_peft_config_loaded = has_lora
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights, as for every module; those named without an adapter find their place in a model that has one.
+
+        `transformers.Trainer` goes on from a checkpoint, and goes back to the best one, in this way.
+
+        Raises:
+            ValueError: if the adapter that is being trained is left out, or there is no place for the given one.
+        """
+        weights = to_live_names(state_dict, self.state_dict())
+        self._given_names = require_adapter(self, weights, self._given_names)
+        return super().load_state_dict(weights, strict=strict, assign=assign)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""

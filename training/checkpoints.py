@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
+from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_FILE, is_own_weight_file
 from modeling_salmonn.staged_saving_salmonn import reach_disk
+from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
 
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -101,7 +102,10 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
         if is_own_weight_file(file.name):
-            weights |= load_file(file)
+            given = load_file(file)
+            if file.name != ADAPTER_FILE:  # which repeats what plain `Trainer` reads elsewhere
+                given = {name: tensor for name, tensor in given.items() if not is_adapter_name(name)}
+            weights |= given
     if not weights:
         raise ValueError(f"There are no weights in {folder}; give a checkpoint folder to resume from.")
     return weights
