@@ -1,6 +1,7 @@
 """Checkpoints that survive an interruption: one counts only when its last file, the list of all others, is written."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_FILE, is_own_weigh
 from modeling_salmonn.staged_saving_salmonn import reach_disk
 from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_PREFIX = "checkpoint-"
 MARKER = "complete.json"
@@ -68,10 +71,30 @@ def refuse_earlier_run(output_dir: str | os.PathLike) -> None:
 
 
 class MarkingTrainer(Trainer):
-    """`Trainer` whose checkpoints count only when they are complete."""
+    """`Trainer` whose checkpoints count only when they are complete, and whose finished runs stay as they are."""
 
     args: Any
     accelerator: Any
+    state: Any
+    control: Any
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, *args)
+        if self.state.global_step >= max_steps:
+            logger.warning(
+                "Nothing is left to train: the checkpoint is of step %s, and the run has %s; raise max_steps or "
+                "num_train_epochs to go on.",
+                self.state.global_step,
+                max_steps,
+            )
+        return begun
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """As ever, but for a finished run, of which `Trainer` would train one more step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"

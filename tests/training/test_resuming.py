@@ -48,6 +48,11 @@ def whole_run(workspace: Workspace) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def plain_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("finished"))
+
+
 def evaluation(workspace: Workspace) -> str:
     rows = [
         {"path": "clip5.wav", "text": "five", "task": "asr"},
@@ -181,3 +186,49 @@ def test_checkpoint_of_other_settings_raises(workspace: Workspace, whole_run: Pa
     )
     with pytest.raises(ValueError, match=r"The checkpoint does not fit the model: missing \[\], unexpected \['model"):
         train(arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"max_steps": 3}, 3),
+        ({"max_steps": -1, "num_train_epochs": 1}, 6),
+        ({"max_steps": -1, "num_train_epochs": 0.5}, 3),
+    ],
+    ids=["steps", "whole epochs", "part of an epoch"],
+)
+def test_finished_run_stays_as_it_is(
+    changes: dict[str, Any],
+    steps: int,
+    plain_workspace: Workspace,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 2, "resume_from_checkpoint": True} | changes
+    assert train(plain_workspace.arguments(tmp_path, **settings)).global_step == steps
+    expected = list(weights(tmp_path))
+    checkpoints = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    for _ in range(2):
+        caplog.clear()
+        assert train(plain_workspace.arguments(tmp_path, **settings)).global_step == steps
+        assert f"checkpoint is of step {steps}, and the run has {steps}; raise max_steps" in caplog.text
+        assert all(torch.equal(*pair) for pair in zip(weights(tmp_path), expected, strict=True))
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == checkpoints
+
+
+def test_finished_run_goes_on_when_it_is_given_more_steps(plain_workspace: Workspace, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"resume_from_checkpoint": True}
+    train(plain_workspace.arguments(tmp_path, max_steps=2, **settings))
+    output = train(plain_workspace.arguments(tmp_path, max_steps=3, **settings))
+    assert output.global_step == 3
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+def test_finished_stream_stays_as_it_is(
+    plain_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    source = {"path": str(plain_workspace.manifest), "streaming": True}
+    settings: dict[str, Any] = {"train_data": source, "max_steps": 2, "resume_from_checkpoint": True}
+    for _ in range(2):
+        assert train(plain_workspace.arguments(tmp_path / "out", **settings)).global_step == 2
