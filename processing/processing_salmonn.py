@@ -222,13 +222,14 @@ class SalmonnProcessor(ProcessorMixin):
         options = dict(processor_kwargs or {})  # the library writes into it
         check_options(options)
         check_template_options(kwargs, f"{chat_template or self.chat_template}")
-        # Clips are brought to the extractor's rate here, and need no rate from then on.
+        # Clips are brought to the extractor's rate here, which the library says only from 5.18 on.
         given = {
             name: [take_option(own, name, "audio_kwargs") for own in (kwargs, options)] for name in READING_OPTIONS
         }
         reading = {
             name: next((value for value in values if value is not None), None) for name, values in given.items()
         }
+        options["sampling_rate"] = self.feature_extractor.sampling_rate
         read = partial(self._read_clip, reading=reading) if tokenize else None
         clean = [
             clean_messages(messages, self.escape, read, f"Conversation {index}: " if batched else "")
