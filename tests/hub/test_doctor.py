@@ -73,7 +73,7 @@ def assert_all_ok(folder: Path) -> list[Check]:
 
 def test_healthy_folder_passes_every_check(saved_folder: Path) -> None:
     checks = assert_all_ok(saved_folder)
-    assert len({check.name for check in checks}) == 15
+    assert len({check.name for check in checks}) == 16
     assert "Loaded in" in named(checks, "generation").detail
 
 
