@@ -25,6 +25,7 @@ class AudioInputs:
     """Audio inputs as tensors with one row for each clip; see `SalmonnModel.get_audio_features`.
 
     Raises:
+        TypeError: for inputs that are no tensors.
         ValueError: for inputs of another shape, and with both counts if they disagree in clips.
     """
 
@@ -108,6 +109,8 @@ def _as_tensor(name: str, value: Any) -> torch.Tensor | None:
                 "tensor with a row for each clip."
             )
         value = torch.cat(rows)
+    if value is not None and not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use return_tensors='pt'.")
     if value is not None and value.dim() != len(axes):
         raise ValueError(f"{name} has the shape {tuple(value.shape)}, but ({', '.join(axes)}) is needed.")
     return value

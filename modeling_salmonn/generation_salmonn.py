@@ -57,9 +57,11 @@ class SalmonnGenerationMixin(GenerationMixin):
             Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
 
         Raises:
-            ValueError: if placeholders and audio tokens are not equally many.
+            ValueError: if placeholders and audio tokens are not equally many, or audio inputs disagree.
         """
         if inputs is not None:
+            if kwargs.get("input_ids") is not None:
+                raise ValueError("Got prompts as inputs and as input_ids; pass them once.")
             kwargs["input_ids"] = inputs
         for name in CACHE_NAMES:
             if name in kwargs:
@@ -127,15 +129,14 @@ class SalmonnGenerationMixin(GenerationMixin):
         mask = kwargs.get("attention_mask")
         # a longer mask says that only the ids behind the cache are given
         start = mask.shape[1] - input_ids.shape[1] if mask is not None and _cached_length(kwargs) else 0
-        return find_positions(input_ids, self.config.audio_token_id, start)
+        return find_positions(input_ids, self.config.audio_token_id, max(start, 0))
 
     def _hide_placeholders(
         self, input_ids: torch.Tensor, positions: torch.Tensor, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Ids for everything that reads them; only a streamer, which shows the prompt, gets the placeholders."""
-        options = [kwargs.get("generation_config"), self.generation_config]
-        healing = kwargs.get("token_healing", any(getattr(option, "token_healing", None) for option in options))
-        if healing:
+        config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("token_healing", getattr(config, "token_healing", None)):
             raise ValueError("token_healing writes prompts anew, without their audio; leave it out.")
         hidden = without_placeholders(input_ids, kwargs.get("attention_mask"), self.config.audio_token_id)
         kwargs = kwargs | {"input_ids": hidden, "audio_positions": positions}

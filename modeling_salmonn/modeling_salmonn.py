@@ -339,7 +339,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         inputs_embeds: torch.Tensor,
         tokens: torch.Tensor,
         positions: torch.Tensor | None,
-        start: int,
+        start: int | torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings with audio tokens in their places, and the tokens that had a place behind `start`."""
         if positions is None:
@@ -388,17 +388,16 @@ class SalmonnModel(SalmonnPreTrainedModel):
             audio_input_features_mask,
             encoder_hidden_states,
         )
-        start = 0 if cache is None else cache.get_seq_length()
         audio_tokens, positions = None, audio_positions
         if audio_embeds is not None and input_ids is not None:
             if positions is None:
-                positions = find_positions(input_ids, self.config.audio_token_id, start)
+                positions = find_positions(input_ids, self.config.audio_token_id, _cached_length(cache))
             audio_tokens = last_tokens(audio_embeds, positions)
         elif any(value is not None for value in clips):
             audio_tokens = self.get_audio_features(*clips, return_dict=True).pooler_output
         if audio_tokens is not None:
-            placed = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
-            inputs_embeds, audio_tokens = placed
+            start = _cached_length(cache)
+            inputs_embeds, audio_tokens = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
             require_no_placeholders(input_ids, self.config.audio_token_id)
 
@@ -521,6 +520,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
             audio_hidden_states=outputs.audio_hidden_states,
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
         )
+
+
+def _cached_length(cache: Cache | None) -> int | torch.Tensor:
+    return 0 if cache is None else cache.get_seq_length()
 
 
 def _kept_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

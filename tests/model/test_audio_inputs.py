@@ -101,6 +101,8 @@ def test_features_of_another_extractor_raise(
         bucket_model.get_audio_features(**features | {"input_features": torch.zeros(2, 128, 200)})
     with pytest.raises(ValueError, match=r"audio_input_features has 80 mel bins, but .* needs 128"):
         bucket_model.get_audio_features(**features | {"audio_input_features": torch.zeros(2, 200, 80)})
+    with pytest.raises(TypeError, match=r"input_features must be a torch\.Tensor, got ndarray"):
+        bucket_model.get_audio_features(**features | {"input_features": features["input_features"].numpy()})
     with pytest.raises(ValueError, match=r"input_features has the shape \(80, 200\), but \(clips, mel, frames\)"):
         bucket_model.get_audio_features(**features | {"input_features": features["input_features"][0]})
 

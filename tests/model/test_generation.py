@@ -144,6 +144,23 @@ def test_placeholders_without_audio_raise_in_generate(
         bucket_model.generate(input_ids=prompt["input_ids"], max_new_tokens=2)
 
 
+def test_prompt_that_is_given_twice_raises(
+    bucket_model: SalmonnForConditionalGeneration, prompt: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(ValueError, match="as inputs and as input_ids; pass them once"):
+        bucket_model.generate(prompt["input_ids"], **prompt)
+
+
+def test_guidance_by_a_prompt_without_audio_works(
+    bucket_model: SalmonnForConditionalGeneration, prompt: dict[str, torch.Tensor]
+) -> None:
+    options = {"max_new_tokens": 3, "output_logits": True, "output_scores": True, "return_dict_in_generate": True}
+    output = bucket_model.generate(
+        **prompt, guidance_scale=2.0, negative_prompt_ids=torch.tensor([[1, 70, 71]]), **options
+    )
+    assert not torch.allclose(output.scores[0], output.logits[0].log_softmax(-1), atol=1e-3)
+
+
 def test_token_healing_with_audio_raises(
     bucket_model: SalmonnForConditionalGeneration, prompt: dict[str, torch.Tensor]
 ) -> None:
