@@ -38,7 +38,7 @@ def test_metrics_get_the_logits_alone(expected: tuple[int, float], tmp_path: Pat
     assert predicted.predictions.shape[0] == len(ROWS)
     assert predicted.predictions.shape[-1] == CONFIG.text_config.vocab_size
     assert metrics["eval_tokens"] == predicted.metrics["test_tokens"] == expected[0]
-    assert metrics["eval_right"] == pytest.approx(expected[1], rel=1e-4)
+    assert metrics["eval_right"] == pytest.approx(expected[1], abs=1e-3)
 
 
 def test_two_processes_measure_the_same(expected: tuple[int, float], tmp_path: Path) -> None:
@@ -53,4 +53,4 @@ def test_two_processes_measure_the_same(expected: tuple[int, float], tmp_path: P
     metrics = json.loads(output.read_text())
     assert metrics["shape"][0] == len(ROWS)
     assert metrics["eval_tokens"] == expected[0]
-    assert metrics["eval_right"] == pytest.approx(expected[1], rel=1e-4)
+    assert metrics["eval_right"] == pytest.approx(expected[1], abs=1e-3)
