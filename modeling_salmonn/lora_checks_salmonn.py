@@ -149,11 +149,22 @@ def require_mergeable(model: Any) -> None:
             raise ValueError(f"merge_lora has no place for the lora_bias of {name}, which has no bias itself.")
 
 
-def require_savable(model: Any) -> str:
-    """Make sure that a folder with the model's adapters will answer as the model does.
+def require_no_foreign_adapters(model: nn.Module) -> None:
+    """Make sure that a model that knows of no adapter has none.
 
-    Returns:
-        The name of the active adapter.
+    Raises:
+        ValueError: if PEFT has put one into its layers behind its back, which would not be saved.
+    """
+    layers = [name for name, layer in adapted_layers(model).items() if layer.active_adapters]
+    if layers:
+        raise ValueError(
+            f"{layers[0]} has an adapter that this model did not add and would not save; call save_pretrained of the "
+            "PeftModel, or use model.add_adapter(config) instead."
+        )
+
+
+def require_savable(model: Any) -> None:
+    """Make sure that a folder with the model's adapters will answer as the model does.
 
     Raises:
         ValueError: if the folder would answer otherwise, with the way out.
@@ -170,7 +181,6 @@ def require_savable(model: Any) -> str:
         require_linear_layers(model, adapter)
         common_scaling(model, adapter)
         _require_written_scaling(model, adapter)
-    return active.pop()
 
 
 def _require_written_scaling(model: nn.Module, adapter: str) -> None:
@@ -204,6 +214,7 @@ __all__ = [
     "common_scaling",
     "require_linear_layers",
     "require_mergeable",
+    "require_no_foreign_adapters",
     "require_savable",
     "require_saved_options",
     "require_scalable",

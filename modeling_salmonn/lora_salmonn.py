@@ -20,9 +20,11 @@ from .lora_checks_salmonn import (
     common_scaling,
     require_linear_layers,
     require_mergeable,
+    require_no_foreign_adapters,
     require_savable,
     require_saved_options,
     require_scalable,
+    require_unquantised,
 )
 from .lora_layers_salmonn import (
     lora_layers,
@@ -253,9 +255,18 @@ class LoraMixin(PeftAdapterMixin):
                 f"{self.config.lora_scaling}; make lora_alpha and lora_rank agree."
             )
 
+    def _require_savable(self, written: dict[str, torch.Tensor], adapter_only: bool) -> None:
+        """Refuse to save a folder that would not load, or would answer otherwise than the model."""
+        if self._hf_peft_config_loaded:
+            require_savable(self)
+        else:
+            require_no_foreign_adapters(self)
+        if self._hf_peft_config_loaded or adapter_only:
+            require_unquantised(written, adapter_only)
+
     def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
         """Write the active adapter into the folder, and others into folders of their names within it."""
-        active = require_savable(self)
+        (active,) = self.active_adapters()
         for name in self.peft_config:
             folder = Path(save_directory) if name == active else Path(save_directory) / name
             self._save_adapter(folder, name, state_dict)

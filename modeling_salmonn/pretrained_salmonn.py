@@ -37,7 +37,6 @@ from .checkpoint_files_salmonn import (
     write_hashes,
 )
 from .configuration_salmonn import SalmonnConfig
-from .lora_checks_salmonn import require_unquantised
 from .lora_layers_salmonn import fetch_offloaded
 from .lora_salmonn import LoraMixin, require_shapes
 from .staged_saving_salmonn import replace_files
@@ -161,6 +160,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     ) -> None:
         """Save a folder that `from_pretrained` loads with `trust_remote_code` and without this package.
 
+        It answers as the model does, by the active adapter; other adapters are written into folders of their names
+        within it, for `load_adapter`.
+
         Args:
             save_directory: folder to write to.
             adapter_only: write only what is trained (Q-Former, LayerNorms, projection, LoRA); the config must name
@@ -170,7 +172,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             **kwargs: as for every transformers model (`max_shard_size`, ...).
 
         Raises:
-            ValueError: if `adapter_only` is set and the config does not name the bases, or for `push_to_hub`.
+            ValueError: if `adapter_only` is set and the config does not name the bases, if the folder would answer
+                otherwise than the model (two active adapters, merged layers, quantised weights), or for `push_to_hub`.
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call model.push_to_hub(repo_id) instead.")
@@ -178,10 +181,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         if adapter_only:
             self._require_base_ids()
         weights = {plain_name(key): tensor for key, tensor in state_dict.items() if not is_adapter_name(key)}
-        if adapter_only:
-            require_unquantised(_connector_of(weights), adapter_only=True)
-        elif self._hf_peft_config_loaded:
-            require_unquantised(weights, adapter_only=False)
+        self._require_savable(_connector_of(weights) if adapter_only else weights, adapter_only)
         if is_training_checkpoint(Path(save_directory)):
             weights |= {key: tensor for key, tensor in state_dict.items() if is_adapter_name(key)}
         if not is_main_process:  # takes part in gathering sharded weights, and writes nothing

@@ -222,6 +222,18 @@ def test_save_that_would_answer_otherwise_raises_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("method", [LoraConfig, peft.LoHaConfig])
+def test_save_of_layers_that_peft_alone_adapted_raises(
+    method: Any, plain: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    model = deepcopy(plain)
+    wrapped = peft.get_peft_model(model, method(target_modules=LANGUAGE_MODEL))
+    with pytest.raises(ValueError, match=r"did not add and would not save; call save_pretrained of the PeftModel"):
+        model.save_pretrained(tmp_path)
+    wrapped.unload().save_pretrained(tmp_path)
+    torch.testing.assert_close(prompt_logits(AutoModel.from_pretrained(tmp_path)), prompt_logits(plain))
+
+
 def test_adapter_only_save_of_a_quantised_connector_raises(
     plain: SalmonnForConditionalGeneration, tmp_path: Path
 ) -> None:
