@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import datasets
 import pyarrow
 
 from modeling_salmonn.training.row_checks import check_row
-from modeling_salmonn.training.text_files import kind_of, parse_json, parse_json_rows, read_text
+from modeling_salmonn.training.text_files import kind_of, parse_json, parse_json_rows, read_text, shown
 
 
 Row: TypeAlias = dict[str, Any]
@@ -40,12 +41,14 @@ def read_numbered(path: str | os.PathLike, columns: Mapping[str, str] | None = N
     """
     file = Path(path).expanduser()
     content = read_text(path, "manifest")
-    numbered = _read_lines(content, file) if file.suffix == ".jsonl" else parse_json_rows(content, file)
-    for index, (line, row) in enumerate(numbered):
+    entries = _read_lines(content, file) if file.suffix == ".jsonl" else parse_json_rows(content, file)
+    numbered = []
+    for index, (line, row) in enumerate(entries):
         if not isinstance(row, dict):
             found = kind_of(row)
             raise ValueError(f"Row {index} of {file} is {found}; each row needs to be an object (line {line}).")
         check_row(row, f"Line {line} of {file}", columns)
+        numbered.append((line, row))
     keys = list(dict.fromkeys(key for _, row in numbered for key in row))
     if len(keys) > MOST_COLUMNS:
         raise ValueError(f"The rows of {file} have {len(keys)} different keys; give all of them the same few.")
@@ -79,11 +82,12 @@ def check_csv(path: str) -> None:
     reader = csv.reader(text.splitlines(keepends=True), strict=True)
     try:
         header = next(reader, [])
-        double = sorted({name for name in header if header.count(name) > 1})
+        double = sorted(name for name, count in Counter(header).items() if count > 1)
         if not header or double:
-            raise ValueError(
-                f"Line 1 of {path} names {f'{double} twice' if double else 'no columns'}; name each once."
-            )
+            problem = f"{shown(double)} more than once" if double else "no columns"
+            raise ValueError(f"Line 1 of {path} names {problem}; name each column once.")
+        if len(header) > MOST_COLUMNS:
+            raise ValueError(f"Line 1 of {path} names {len(header):,} columns; rows have some ten.")
         for fields in reader:
             if fields and len(fields) != len(header):
                 raise ValueError(
@@ -96,12 +100,10 @@ def check_csv(path: str) -> None:
         csv.field_size_limit(known_limit)
 
 
-def _read_lines(content: str, file: Path) -> list[tuple[int, Any]]:
-    rows = []
+def _read_lines(content: str, file: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(content.split("\n"), start=1):  # texts may hold other line ends
         if line.strip():
-            rows.append((number, parse_json(line, f"line {number} of {file}")))
-    return rows
+            yield number, parse_json(line, f"line {number} of {file}")
 
 
 def _mixed_column(numbered: list[tuple[int, Row]]) -> str | None:

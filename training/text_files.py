@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import Repr
@@ -17,7 +18,7 @@ import yaml
 
 
 MAX_NESTING = 50  # levels; the deepest of our own files has 5
-MAX_YAML_CHARACTERS = 200_000  # PyYAML reads some 300,000 in a second
+MAX_YAML_CHARACTERS = 100_000  # PyYAML takes a third of a second for them
 MAX_YAML_VALUES = 100_000  # aliases can name 10 ** 9 of them in a few lines
 SHOWN_CHARACTERS = 300  # of a value in a message
 NESTED_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MAX_NESTING + 1}}}")
@@ -60,7 +61,7 @@ def parse_json(text: str, name: str, strict: bool = True) -> Any:
     """The value of a JSON text.
 
     Args:
-        text: all of it.
+        text: all of it; of several lines, messages tell which.
         name: what to call it in messages, such as `line 3 of rows.jsonl`.
         strict: refuse numbers that are not finite; our own records of losses may have them.
 
@@ -73,23 +74,23 @@ def parse_json(text: str, name: str, strict: bool = True) -> Any:
     return value
 
 
-def parse_json_rows(text: str, file: str | os.PathLike) -> list[tuple[int, Any]]:
-    """The entries of `[...]` or of `{"annotation": [...]}`, each with the line where it begins.
+def parse_json_rows(text: str, file: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+    """The entries of `[...]` or of `{"annotation": [...]}` one by one, each with the line where it begins.
 
     Raises:
         ValueError: as `parse_json`, and if the text is neither of the two.
     """
+    text += "\n"  # so that mistakes in a file of one line are told with it as well
     position = _skip_blanks(text, 0)
     is_object = text[position : position + 1] == "{"
     if is_object:
         position = _find_annotation(text, position, str(file))
     if text[position : position + 1] != "[":
         raise ValueError(f'{file} needs to hold a list of rows, or {{"annotation": [rows]}}.')
-    rows, line, counted = [], 1, 0
+    line, counted = 1, 0
     for start, value in _entries(text, position, str(file), within_object=is_object):
         line, counted = line + text.count("\n", counted, start), start
-        rows.append((line, value))
-    return rows
+        yield line, value
 
 
 def read_json_object(path: str | os.PathLike, mend: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def read_json_object(path: str | os.PathLike, mend: str) -> dict[str, Any]:
         ValueError: if it cannot be read, or holds something else than an object.
     """
     try:
-        value = parse_json(read_text(path, "file"), str(path), strict=False)
+        value = parse_json(read_text(path, "file") + "\n", str(path), strict=False)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}; {mend}.") from error
     if not isinstance(value, dict):
@@ -178,7 +179,7 @@ def _decode(text: str, position: int, name: str, strict: bool = True) -> tuple[A
 
 
 def _fail_json(problem: str, text: str, position: int, name: str) -> NoReturn:
-    line = text.count("\n", 0, position) + 1
+    line = text.count("\n", 0, min(position, len(text.rstrip()))) + 1
     where = f"line {line} of {name}" if "\n" in text else name
     cut = "; it seems to be cut off" if not text[position:].strip() or problem.startswith("Unterminated") else ""
     raise ValueError(f"{where} is not JSON ({problem}{cut}).")
@@ -224,8 +225,7 @@ def _find_annotation(text: str, position: int, name: str) -> int:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        ((double, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {shown(double)} is given twice")
     return found
 

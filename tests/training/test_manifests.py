@@ -306,7 +306,7 @@ def test_manifest_in_another_encoding_is_told_with_its_line(name: str, tmp_path:
     [
         ("path,text,task\na.wav,hello\n", "Line 2 of .* has 2 fields, but the first line names 3 columns"),
         ("path,text,task\na.wav,hello, you,asr\n", "Line 2 of .* has 4 fields, but the first line names 3 columns"),
-        ("path,text,text,task\n", r"Line 1 of .* names \['text'\] twice; name each once"),
+        ("path,text,text,task\n", r"Line 1 of .* names \['text'\] more than once; name each column once"),
         ("", "Line 1 of .* names no columns"),
         ('path,text,task\na.wav,"hello,asr\n', "Line 2 of .* is not CSV"),
         ("path,text,task\na.wav,12,asr\n", r"rows\.csv: text is 12 \(a number\), but it needs text"),
