@@ -26,7 +26,8 @@ errors = Console(stderr=True)
 DEBUG_VARIABLE = "SALMONN_DEBUG"
 INTERRUPTED = 130  # what shells give for a command that was stopped by Ctrl-C
 # Packages that raise errors on purpose, and pools, which raise again what their workers did.
-SPEAKING = {"modeling_salmonn", "transformers", "huggingface_hub", "datasets", "peft", "accelerate"}
+OWN = "modeling_salmonn"
+SPEAKING = {OWN, "transformers", "huggingface_hub", "datasets", "peft", "accelerate"}
 SPEAKING |= {"multiprocessing", "concurrent"}
 debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 
@@ -70,10 +71,12 @@ def is_expected(error: Exception) -> bool:
     """Whether an error was raised on purpose, to tell a user what is wrong: by a `raise` of a package that does so."""
     if isinstance(error, OSError):
         return True
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("modeling_salmonn"):
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(OWN):
         return True
-    if not isinstance(error, (ValueError, ImportError, StrictDataclassError)):
-        return False
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     package = str(frame.f_globals.get("__name__")).partition(".")[0]
-    return package in SPEAKING and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise")
+    kinds: tuple[type[Exception], ...] = (ValueError, ImportError, StrictDataclassError)
+    if package == OWN:  # where a TypeError that is raised tells of an argument
+        kinds += (TypeError,)
+    raised = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise")
+    return isinstance(error, kinds) and package in SPEAKING and raised

@@ -102,8 +102,8 @@ def convert_checkpoint(
         The report, which is also saved in the folder.
 
     Raises:
-        ValueError: if a file cannot be read, a key is unknown or missing, or a shape does not fit. Nothing is left
-            in `output` then.
+        ValueError: if a file cannot be read, a key is unknown or missing, a shape does not fit, or a tensor is
+            damaged (whole numbers, NaN, infinity, zeros). Nothing is left in `output` then.
     """
     output = Path(output)
     require_new_folder(output)

@@ -56,10 +56,12 @@ CHECKS = (
 )  # fmt: skip
 # What must not have failed before a check; the config, where nothing else is named.
 NEEDS = {
+    "tokenizer": ("config", "files"),
+    "audio settings": ("config", "files"),
     "hashes": ("weight files",),
     "weights": ("weight files", "git lfs"),
     "keys": ("weight files", "git lfs"),
-    "generation": ("weight files", "git lfs", "weights", "keys"),
+    "generation": ("files", "weight files", "git lfs", "weights", "keys"),
     "golden answers": ("generation",),
 }
 

@@ -31,6 +31,7 @@ ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safete
 HASHES_FILE, GOLDEN_FILE = "hashes.json", "golden_answers.json"
 GENERATION_FILE = "generation_config.json"
 LFS_HEADER = b"version https://git-lfs.github.com/spec/v1"
+MAX_JSON_BYTES = 2**28  # several times the largest tokenizer
 LFS_MAX_BYTES = 1024  # a pointer has three short lines
 
 
@@ -90,6 +91,8 @@ class SavedFolder:
         try:
             if self.is_lfs_pointer(name):
                 raise ValueError(f"{name} is a Git-LFS pointer; run `git lfs pull`, or download it again.")
+            if (size := (self.folder / name).stat().st_size) > MAX_JSON_BYTES:
+                raise ValueError(f"{name} has {size:,} bytes, more than any such file; save or download it again.")
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{name} cannot be read as JSON ({error}); save or download it again.") from error

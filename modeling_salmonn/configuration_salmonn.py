@@ -219,6 +219,27 @@ class SalmonnConfig(PreTrainedConfig):
         self.validate_parts()
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json`, as for every transformers configuration.
+
+        Raises:
+            ValueError: if the file holds something else than an object.
+            OSError: if it is missing, or no JSON.
+        """
+        path = pretrained_model_name_or_path
+        try:
+            values, unused = super().get_config_dict(path, **kwargs)
+            if not isinstance(values, dict):
+                raise TypeError(f"got a {type(values).__name__}")
+        except (TypeError, RecursionError) as error:  # of lists, numbers, `null` and endless nesting
+            raise ValueError(
+                f"The config.json of {path} holds no object ({error}); save or download it again."
+            ) from error
+        return values, unused
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a configuration of a dict, as for every transformers configuration; values given beside it win.
 

@@ -59,3 +59,12 @@ def test_any_damage_is_reported_or_harmless(sealed_folder: Path, tmp_path: Path)
     for name in (*OFTEN_DAMAGED, "hashes.json", "modeling_salmonn.py"):
         for damage in (None, *DAMAGES):
             assert_reported_or_harmless(sealed_folder, tmp_path / f"{name}-{damage}", name, damage)
+
+
+def test_enormous_settings_are_refused_unread(sealed_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sealed_folder, tmp_path / "salmonn"))
+    with (folder / "tokenizer.json").open("r+b") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    checks = examine(str(folder))
+    assert "tokenizer.json has 1,099,511,627,776 bytes" in named(checks, "files").detail
+    assert {named(checks, name).status for name in ("tokenizer", "generation")} == {"skipped"}

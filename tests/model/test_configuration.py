@@ -194,6 +194,13 @@ def test_parts_that_no_longer_fit_are_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "3", "[" * 100_000])
+def test_file_without_an_object_raises(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json of {tmp_path} holds no object .*; save or download it again"):
+        SalmonnConfig.from_pretrained(tmp_path)
+
+
 CONFIGS = {
     None: SalmonnConfig,
     "audio_config": BeatsConfig,
