@@ -54,17 +54,21 @@ def decode_blocks(source: EncodedFile, max_seconds: float | None = None) -> Iter
 
 def encoded_seconds(source: EncodedFile) -> float | None:
     """Length of a file, by counting where its header does not know; `None` if it cannot be decoded."""
-    total = 0.0
-    for stream in find_streams(source) if source.size else []:
-        try:
-            with _SoundStream(stream, source.name) as sound:
-                seconds = sound.header_seconds
-                if seconds is None:
-                    seconds = sum(len(block.samples) / block.sampling_rate for block in sound.blocks())
-        except (soundfile.SoundFileError, RuntimeError, ValueError):
-            return total or other_seconds(source)
-        total += seconds
-    return total or None
+    if source.size == 0:
+        return None
+    return sum(_stream_seconds(stream, source.name) for stream in find_streams(source)) or other_seconds(source)
+
+
+def _stream_seconds(stream: Stream, name: str) -> float:
+    """Length of one stream, 0 if libsndfile cannot decode it."""
+    try:
+        with _SoundStream(stream, name) as sound:
+            if sound.header_seconds is not None and sound.has_last_sample():
+                return sound.header_seconds
+        with _SoundStream(stream, name) as sound:
+            return sum(len(block.samples) / block.sampling_rate for block in sound.blocks())
+    except (soundfile.SoundFileError, RuntimeError, ValueError):
+        return 0.0
 
 
 class _UnseekableFile(soundfile.SoundFile):
@@ -95,6 +99,16 @@ class _SoundStream:
     @property
     def header_seconds(self) -> float | None:
         return None if self.frames is None else self.frames / self.rate
+
+    def has_last_sample(self) -> bool:
+        """Whether the samples are there that the header promises; of the other formats they are counted already."""
+        if self.file.format != "FLAC" or not self.frames:
+            return True
+        try:
+            self.file.seek(self.frames - 1)
+            return len(self.file.read(1)) == 1
+        except soundfile.SoundFileError:
+            return False
 
     def blocks(self) -> Iterator[Block]:
         """All blocks; what is missing of what the header says is logged."""

@@ -5,6 +5,7 @@ import io
 import tempfile
 from array import array
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from conftest import SAMPLING_RATE, make_clip
 from encoded_audio import encode, with_field, with_unknown_flac_length
 
-from modeling_salmonn import SalmonnFeatureExtractor
+from modeling_salmonn import SalmonnFeatureExtractor, SalmonnProcessor
 from modeling_salmonn.processing.audio_io_salmonn import audio_seconds, load_mono
 
 
@@ -290,3 +291,32 @@ def test_playlist_is_not_given_to_decoders_that_would_follow_it(wav_file: Path) 
     for text in (f"#EXTM3U\n#EXTINF:1,\n{wav_file}\n", f"ffconcat version 1.0\nfile '{wav_file}'\n"):
         with pytest.raises(ValueError, match=r"audio cannot be decoded"):
             load_mono(text.encode(), SAMPLING_RATE)
+
+
+@pytest.mark.parametrize("frames", [10**9, 2**40, -1, float("nan"), True, [5, 10**9]])
+def test_processor_refuses_impossible_lengths_of_encoded_clips(
+    bucket_processor: SalmonnProcessor, frames: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"A clip's length must be"):
+        bucket_processor(text="What do you hear?", audio_frames=frames)
+
+
+def test_processor_reads_a_pair_of_rate_and_samples(bucket_processor: SalmonnProcessor, clip: np.ndarray) -> None:
+    pair = bucket_processor(text="What do you hear?", audio=(RATE, clip))
+    bare = bucket_processor(text="What do you hear?", audio=clip, sampling_rate=RATE)
+    assert torch.equal(pair["input_ids"], bare["input_ids"])
+    assert torch.equal(pair["input_features"], bare["input_features"])
+
+
+def test_processor_obeys_its_extractor_in_chats(bucket_processor: SalmonnProcessor, wav_file: Path) -> None:
+    strict = SalmonnProcessor(
+        SalmonnFeatureExtractor(allow_paths=False, allow_urls=False), deepcopy(bucket_processor.tokenizer)
+    )
+    text = {"type": "text", "text": "What do you hear?"}
+    for part in ({"audio": str(wav_file)}, {"path": str(wav_file)}, {"url": wav_file.as_uri()}, {"url": "http://a/b"}):
+        chat = [{"role": "user", "content": [{"type": "audio", **part}, text]}]
+        with pytest.raises(ValueError, match=r"allow_(paths|urls) is False"):
+            strict.apply_chat_template(chat, tokenize=True, return_dict=True)
+    for audio in (str(wav_file), {"path": str(wav_file)}, [str(wav_file)], [{"url": "http://a/b"}]):
+        with pytest.raises(ValueError, match=r"allow_(paths|urls) is False"):
+            strict(text="What do you hear?", audio=audio)
