@@ -150,7 +150,8 @@ def _opened(
 def _opened_mapping(
     audio: Mapping[str, Any], sampling_rate: int, name: str, access: AudioAccess
 ) -> Iterator[Recording | EncodedFile]:
-    name = shorten(audio.get("path") or name)
+    path = audio.get("path")
+    name = shorten(path) if isinstance(path, (str, os.PathLike)) and str(path) else name
     if audio.get("array") is not None:
         rate = audio.get("sampling_rate")
         yield _as_recording(audio["array"], sampling_rate if rate is None else rate, name, access)

@@ -125,6 +125,8 @@ def _open_path(location: str, access: AudioAccess) -> Iterator[EncodedFile]:
         raise ValueError(
             f"{shown} is read as the path of a local file, and allow_paths is False; pass a URL, bytes or base64."
         )
+    if not location.strip():
+        raise ValueError(f"There is no audio file {location!r}.")
     path = Path(os.path.expanduser(location))
     try:
         status = path.stat()

@@ -245,12 +245,12 @@ def test_cut_file_is_read_with_a_warning(container: str, tmp_path: Path, caplog:
 def test_cut_compressed_file_is_read_with_a_warning(
     container: str, subtype: str, rate: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content = encode(20.0, container, subtype, rate)
+    content = encode(10.0, container, subtype, rate)
     whole = load_mono(content, SAMPLING_RATE)
     with caplog.at_level(logging.WARNING):
         samples = load_mono(content[: len(content) // 2], SAMPLING_RATE, name="clip 7")
-    assert 8.0 < len(samples) / SAMPLING_RATE < 12.0
-    middle = slice(1000, 7 * SAMPLING_RATE)
+    assert 3.5 < len(samples) / SAMPLING_RATE < 6.5
+    middle = slice(1000, 3 * SAMPLING_RATE)
     np.testing.assert_allclose(samples[middle], whole[middle], atol=1e-3)
     assert len(caplog.records) == 1
     assert audio_seconds(content[: len(content) // 2]) == pytest.approx(len(samples) / SAMPLING_RATE, abs=0.01)
