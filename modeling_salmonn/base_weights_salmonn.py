@@ -22,6 +22,8 @@ from .modeling_beats import BeatsModel
 
 
 StateDict = dict[str, torch.Tensor]
+# What transformers, torch and safetensors raise for files that they cannot read, and for configs of wrong types.
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError, TypeError, StrictDataclassError)
 
 # Buffers that old checkpoints carry and current models compute themselves.
 OBSOLETE_TEXT_KEYS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
@@ -50,8 +52,6 @@ BEATS_FLAGS = (
     *("conv_bias", "gru_rel_pos", "deep_norm"),
 )
 BEATS_SHARES = ("dropout", "attention_dropout", "activation_dropout")
-# What transformers, torch and safetensors raise for files that they cannot read, and for configs of wrong types.
-UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError, TypeError, StrictDataclassError)
 SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
 
 
@@ -135,9 +135,8 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
         ValueError: if the file is not such a checkpoint.
     """
     content = read_torch_file(path)
-    if not all(isinstance(content.get(key), dict) for key in ("cfg", "model")):
-        keys = sorted(str(key) for key in content)
-        raise ValueError(f"{path} has the keys {keys}, but a BEATs checkpoint has 'cfg' and 'model', both dicts.")
+    if not {"cfg", "model"} <= content.keys():
+        raise ValueError(f"{path} has the keys {sorted(content)}, but a BEATs checkpoint has 'cfg' and 'model'.")
     weights: StateDict = {}
     first_bias = content["model"].get("encoder.layers.0.self_attn.relative_attention_bias.weight")
     for key, tensor in content["model"].items():

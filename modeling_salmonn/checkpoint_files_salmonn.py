@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from peft import PeftType
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from .staged_saving_salmonn import refuse_unfinished
 
@@ -53,8 +54,8 @@ def is_own_weight_file(name: str, variant: str | None = None) -> bool:
 
 
 def write_hashes(folder: Path) -> None:
-    """Write the SHA-256 of all weight files of a folder into its `hashes.json`."""
-    hashes = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+    """Write the SHA-256 of all weight files of a folder, and of folders within it, into its `hashes.json`."""
+    hashes = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*.safetensors"))}
     (folder / HASHES_FILE).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 
 
@@ -212,7 +213,7 @@ def require_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str) -> 
     """Refuse weights that spread NaN through every answer.
 
     Args:
-        weights: names and tensors; those without values (on the meta device) are left out.
+        weights: names and tensors; those without values here (offloaded, sharded, quantised) are left out.
         source: named in the error.
 
     Raises:
@@ -226,7 +227,8 @@ def require_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str) -> 
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+    is_plain = type(tensor) in (torch.Tensor, nn.Parameter)  # neither sharded nor quantised
+    if not is_plain or not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
         return True
     values = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()  # float8 has no comparisons
     smallest, largest = torch.aminmax(values)  # one pass, many times as fast as isfinite; NaN is both
@@ -260,7 +262,7 @@ def _check_adapter_config(file: Path) -> None:
     with safe_open(file.parent / ADAPTER_FILE, "pt") as opened:
         shapes = [opened.get_slice(key).get_shape() for key in opened.keys()]  # noqa: SIM118  not a dict
     largest = max((size for shape in shapes for size in shape), default=0)
-    if not 1 <= config.get("r", 1) <= max(largest, 1):
+    if config.get("r", 1) < 1 or (config.get("r", 1) > largest and not config.get("rank_pattern")):
         raise ValueError(f"{file} has r={config['r']}, which is not the rank of {ADAPTER_FILE}; {MEND}.")
 
 

@@ -14,7 +14,6 @@ from saved_folders import ADAPTER, ADAPTER_CONFIG, CONNECTOR, WEIGHTS
 from transformers import pipeline
 
 from modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.base_weights_salmonn import read_official_beats
 
 
 INDEX = "model.safetensors.index.json"
@@ -226,23 +225,3 @@ def test_state_dict_that_is_not_finite_raises() -> None:
     weights["model.projector.bias"][0] = torch.inf
     with pytest.raises(ValueError, match=r"state dict hold NaN or infinite values in model\.projector\.bias"):
         SalmonnForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"cfg": [], "model": {}}, "but a BEATs checkpoint has 'cfg' and 'model', both dicts"),
-        ({"cfg": {}, "model": {}}, "The cfg of .*beats.pt has no 'encoder_embed_dim'"),
-        ({"cfg": "wrong", "model": {}}, "but a BEATs checkpoint has 'cfg' and 'model', both dicts"),
-    ],
-)
-def test_official_beats_of_wrong_types_raises(content: dict[str, Any], message: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "beats.pt")
-    with pytest.raises(ValueError, match=message):
-        read_official_beats(tmp_path / "beats.pt")
-
-
-def test_official_beats_that_is_a_pointer_is_named(tmp_path: Path) -> None:
-    (tmp_path / "beats.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match=r"beats\.pt cannot be read .* a Git-LFS pointer"):
-        read_official_beats(tmp_path / "beats.pt")
