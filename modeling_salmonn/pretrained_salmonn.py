@@ -274,8 +274,6 @@ def _has_lora(path: str | os.PathLike, file_kwargs: dict[str, Any]) -> bool:
     return bool(found)
 
 
-
-
 def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:
     if dtype in (None, "auto"):
         dtype = config.dtype or torch.float32

@@ -254,7 +254,6 @@ def test_strangers_may_send_content(pipe: AudioTextPipeline, answers: list) -> N
         ("a.wav", {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         (["a.wav"], {"batch_size": "2"}, "batch_size must be a whole number of at least 1, got '2'"),
     ],
-    ids=str,
 )
 def test_item_that_cannot_be_used_raises(
     pipe: AudioTextPipeline, inputs: Any, options: dict[str, Any], error: str
