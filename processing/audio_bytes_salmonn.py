@@ -8,8 +8,9 @@ from itertools import accumulate
 from typing import Any, BinaryIO, TypeAlias
 
 
-SEARCH_BYTES = 2**20  # read at once where a marker is searched
+FIRST_SEARCH_BYTES, SEARCH_BYTES = 2**12, 2**20  # read at once where a marker is searched: mostly it is near
 BUFFER_BYTES = 2**16
+MOST_STREAMS = 10_000  # that are joined in one file
 
 Span: TypeAlias = tuple[int, int]  # start and end of bytes in a file
 
@@ -31,14 +32,14 @@ class EncodedFile:
 
     def find(self, marker: bytes, start: int) -> int:
         """Where `marker` is next, at or after `start`; -1 if it is nowhere."""
+        count = FIRST_SEARCH_BYTES
         while start < self.size:
-            block = self.at(start, SEARCH_BYTES)
+            block = self.at(start, count)
             found = block.find(marker)
             if found >= 0:
                 return start + found
-            if len(block) < SEARCH_BYTES:
-                break
-            start += len(block) - len(marker) + 1
+            start += max(1, len(block) - len(marker) + 1)
+            count = SEARCH_BYTES
         return -1
 
 
@@ -129,4 +130,4 @@ def join_spans(spans: list[Span], start: int, end: int) -> None:
         spans.append((start, end))
 
 
-__all__ = ["EncodedFile", "Span", "SplicedFile", "Stream", "join_spans", "splice"]
+__all__ = ["MOST_STREAMS", "EncodedFile", "Span", "SplicedFile", "Stream", "join_spans", "splice"]

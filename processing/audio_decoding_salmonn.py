@@ -34,12 +34,15 @@ def decode_blocks(source: EncodedFile, max_seconds: float | None = None) -> Iter
     if source.size == 0:
         raise ValueError(f"{source.name} is empty: it has no bytes.")
     decoded = 0.0
+    is_told = False
     for stream in find_streams(source):
         try:
             sound = _SoundStream(stream, source.name)
         except (soundfile.SoundFileError, RuntimeError) as error:
             if decoded:
-                logger.warning(f"{source.name} goes on after {decoded:.2f} s, but that cannot be decoded: {error}")
+                if not is_told:
+                    logger.warning(f"{source.name} goes on after {decoded:.2f} s, but that cannot be decoded: {error}")
+                is_told = True
                 continue
             failure = str(error).split(": ", 1)[-1]
             yield from decode_otherwise(source, max_seconds, failure)

@@ -118,9 +118,8 @@ def _walk(source: EncodedFile, position: int) -> Iterator[tuple[int, FrameHeader
         else:
             kind = None
             candidates += 1
-            position = source.find(b"\xff", position + 1)
-            if position < 0:
-                return
+            found = block.find(b"\xff", position - start + 1)
+            position = start + (found if found >= 0 else len(block))
 
 
 def _is_confirmed(source: EncodedFile, position: int, header: FrameHeader) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .audio_bytes_salmonn import EncodedFile, Span, Stream, join_spans, splice
+from .audio_bytes_salmonn import MOST_STREAMS, EncodedFile, Span, Stream, join_spans, splice
 
 
 PAGE_MARK = b"OggS"
@@ -47,6 +47,8 @@ def find_ogg_streams(source: EncodedFile, start: int) -> list[Stream]:
     """The links of a chain from `start` to the end; FLAC is taken out of its pages, where libsndfile fails on it."""
     links: list[_Link] = []
     for page in _pages(source, start):
+        if len(links) > MOST_STREAMS:
+            break
         if not links or (page.is_first and not links[-1].in_headers):
             magic = source.at(page.payload, len(FLAC_IN_OGG))
             links.append(_Link(page.serial, magic == FLAC_IN_OGG))
@@ -58,7 +60,7 @@ def find_flac_streams(source: EncodedFile, start: int) -> list[Stream]:
     """The FLAC streams from `start` to the end."""
     starts = [start]
     position = start
-    while (position := source.find(FLAC_MARK, position + len(FLAC_MARK))) >= 0:
+    while (position := source.find(FLAC_MARK, position + len(FLAC_MARK))) >= 0 and len(starts) <= MOST_STREAMS:
         if source.at(position + len(FLAC_MARK), 4) in FLAC_STARTS:
             starts.append(position)
     ends = [*starts[1:], source.size]
@@ -90,7 +92,8 @@ def _add_page(link: _Link, page: _Page, size: int) -> None:
     if page.end > size:
         return
     skipped = FLAC_IN_OGG_HEADER_BYTES if page.is_first and link.is_flac else 0
-    link.payloads.append((page.payload + skipped, page.end))
+    if link.is_flac:
+        join_spans(link.payloads, page.payload + skipped, page.end)
     link.granule = max(link.granule, page.granule)
     link.ends_openly = not page.flags & LAST_PAGE
 

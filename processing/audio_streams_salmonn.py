@@ -1,6 +1,6 @@
 """The streams of an encoded file: most have one, but files are also joined, cut, and written to pipes."""
 
-from .audio_bytes_salmonn import EncodedFile, Stream, splice
+from .audio_bytes_salmonn import MOST_STREAMS, EncodedFile, Stream, splice
 from .audio_chunks_salmonn import find_chunk_stream
 from .audio_mpeg_salmonn import find_mpeg_streams, parse_header, tag_size
 from .audio_ogg_salmonn import find_flac_streams, find_ogg_streams
@@ -41,6 +41,8 @@ def find_streams(source: EncodedFile) -> list[Stream]:
         streams = find_mpeg_streams(source, position)
     else:
         streams = _chunk_streams(source)
+    if len(streams) > MOST_STREAMS:
+        raise ValueError(f"{source.name} consists of more than {MOST_STREAMS} joined streams; cut it into clips.")
     return streams or [Stream(splice(source, [(0, source.size)]))]
 
 
@@ -56,7 +58,7 @@ def is_media(head: bytes) -> bool:
 def _chunk_streams(source: EncodedFile) -> list[Stream]:
     streams: list[Stream] = []
     position = 0
-    while position < source.size and (found := find_chunk_stream(source, position)):
+    while position < source.size and len(streams) <= MOST_STREAMS and (found := find_chunk_stream(source, position)):
         stream, position = found
         streams.append(stream)
     return streams

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 from conftest import SAMPLING_RATE, make_clip
-from encoded_audio import encode, with_field, with_unknown_flac_length
+from encoded_audio import encode, id3v2, with_field, with_unknown_flac_length
 
 from modeling_salmonn import SalmonnFeatureExtractor, SalmonnProcessor
 from modeling_salmonn.processing.audio_io_salmonn import audio_seconds, load_mono
@@ -320,3 +320,12 @@ def test_processor_obeys_its_extractor_in_chats(bucket_processor: SalmonnProcess
     for audio in (str(wav_file), {"path": str(wav_file)}, [str(wav_file)], [{"url": "http://a/b"}]):
         with pytest.raises(ValueError, match=r"allow_(paths|urls) is False"):
             strict(text="What do you hear?", audio=audio)
+
+
+def test_file_of_nothing_but_marks_is_refused_soon() -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\1\1x" + b"OggS\0\0" + bytes(20) + b"\1\1x"
+    for content in (b"fLaC\0\0\0\x22" * 200_000, page * 20_000, encode(0.01) * 20_000):
+        with pytest.raises(ValueError, match=r"audio consists of more than 10000 joined streams; cut it into clips"):
+            load_mono(content, SAMPLING_RATE)
+    with pytest.raises(ValueError, match=r"audio cannot be decoded"):
+        load_mono(id3v2(30) + b"\xff\xfb\x90\x01\xff" * 400_000, SAMPLING_RATE)
