@@ -171,3 +171,14 @@ def test_cached_states_are_padded_to_one_length(bucket_processor: SalmonnProcess
     counts = (batch["input_ids"] == bucket_processor.audio_token_id).sum(1).tolist()
     layout = bucket_processor.feature_extractor.audio_layout
     assert counts == [layout.num_audio_tokens(50), 0, layout.num_audio_tokens(310)]
+
+
+@pytest.mark.parametrize("order", ["rate first", "rate last"])
+def test_samples_with_their_rate_are_one_clip(order: str, bucket_processor: SalmonnProcessor) -> None:
+    samples, rate = make_clip(0.5, rate=8000), 8000
+    pair = (rate, samples) if order == "rate first" else (samples, rate)
+    named = {"array": samples, "sampling_rate": rate}
+    batch = SalmonnCollator(bucket_processor)([example(audio=pair), example(audio=[pair, named])])
+    expected = SalmonnCollator(bucket_processor)([example(audio=named), example(audio=[named, named])])
+    assert torch.equal(batch["input_features"], expected["input_features"])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
