@@ -52,7 +52,7 @@ class Check:
 
 CHECKS = (
     check_files, check_git_lfs, check_pickles, check_config, check_code, check_tokenizer, check_audio_settings,
-    check_adapter, check_weight_files, check_hashes, check_weights, check_keys, check_generation, check_golden_answers,
+    check_adapter, check_weight_files, check_weights, check_keys, check_hashes, check_generation, check_golden_answers,
 )  # fmt: skip
 # What must not have failed before a check; the config, where nothing else is named.
 NEEDS = {

@@ -1,5 +1,6 @@
 """Folders to examine: how they are changed, and what the doctor must say of them."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,9 @@ def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any])
     weights = load_file(path)
     change(weights)
     save_file(weights, path, metadata={"format": "pt"})
+    hashes = path.with_name("hashes.json")
+    if hashes.exists():  # as if it had been saved so
+        change_json(hashes, **{path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def greedy_answer(folder: Path, wav_file: Path, max_new_tokens: int) -> str:

@@ -236,6 +236,7 @@ def test_damaged_byte_of_a_saved_folder_is_found(saved_folder: Path, tmp_path: P
 
 def test_hashes_are_compared(folder: Path) -> None:
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, ADAPTER)}
+    (folder / "hashes.json").unlink(missing_ok=True)
     assert_found(folder, "hashes", "ok", f"{WEIGHTS} {hashes[WEIGHTS][:12]}", "not all listed in hashes.json")
     (folder / "hashes.json").write_text(json.dumps(hashes))
     assert_found(folder, "hashes", "ok", f"{WEIGHTS} {hashes[WEIGHTS][:12]}", "as in hashes.json")
