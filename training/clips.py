@@ -44,22 +44,27 @@ class BadClips:
         if name in self.names:
             return
         self.names.add(name)
-        logger.warning("Skipping the clip %s: %s", name, reason)
+        shown = [_printable(part) for part in (name, reason)]
+        logger.warning("Skipping the clip %s: %s", *shown)
         known = self.names
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            # Names of files may have any bytes and marks; each stays on its line.
-            line = "\t".join(" ".join(str(part).split()) for part in (name, reason))
-            with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{line}\n")
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("\t".join(shown) + "\n")
             listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
             known = {line.split("\t")[0] for line in listed}
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(
                 f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
-                f"{name}: {reason}. Repair or drop them, or raise the limit."
+                f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
             )
+
+
+def _printable(part: object) -> str:
+    """On one line and in UTF-8: names of files may have any bytes and marks."""
+    line = " ".join(str(part).split())
+    return line.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 class ClipReader:
