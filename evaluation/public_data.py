@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 from huggingface_hub import snapshot_download
 
-from modeling_salmonn.training.manifests import DataSource, Row, load_rows, read_manifest
+from modeling_salmonn.training.manifests import Row, load_rows, read_manifest
+from modeling_salmonn.training.sources import DataSource
 from modeling_salmonn.training.text_files import read_text
 
 

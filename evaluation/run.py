@@ -23,8 +23,9 @@ from modeling_salmonn.training.activation_clips import locate_clips
 from modeling_salmonn.training.answering import Answerer, Decoding
 from modeling_salmonn.training.journal import write_bytes, write_json
 from modeling_salmonn.training.manifest_files import read_numbered
-from modeling_salmonn.training.manifests import Row, load_rows, parse_sources
+from modeling_salmonn.training.manifests import Row, load_rows
 from modeling_salmonn.training.self_answers import weights_hash
+from modeling_salmonn.training.sources import parse_sources
 from modeling_salmonn.training.text_files import shown
 
 

@@ -137,6 +137,8 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
     content = read_torch_file(path)
     if not {"cfg", "model"} <= content.keys():
         raise ValueError(f"{path} has the keys {sorted(content)}, but a BEATs checkpoint has 'cfg' and 'model'.")
+    if not isinstance(content["model"], dict):
+        raise ValueError(f"{path} has a {type(content['model']).__name__} as 'model', but it needs to be a dict.")
     weights: StateDict = {}
     first_bias = content["model"].get("encoder.layers.0.self_attn.relative_attention_bias.weight")
     for key, tensor in content["model"].items():

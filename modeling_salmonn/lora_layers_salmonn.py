@@ -101,9 +101,13 @@ def placed_where_layers_compute(model: Any) -> Iterator[None]:
 def start_offloaded_layers(model: nn.Module, adapter: str, config: LoraConfig) -> None:
     """Give a fresh adapter tensors where PEFT, which follows offloaded weights, gave it none.
 
+    An empty model, all of whose weights are on the meta device, stays so.
+
     Raises:
         ValueError: if the adapter starts from the weights of such a layer.
     """
+    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return
     for layer in lora_layers(model, adapter).values():
         pair = (layer.lora_A[adapter], layer.lora_B[adapter])
         if not is_offloaded(pair[0].weight):

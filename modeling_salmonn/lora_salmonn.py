@@ -92,7 +92,7 @@ class LoraMixin(PeftAdapterMixin):
             super().add_adapter(adapter_config, name)
             self._accept_adapter(name)
             start_offloaded_layers(self, name, adapter_config)
-        self._describe_adapter()
+            self._describe_adapter()
 
     def load_adapter(
         self,

@@ -26,9 +26,10 @@ from modeling_salmonn.training.answering import Answerer, require_dtype
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.comparison import Comparison, ComparisonSettings, compare_models
 from modeling_salmonn.training.journal import Journal, write_json
-from modeling_salmonn.training.manifests import Row, Rows, load_rows, parse_sources
+from modeling_salmonn.training.manifests import Row, Rows, load_rows
 from modeling_salmonn.training.run import build_trainer, run_training
 from modeling_salmonn.training.self_answers import ANSWER_FIELDS, WritingReport, WritingSettings, write_answers
+from modeling_salmonn.training.sources import parse_sources
 from modeling_salmonn.training.text_files import read_json_object
 
 

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from modeling_salmonn.training.coercion import coerce, fits
-from modeling_salmonn.training.manifests import parse_sources
+from modeling_salmonn.training.sources import parse_sources
 from modeling_salmonn.training.text_files import parse_yaml, read_yaml_mapping
 
 

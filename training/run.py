@@ -31,10 +31,11 @@ from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader, c
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.dry_run import dry_run
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
-from modeling_salmonn.training.manifests import DataSource, Row, load_rows, load_stream, parse_sources
+from modeling_salmonn.training.manifests import Row, load_rows, load_stream
 from modeling_salmonn.training.mixture import task_shares
 from modeling_salmonn.training.models import build_model, build_processor, config_source, load_config
 from modeling_salmonn.training.overfitting import OverfittingCallback
+from modeling_salmonn.training.sources import DataSource, parse_sources
 from modeling_salmonn.training.stages import prepare_stage
 from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
@@ -95,10 +96,10 @@ def _ignore_train(module: nn.Module, mode: bool = True) -> nn.Module:
 def sharded_layers(model: Any) -> dict[str, int]:
     """Classes of the repeated layers, and how many there are of each: the units that FSDP shards and gathers.
 
-    transformers' own list also has layers of the Whisper decoder, which SALMONN does not have.
+    transformers' own list is of what must stay on one device, which is more than layers.
     """
-    counts = Counter(type(module).__name__ for module in model.modules())
-    return {name: counts[name] for name in sorted(model._no_split_modules) if counts[name]}
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return dict(sorted(Counter(type(layer).__name__ for layer in layers).items()))
 
 
 def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -307,13 +307,25 @@ def test_lora_scale_of_merged_layers_raises(bucket_config: SalmonnConfig) -> Non
         pass
 
 
-def test_lora_scale_of_an_adapter_trained_at_zero_raises(
+def test_lora_scale_of_layers_that_are_switched_off_raises(
     bucket_config: SalmonnConfig, inputs: dict[str, torch.Tensor]
 ) -> None:
-    model = adapted(bucket_config, scaling=0.0)
+    model = adapted(bucket_config)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", 0.0)
     assert same(logits(model, inputs, 0.0), logits(model, inputs))
     with pytest.raises(ValueError, match="scaling of 0, so its lora_scale cannot be 2"), model.lora_scale(2.0):
         pass
+
+
+def test_adapter_without_effect_is_refused_and_leaves_no_trace(bucket_config: SalmonnConfig) -> None:
+    model = tiny_model(bucket_config)
+    names = set(model.state_dict())
+    with pytest.raises(ValueError, match="lora_alpha must be a finite number above 0, got 0"):
+        model.add_adapter(LoraConfig(r=4, lora_alpha=0, target_modules=LANGUAGE_MODEL))
+    assert set(model.state_dict()) == names
+    assert model.config.lora_alpha == bucket_config.lora_alpha
 
 
 def test_generate_scales_adapters_of_the_encoders_too(

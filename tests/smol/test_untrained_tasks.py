@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from modeling_salmonn.smol.untrained_tasks import main, read_untrained, write_untrained
-from modeling_salmonn.training.manifests import DataSource, load_rows
+from modeling_salmonn.training.manifests import load_rows
+from modeling_salmonn.training.sources import DataSource
 
 
 QUERY = {"file_name": "0.opus", "transcript": "How many days has a week?", "answer": ["seven", "7"], "voice": "a"}

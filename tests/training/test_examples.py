@@ -18,7 +18,8 @@ from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.clips import BadClips, CachedClips, ClipReader
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
-from modeling_salmonn.training.manifests import DataSource, load_rows
+from modeling_salmonn.training.manifests import load_rows
+from modeling_salmonn.training.sources import DataSource
 
 
 PROMPTS = load_prompts()

@@ -21,8 +21,9 @@ from modeling_salmonn.training.clips import BadClips, ClipReader
 from modeling_salmonn.training.collator import SalmonnCollator
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet
 from modeling_salmonn.training.journal import Journal
-from modeling_salmonn.training.manifests import load_rows, parse_sources
+from modeling_salmonn.training.manifests import load_rows
 from modeling_salmonn.training.overfitting import read_probes
+from modeling_salmonn.training.sources import parse_sources
 
 
 ROW = {"path": "a.wav", "text": "hello", "task": "asr", "seconds": 2.0, "weight": 1.0, "speaker": "x", "Q": "How?"}

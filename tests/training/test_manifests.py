@@ -12,13 +12,12 @@ from workspace import write_jsonl
 
 from modeling_salmonn.training import manifests
 from modeling_salmonn.training.manifests import (
-    DataSource,
     load_rows,
     load_stream,
     normalise_row,
-    parse_sources,
     read_manifest,
 )
+from modeling_salmonn.training.sources import DataSource, parse_sources
 
 
 ROWS = [

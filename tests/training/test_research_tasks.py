@@ -7,8 +7,9 @@ from modeling_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.prompts import load_prompts
 from modeling_salmonn.training.clips import BadClips, ClipReader
 from modeling_salmonn.training.examples import ExampleMaker, ExampleSet
-from modeling_salmonn.training.manifests import DataSource, load_rows
+from modeling_salmonn.training.manifests import load_rows
 from modeling_salmonn.training.research_tasks import with_research_tasks
+from modeling_salmonn.training.sources import DataSource
 
 
 PROMPTS = load_prompts()

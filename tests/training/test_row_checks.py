@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from workspace import write_jsonl
 
-from modeling_salmonn.training.manifests import DataSource, load_rows
+from modeling_salmonn.training.manifests import load_rows
+from modeling_salmonn.training.sources import DataSource
 
 
 ROW = {"path": "a.wav", "text": "hello", "task": "asr"}
