@@ -15,6 +15,8 @@ from pathlib import Path
 
 STAGING_FOLDER = ".unfinished_save"
 MARK_FILE = "unfinished_save.json"
+# Which of them a save writes tells what it saves: a model, a processor, or both.
+MAIN_FILES = ("config.json", "processor_config.json")
 
 
 @contextmanager
@@ -71,11 +73,8 @@ def refuse_unfinished(folder: str | os.PathLike) -> None:
 def _publish(staging: Path, folder: Path, names: list[str], outdated: list[str]) -> None:
     for name in names:
         reach_disk(staging / name)
-    unfinished = staging / MARK_FILE
-    unfinished.write_text(json.dumps({"written": names, "removed": outdated}, indent=1) + "\n")
-    reach_disk(unfinished)
-    os.replace(unfinished, folder / MARK_FILE)
-    reach_disk(folder)
+    still_mixed = [name for name in _marked_files(folder) if name in MAIN_FILES and name not in names]
+    _mark(staging, folder, [*names, *still_mixed], outdated)
     for name in outdated:
         (folder / name).unlink()
     for name in names:
@@ -83,8 +82,27 @@ def _publish(staging: Path, folder: Path, names: list[str], outdated: list[str])
         os.replace(staging / name, folder / name)
     for parent in {(folder / name).parent for name in names} | {folder}:
         reach_disk(parent)
+    if still_mixed:  # a killed save of the model is not mended by one of the processor, nor the other way round
+        _mark(staging, folder, still_mixed, [])
+        return
     (folder / MARK_FILE).unlink()
     reach_disk(folder)
+
+
+def _mark(staging: Path, folder: Path, written: list[str], removed: list[str]) -> None:
+    unfinished = staging / MARK_FILE
+    unfinished.write_text(json.dumps({"written": written, "removed": removed}, indent=1) + "\n")
+    reach_disk(unfinished)
+    os.replace(unfinished, folder / MARK_FILE)
+    reach_disk(folder)
+
+
+def _marked_files(folder: Path) -> list[str]:
+    """What a save that was killed was about to write; nothing without such a save."""
+    try:
+        return list(json.loads((folder / MARK_FILE).read_text())["written"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def reach_disk(path: Path) -> None:

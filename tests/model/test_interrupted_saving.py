@@ -108,6 +108,32 @@ def test_folder_whose_save_was_not_finished_is_refused(loaded: Any, saved_folder
         loaded.from_pretrained(tmp_path / "copy")
 
 
+def test_killed_save_of_the_model_is_not_mended_by_one_of_the_processor(
+    bucket_config: SalmonnConfig, saved_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(saved_folder, tmp_path / "copy"))
+    model, processor = tiny_model(bucket_config, lora=True), SalmonnProcessor.from_pretrained(folder)
+    torch.nn.init.normal_(model.model.projector.weight)
+    replace = os.replace
+
+    def end_at_weights(source: Path, target: Path) -> None:
+        if target.name == WEIGHTS:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", end_at_weights)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(folder)
+    monkeypatch.undo()
+    processor.save_pretrained(folder)
+    for loaded in (SalmonnForConditionalGeneration, SalmonnProcessor):
+        with pytest.raises(ValueError, match="old and new files are mixed"):
+            loaded.from_pretrained(folder)
+    model.save_pretrained(folder)
+    assert not (folder / MARK_FILE).exists()
+    assert_loads_equal(folder, model)
+
+
 @pytest.mark.parametrize("adapter_only", [False, True], ids=["full", "adapter"])
 def test_save_deletes_only_what_the_library_writes(
     adapter_only: bool, based_model: SalmonnForConditionalGeneration, tmp_path: Path
