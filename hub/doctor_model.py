@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoTokenizer, GenerationConfig
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
@@ -25,14 +25,17 @@ from modeling_salmonn.hub.saved_folder import (
     GOLDEN_FILE,
     PROCESSOR_FILE,
 )
+from modeling_salmonn.lora_checks_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import AUDIO_TOKEN
+from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
 
 TEMPLATE_FILE = "chat_template.jinja"
 SENTENCE = "Please describe the audio."
+ADAPTER = "default"  # what the layers call it
 GOLDEN_FIELDS, MAX_GOLDEN_TOKENS = ("audio", "text", "answer"), 4096
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -108,8 +111,8 @@ def check_adapter(subject: Subject) -> Finding:
     rank, alpha, base = adapter.get("r"), adapter.get("lora_alpha"), adapter.get("base_model_name_or_path")
     if not isinstance(rank, int) or not isinstance(alpha, (int, float)) or rank < 1:
         return "failed", f"{ADAPTER_CONFIG_FILE} has r {rank!r} and lora_alpha {alpha!r}, but numbers are needed."
-    scaling = alpha / rank
-    if scaling != subject.config.lora_scaling:
+    scaling = common_scaling(_with_adapter(subject), ADAPTER)
+    if not math.isclose(scaling, subject.config.lora_scaling):
         needed = f"config.json says {subject.config.lora_scaling:g}; make lora_alpha and the rank agree"
         return "failed", f"{ADAPTER_CONFIG_FILE} has the scaling {scaling:g}, but {needed}."
     # From the Hub, AutoModel follows this name even where the repository holds the whole model.
@@ -206,17 +209,28 @@ def check_golden_answers(subject: Subject) -> Finding:
 
 def _expected_tensors(subject: Subject) -> tuple[dict[str, torch.Tensor], set[str]]:
     """What the weight files should hold, without values, and the keys that tied weights leave out."""
-    with torch.device("meta"):
-        model = SalmonnForConditionalGeneration(copy.deepcopy(subject.config))
-        expected = dict(model.state_dict())
-        if subject.has(CONNECTOR_FILE):
-            expected = {key: tensor for key, tensor in expected.items() if key.startswith(CONNECTOR_PREFIXES)}
-        if subject.has(ADAPTER_CONFIG_FILE):
-            model.add_adapter(LoraConfig.from_pretrained(str(subject.folder)))
-            for key, tensor in model.state_dict().items():
-                if ".lora_" in key:
-                    expected[f"base_model.model.{key.replace('.default.', '.')}"] = tensor
+    model = _without_values(subject)
+    expected = dict(model.state_dict())
+    if subject.has(CONNECTOR_FILE):
+        expected = {key: tensor for key, tensor in expected.items() if key.startswith(CONNECTOR_PREFIXES)}
+    if subject.has(ADAPTER_CONFIG_FILE):
+        for key, tensor in _with_adapter(subject).state_dict().items():
+            if is_adapter_name(key):
+                expected[f"base_model.model.{key.replace(f'.{ADAPTER}.', '.')}"] = tensor
     return expected, set(model.all_tied_weights_keys)
+
+
+def _without_values(subject: Subject) -> SalmonnForConditionalGeneration:
+    with torch.device("meta"):
+        return SalmonnForConditionalGeneration(copy.deepcopy(subject.config))
+
+
+def _with_adapter(subject: Subject) -> SalmonnForConditionalGeneration:
+    """The model without values, with the layers of the folder's adapter."""
+    adapter = LoraConfig.from_pretrained(str(subject.folder))
+    require_saved_options(adapter)
+    with torch.device("meta"):
+        return inject_adapter_in_model(adapter, _without_values(subject), ADAPTER)
 
 
 @contextmanager

@@ -25,9 +25,11 @@ from examinations import (
     named,
     write_golden,
 )
+from peft import LoraConfig
 from rich.console import Console
 from transformers import AutoModelForCausalLM, WhisperModel
 
+from modeling_salmonn import SalmonnConfig
 from modeling_salmonn.hub.doctor import Check, examine, is_healthy, print_report
 
 
@@ -298,6 +300,28 @@ def test_pickle_warns(folder: Path) -> None:
     (folder / "old" / "pytorch_model.bin").write_bytes(b"not even a pickle")
     checks = assert_found(folder, "pickles", "warning", os.path.join("old", "pytorch_model.bin"), "never loaded")
     assert is_healthy(checks)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"r": 4, "lora_alpha": 8, "use_rslora": True},
+        {"r": 4, "lora_alpha": 8, "alpha_pattern": {"q_proj": 12, "v_proj": 12}},
+        {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 4}},
+        {"r": 4, "lora_alpha": 8, "use_dora": True},
+        {"r": 4, "lora_alpha": 8, "target_modules": ["projector"], "lora_bias": True},
+    ],
+    ids=["rslora", "alpha_pattern", "rank_pattern", "dora", "bias"],
+)
+def test_folder_of_every_adapter_that_is_saved_passes(
+    options: dict[str, Any], bucket_config: SalmonnConfig, tmp_path: Path
+) -> None:
+    model = tiny_model(bucket_config)
+    model.add_adapter(LoraConfig(**{"target_modules": r".*language_model\..*\.(q|v)_proj"} | options))
+    model.save_pretrained(tmp_path)
+    tiny_processor(bucket_config).save_pretrained(tmp_path)
+    checks = assert_all_ok(tmp_path)
+    assert f"Scaling {model.config.lora_scaling:g}," in named(checks, "adapter").detail
 
 
 def test_wrong_adapter_scaling_fails(folder: Path) -> None:
