@@ -1,6 +1,7 @@
 """Which LoRA adapters are fit to be scaled, merged, and saved in a folder that loads again and answers the same."""
 
 import math
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -62,6 +63,19 @@ def require_saved_options(config: Any) -> None:
         raise ValueError(
             f"LoraConfig({named}) is not supported: such an adapter could not be saved and loaded again; leave that "
             "out. To train other weights too, call requires_grad_(True) on them: they are saved with the model."
+        )
+
+
+def require_adapter_name(name: str) -> None:
+    """Make sure that an adapter can have a folder of its name, and its weights can be told by it.
+
+    Raises:
+        ValueError: for a name that leads elsewhere, or that starts as the names of weights do.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^./\\]+", name) or name.startswith("lora_"):
+        raise ValueError(
+            f"{name!r} cannot be the name of an adapter; give one without dots and slashes that does not start with "
+            "lora_."
         )
 
 
@@ -169,7 +183,13 @@ def require_savable(model: Any) -> None:
     Raises:
         ValueError: if the folder would answer otherwise, with the way out.
     """
-    active = {name for layer in adapted_layers(model).values() for name in layer.active_adapters}
+    layers = adapted_layers(model).values()
+    if any(layer.disable_adapters for layer in layers):
+        raise ValueError(
+            "The adapter is disabled, but a folder would answer with it; call enable_adapters() first, or "
+            "delete_adapter(name) to drop it."
+        )
+    active = {name for layer in layers for name in layer.active_adapters}
     if len(active) != 1:
         raise ValueError(
             f"A folder answers with one adapter, but {sorted(active)} are active; choose one by "
@@ -212,6 +232,7 @@ def require_unquantised(written: dict[str, torch.Tensor], adapter_only: bool) ->
 
 __all__ = [
     "common_scaling",
+    "require_adapter_name",
     "require_linear_layers",
     "require_mergeable",
     "require_no_foreign_adapters",

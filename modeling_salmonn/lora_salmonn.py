@@ -18,6 +18,7 @@ from transformers.integrations import PeftAdapterMixin
 from .configuration_salmonn import SalmonnConfig
 from .lora_checks_salmonn import (
     common_scaling,
+    require_adapter_name,
     require_linear_layers,
     require_mergeable,
     require_no_foreign_adapters,
@@ -82,12 +83,14 @@ class LoraMixin(PeftAdapterMixin):
 
         Raises:
             TypeError: if `adapter_config` is no PEFT configuration.
-            ValueError: if there is an adapter of that name, or such a one could not be saved and loaded again.
+            ValueError: if there is an adapter of that name, it can be no name, or such a one could not be saved and
+                loaded again.
             ImportError: if the installed peft is too old for the installed transformers.
         """
         require_matching_versions()
         require_saved_options(adapter_config)
         name = adapter_name or "default"
+        require_adapter_name(name)
         with self._undone_on_failure(name):
             super().add_adapter(adapter_config, name)
             self._accept_adapter(name)
@@ -131,6 +134,7 @@ class LoraMixin(PeftAdapterMixin):
         if load_config is not None:
             load_config = replace(load_config, hf_quantizer=None)  # which would quantise the adapter too
         name = adapter_name or "default"
+        require_adapter_name(name)
         conversions = getattr(self, "_weight_conversions", None)
         try:
             with self._undone_on_failure(name), placed_where_layers_compute(self):

@@ -177,6 +177,18 @@ def test_each_adapter_is_saved_and_the_active_one_answers(
     torch.testing.assert_close(prompt_logits(AutoModel.from_pretrained(tmp_path / "second")), answered["second"])
 
 
+@pytest.mark.parametrize("name", ["a.b", "../other", "/tmp/other", "a/b", "lora_a"])
+def test_name_that_no_adapter_can_be_saved_by_raises(
+    name: str, plain: SalmonnForConditionalGeneration, saved_folder: Path
+) -> None:
+    model = deepcopy(plain)
+    with pytest.raises(ValueError, match=r"cannot be the name of an adapter; give one without dots"):
+        add_random(model, name)
+    with pytest.raises(ValueError, match=r"cannot be the name of an adapter"):
+        model.load_adapter(str(saved_folder), name)
+    assert not hasattr(model, "peft_config")
+
+
 def activate_two(model: SalmonnForConditionalGeneration) -> None:
     add_random(model, "other")
     model.set_adapter(["default", "other"])
@@ -198,15 +210,20 @@ def quantise_layers(model: SalmonnForConditionalGeneration) -> None:
     base.weight = torch.nn.Parameter(base.weight.data.to(torch.int8), requires_grad=False)
 
 
+def disable_layers(model: SalmonnForConditionalGeneration) -> None:
+    model.disable_adapters()
+
+
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
+        (disable_layers, r"disabled, but a folder would answer with it; call enable_adapters\(\) first"),
         (activate_two, r"\['default', 'other'\] are active; choose one by model\.set_adapter\(name\)"),
         (merge_layers, r"merged into the weights of .*; call unmerge\(\) on these layers, or model\.merge_lora\(\)"),
         (rescale_layers, r"has the scaling 2, but by its lora_alpha it would load with 4; undo that change"),
         (quantise_layers, r"q_proj\.weight is quantised .* save with adapter_only=True"),
     ],
-    ids=["two active", "merged", "rescaled", "quantised"],
+    ids=["disabled", "two active", "merged", "rescaled", "quantised"],
 )
 def test_save_that_would_answer_otherwise_raises_and_writes_nothing(
     alter: Callable[[SalmonnForConditionalGeneration], None],
