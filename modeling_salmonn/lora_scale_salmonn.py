@@ -6,7 +6,7 @@ PEFT computes `lora_B(lora_A(x)) * scaling`, with a `scaling` that all threads s
 
 import hashlib
 import inspect
-import sys
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+
+
+LARGEST_SCALE = 1e6  # hundreds of thousands of times the trained one, and far from where floats end
 
 
 class ModelKey:
@@ -77,15 +80,21 @@ def checked_scale(scale: float) -> float:
 
     Raises:
         TypeError: if it is not a number.
-        ValueError: if it is negative, infinite or not a number.
+        ValueError: if it is negative, infinite, not a number, or beyond what updates can be multiplied by.
     """
     if isinstance(scale, bool) or not isinstance(scale, Real):
         raise TypeError(f"lora_scale must be a number, got {scale!r} of type {type(scale).__name__}.")
-    if scale < 0:
+    try:
+        value = float(scale)  # numpy's numbers complain when they are compared with larger ones than their type has
+    except OverflowError:
+        value = math.inf
+    if value < 0:
         raise ValueError(f"lora_scale must not be negative, got {scale}.")
-    if not scale <= sys.float_info.max:  # NaN compares false
+    if not math.isfinite(value):
         raise ValueError(f"lora_scale must be finite, got {scale}.")
-    return float(scale)
+    if value > LARGEST_SCALE:
+        raise ValueError(f"lora_scale must not be more than {LARGEST_SCALE:g}, got {scale}: its answers would be NaN.")
+    return value
 
 
 @contextmanager

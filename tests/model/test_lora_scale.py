@@ -3,6 +3,7 @@
 import asyncio
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from copy import deepcopy
 from threading import Barrier
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
@@ -20,6 +22,7 @@ from peft.tuners.lora import LoraLayer
 from saved_folders import assert_loads_equal
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.lora_scale_salmonn import checked_scale
 
 
 SCALES = (None, 0.0, 2.0, 8.0)  # None: as trained, 4.0
@@ -114,12 +117,13 @@ def test_the_innermost_lora_scale_holds_and_the_outer_one_comes_back(
         (math.nan, ValueError, "must be finite, got nan"),
         (math.inf, ValueError, "must be finite, got inf"),
         (10**400, ValueError, "must be finite"),
+        (1e300, ValueError, r"must not be more than 1e\+06, got 1e\+300"),
         (True, TypeError, "must be a number, got True of type bool"),
         ("2", TypeError, "must be a number, got '2' of type str"),
         ([2.0], TypeError, "must be a number, got .* of type list"),
         (1j, TypeError, "must be a number, got 1j of type complex"),
     ],
-    ids=["negative", "-inf", "nan", "inf", "huge", "bool", "str", "list", "complex"],
+    ids=["negative", "-inf", "nan", "inf", "huge", "large", "bool", "str", "list", "complex"],
 )
 def test_what_is_no_lora_scale_raises(
     scale: Any,
@@ -337,3 +341,10 @@ def test_generate_scales_adapters_of_the_encoders_too(
         wanted = model.generate(**inputs, **options).logits[0]
     assert same(model.generate(**inputs, **options, lora_scale=0.5).logits[0], wanted)
     assert not same(model.generate(**inputs, **options).logits[0], wanted)
+
+
+@pytest.mark.parametrize("number", [np.float32(2.0), np.float16(2.0), np.int64(2)])
+def test_numbers_of_numpy_are_scales(number: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checked_scale(number) == 2.0
