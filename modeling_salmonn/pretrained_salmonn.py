@@ -47,6 +47,7 @@ from .weight_names_salmonn import is_adapter_name, is_training_checkpoint, plain
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 LORA_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+ONE_FILE_BYTES = 2**62  # a shard as large as that is never full
 
 
 class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
@@ -184,6 +185,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         self._require_savable(_connector_of(weights) if adapter_only else weights, adapter_only)
         if is_training_checkpoint(Path(save_directory)):
             weights |= {key: tensor for key, tensor in state_dict.items() if is_adapter_name(key)}
+            if self._hf_peft_config_loaded:  # beside whose file `Trainer` finds no shards of the best model
+                kwargs.setdefault("max_shard_size", ONE_FILE_BYTES)
         if not is_main_process:  # takes part in gathering sharded weights, and writes nothing
             self._save_base(save_directory, weights, adapter_only, is_main_process=False, **kwargs)
             return

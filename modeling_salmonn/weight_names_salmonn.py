@@ -6,7 +6,8 @@ live model    ...q_proj.base_layer.weight  ...q_proj.lora_A.default.weight
 ```
 
 `transformers.Trainer` goes on from a checkpoint by `load_state_dict` of what is in `model.safetensors`, and never
-looks at the files of an adapter. Its checkpoints, and no other folders, hold the adapter there a second time.
+looks at the files of an adapter. Its checkpoints, and no other folders, hold the adapter there a second time, and as
+one file unless a size of shards is given.
 """
 
 import re

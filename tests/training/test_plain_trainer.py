@@ -10,7 +10,7 @@ from conftest import make_clip, tiny_config, tiny_model, tiny_processor
 from model_bases import randomise_adapter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration
 from modeling_salmonn.training.collator import SalmonnCollator
@@ -125,6 +125,20 @@ def test_best_model_is_loaded_in_the_end(tmp_path: Path) -> None:
     assert best.name != f"checkpoint-{STEPS}"
     assert_same_weights(trainer.model, SalmonnForConditionalGeneration.from_pretrained(best))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-4)
+
+
+def test_best_of_large_models_is_loaded_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(save, "__defaults__", tuple("20KB" if at == "50GB" else at for at in save.__defaults__ or ()))
+    config = quick_config()
+    options: dict[str, Any] = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    trainer = trainer_of(trained_model(config), tmp_path, config, **options)
+    trainer.train()
+    best = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-1")
+    assert_same_weights(trainer.model, best)
+    best.save_pretrained(tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere").glob("model-*.safetensors"))) > 1
 
 
 def test_saved_model_is_a_folder_for_inference(tmp_path: Path) -> None:
