@@ -31,7 +31,12 @@ from modeling_salmonn.base_weights_salmonn import (
 from modeling_salmonn.configuration_salmonn import BeatsConfig, SalmonnConfig
 from modeling_salmonn.hub.model_card import write_model_card
 from modeling_salmonn.hub.saved_folder import require_new_folder
-from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in_files, require_sound
+from modeling_salmonn.hub.weight_checks import (
+    require_filled,
+    require_floats_in_files,
+    require_scales,
+    require_sound,
+)
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
@@ -115,6 +120,7 @@ def convert_checkpoint(
     report = ConversionReport()
     trained = map_trained_weights(content["model"], report)
     require_sound({key: content["model"][key] for key in report.mapped}, str(checkpoint))
+    require_scales(trained, str(checkpoint))
     _require_matrices(trained, checkpoint)
     settings = read_settings(config, content)
     with readable_errors(f"{whisper} or {llm}"):

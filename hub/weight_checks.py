@@ -9,6 +9,7 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 
+SMALLEST_SCALE = 0.3  # of normalisation, on average
 LISTED = 5  # tensors spelled out before the rest is only counted
 
 
@@ -28,16 +29,38 @@ def require_sound(weights: Mapping[str, Any], source: str) -> None:
 
 
 def require_filled(weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse matrices of nothing but zeros, as downloads that were cut off leave; LoRA's B may be one.
+    """Refuse weights of nothing but zeros, as downloads that were cut off leave; biases and LoRA's B may be such.
 
     Raises:
         ValueError: naming the tensors.
     """
     empty = [
-        name for name, tensor in weights.items() if tensor.ndim > 1 and ".lora_B." not in name and not tensor.any()
+        name
+        for name, tensor in weights.items()
+        if (tensor.ndim > 1 or name.endswith(".weight")) and ".lora_B." not in name and not tensor.any()
     ]
     if empty:
         _refuse(source, [f"{name} holds nothing but zeros" for name in empty])
+
+
+def require_scales(weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse weights of normalisation that are biases: the former are around 1 and the latter around 0.
+
+    Raises:
+        ValueError: naming the tensors.
+    """
+    norms = [
+        (name, tensor, weights[bias])
+        for name, tensor in weights.items()
+        if name.endswith(".weight") and tensor.ndim == 1 and (bias := f"{name.removesuffix('weight')}bias") in weights
+    ]
+    swapped = [
+        f"{name} and its bias are swapped"
+        for name, scale, bias in norms
+        if scale.float().mean() < SMALLEST_SCALE < bias.float().mean()
+    ]
+    if swapped:
+        _refuse(source, swapped)
 
 
 def require_floats_in_files(base: str) -> None:
@@ -67,6 +90,8 @@ def _problem(tensor: Any) -> str | None:
         return f"is a {type(tensor).__name__}, not a tensor"
     if not tensor.is_floating_point():
         return f"is {str(tensor.dtype).removeprefix('torch.')}, not floating-point"
+    if tensor.layout != torch.strided:
+        return "is sparse"
     values = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no isfinite
     if not values.isfinite().all():
         narrow = " in float16; if its values are beyond it, choose bfloat16" if tensor.dtype == torch.float16 else ""
@@ -96,4 +121,4 @@ def _listing(names: list[str]) -> str:
     return "; ".join(names[:LISTED]) + more
 
 
-__all__ = ["require_filled", "require_floats_in_files", "require_sound"]
+__all__ = ["require_filled", "require_floats_in_files", "require_scales", "require_sound"]

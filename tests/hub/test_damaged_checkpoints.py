@@ -24,6 +24,7 @@ def damage(weights: dict[str, Any], key: str, kind: str) -> None:
         "infinite": lambda tensor: tensor / 0,
         "zero": torch.zeros_like,
         "list": lambda tensor: tensor.tolist(),
+        "sparse": lambda tensor: tensor.to_sparse(),
     }
     weights[key] = values[kind](weights[key])
 
@@ -35,7 +36,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "message"), [*DAMAGES.items(), ("list", "is a list, not a tensor")])
+@pytest.mark.parametrize(
+    ("kind", "message"), [*DAMAGES.items(), ("list", "is a list, not a tensor"), ("sparse", "is sparse")]
+)
 @pytest.mark.parametrize("key", [FC1.format(1), "speech_llama_proj.weight", LORA.format("A")])
 def test_convert_with_a_damaged_tensor_raises(key: str, kind: str, message: str, case: Path, tmp_path: Path) -> None:
     file = altered_checkpoint(case, tmp_path / "altered.pth", lambda content: damage(content["model"], key, kind))
@@ -53,11 +56,25 @@ def test_convert_with_a_damaged_tensor_of_beats_raises(kind: str, message: str, 
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [(FC1.format(1), "model.qformer.layers.1.fc1.weight"), (LORA.format("A"), "q_proj.lora_A.default.weight")],
+    [
+        (FC1.format(1), "model.qformer.layers.1.fc1.weight"),
+        (LORA.format("A"), "q_proj.lora_A.default.weight"),
+        ("ln_speech.weight", "ln_speech.weight"),
+    ],
 )
 def test_convert_with_a_tensor_of_zeros_raises(key: str, name: str, case: Path, tmp_path: Path) -> None:
     file = altered_checkpoint(case, tmp_path / "altered.pth", lambda content: damage(content["model"], key, "zero"))
     assert_fails(f"{re.escape(name)} holds nothing but zeros", case, tmp_path / "output", checkpoint=file)
+
+
+@pytest.mark.parametrize("layer", ["ln_speech", "speech_Qformer.bert.encoder.layer.1.output_query.LayerNorm"])
+def test_convert_with_weight_and_bias_of_a_norm_swapped_raises(layer: str, case: Path, tmp_path: Path) -> None:
+    def swap(content: dict[str, Any]) -> None:
+        weights = content["model"]
+        weights[f"{layer}.weight"], weights[f"{layer}.bias"] = weights[f"{layer}.bias"], weights[f"{layer}.weight"]
+
+    file = altered_checkpoint(case, tmp_path / "altered.pth", swap)
+    assert_fails(r"altered\.pth: .*\.weight and its bias are swapped", case, tmp_path / "output", checkpoint=file)
 
 
 @pytest.mark.parametrize(("kind", "message"), DAMAGES.items())
