@@ -34,6 +34,7 @@ KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
 
 UNSAVED = ("allow_paths", "allow_urls")
 MOST_BINS = 1024
+LARGEST_FBANK, SMALLEST_FBANK_STD = 100, 0.01  # energies of 16-bit samples have logarithms between -16 and 35
 BATCH_SAMPLES = 30 * SAMPLING_RATE  # of segments that are transformed at once: these need 100 times their memory
 
 
@@ -275,6 +276,11 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             if not is_finite_number(value) or (name == "fbank_std" and value <= 0):
                 needed = "a positive number" if name == "fbank_std" else "a finite number"
                 raise ValueError(f"{name} must be {needed}, got {value!r}.")
+        if abs(self.fbank_mean) > LARGEST_FBANK or not SMALLEST_FBANK_STD <= self.fbank_std <= LARGEST_FBANK:
+            raise ValueError(
+                f"fbank_mean {self.fbank_mean:g} and fbank_std {self.fbank_std:g} cannot be those of fbanks, which "
+                f"are logarithms within {LARGEST_FBANK}; BEATs was trained with 15.41663 and 6.55582."
+            )
         if self.channel is not None and (type(self.channel) is not int or self.channel < 0):
             raise ValueError(f"channel must be None or a whole number from 0, got {self.channel!r}.")
         if self.max_audio_seconds is not None and not (

@@ -363,6 +363,8 @@ def test_other_encoder_rate_raises(rate: int) -> None:
         ({"fbank_std": "6.5"}, r"fbank_std must be a positive number, got '6\.5'"),
         ({"fbank_mean": float("inf")}, r"fbank_mean must be a finite number, got inf"),
         ({"fbank_mean": None}, r"fbank_mean must be a finite number, got None"),
+        ({"fbank_mean": 1e30}, r"fbank_mean 1e\+30 and fbank_std 6\.55582 cannot be those of fbanks"),
+        ({"fbank_std": 1e-30}, r"fbank_mean 15\.4166 and fbank_std 1e-30 cannot be those of fbanks"),
         ({"feature_size": 0}, r"feature_size must be a whole number from 1 to 1024, got 0"),
         ({"feature_size": 80.0}, r"feature_size must be a whole number from 1 to 1024, got 80\.0"),
         ({"num_fbank_bins": -1}, r"num_fbank_bins must be a whole number from 0 to 1024, got -1"),
