@@ -72,6 +72,8 @@ def check_names(names: Collection[str], known: Collection[str], owner: str) -> N
             raise TypeError(f"{owner} got {name!r}, but SALMONN takes text and audio alone; leave it out.")
         closest = ["audio"] if name in AUDIO_NAMES else get_close_matches(str(name), [*known, "text", "audio"], n=1)
         advice = f"did you mean {closest[0]!r}?" if closest else "leave it out."
+        if name in ("text", "audio"):
+            advice = "it has a place of its own, which in chats is in the messages."
         raise TypeError(f"{owner} got an unknown argument {name!r}: {advice}")
 
 

@@ -67,7 +67,7 @@ def test_option_that_is_not_known_raises(
     [
         ({"add_generation_promt": True}, "'add_generation_promt': did you mean 'add_generation_prompt'"),
         ({"audios": ["a.wav"]}, "'audios': did you mean 'audio'"),
-        ({"audio": "a.wav"}, "unknown argument 'audio'"),
+        ({"audio": "a.wav"}, "unknown argument 'audio': .* in chats is in the messages"),
         ({"enable_thinking": False}, "unknown argument 'enable_thinking'"),
     ],
 )
