@@ -5,11 +5,8 @@ import os
 from pathlib import Path
 
 
-PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE = (
-    "processor_config.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-)
+PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
+JSON_FILES = (PROCESSOR_FILE, "tokenizer_config.json", TOKENIZER_FILE, "config.json")  # all that tokenizers look at
 NEEDED_FILES = (PROCESSOR_FILE, TOKENIZER_FILE)
 MEND = "download it, or save the processor, again"
 
@@ -24,7 +21,7 @@ def explain_failed_loading(folder: str | os.PathLike) -> None:
         return
     if missing := [name for name in NEEDED_FILES if not (Path(folder) / name).is_file()]:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}, which the processor needs; {MEND}.")
-    for name in (PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE):
+    for name in JSON_FILES:
         file = Path(folder) / name
         try:
             content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

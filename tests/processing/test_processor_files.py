@@ -24,8 +24,8 @@ def test_missing_file_is_named(name: str, folder: Path) -> None:
         SalmonnProcessor.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ['{"a": ', "[1]", ""])
-@pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ['{"a": ', "[1]", "", "[" * 100_000])
+@pytest.mark.parametrize("name", [*FILES, "tokenizer_config.json", "config.json"])
 def test_damaged_file_is_named(name: str, content: str, folder: Path) -> None:
     (folder / name).write_text(content)
     with pytest.raises(ValueError, match=f"saved/{name} (cannot be read as JSON|holds a list)"):
