@@ -11,7 +11,7 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 ```
 """
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -110,7 +110,7 @@ class AudioLayout:
         Raises:
             ValueError: if `num_frames` is no whole number, negative, or more than a day.
         """
-        num_frames = _whole_frames(num_frames)
+        num_frames = whole_length(num_frames, LONGEST_CLIP_FRAMES, "mel frames (10 ms)")
         segments, offset = [], 0
         for start in range(0, max(num_frames, 1), self.longest_segment):
             audio = min(num_frames - start, self.longest_segment)
@@ -151,7 +151,8 @@ class AudioLayout:
 
 def is_finite_number(value: Any) -> bool:
     """Whether this is a number, and no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    # not math.isfinite, which fails at whole numbers beyond all floats
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check_seconds(name: str, value: Any) -> None:
@@ -161,13 +162,20 @@ def _check_seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at most {LONGEST_SEGMENT_SECONDS}, got {value}.")
 
 
-def _whole_frames(value: Any) -> int:
-    """A length in mel frames, also as a tensor or array without dimensions."""
+def whole_length(value: Any, longest: int, unit: str) -> int:
+    """A clip's length as a whole number, also from a tensor or array without dimensions.
+
+    Args:
+        value: the length.
+        longest: largest one that makes sense.
+        unit: what is counted, for messages.
+
+    Raises:
+        ValueError: if it is no whole number, negative, or more than `longest`.
+    """
     number: Any = value.item() if getattr(value, "ndim", None) == 0 else value
     if not is_finite_number(number) or number != int(number):
-        raise ValueError(f"A clip's length must be a whole number of mel frames (10 ms), got {value!r}.")
-    if not 0 <= number <= LONGEST_CLIP_FRAMES:
-        raise ValueError(
-            f"A clip's length must be between 0 and {LONGEST_CLIP_FRAMES} mel frames (10 ms), got {number}."
-        )
+        raise ValueError(f"A clip's length must be a whole number of {unit}, got {value!r:.80}.")
+    if not 0 <= number <= longest:
+        raise ValueError(f"A clip's length must be between 0 and {longest} {unit}, got {number}.")
     return int(number)

@@ -14,7 +14,14 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.utils import logging
 
 from .audio_io_salmonn import AudioAccess, AudioSource, Waveform, check_rate, is_rated, load_mono
-from .audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout, Segment, is_finite_number
+from .audio_segments_salmonn import (
+    LONGEST_CLIP_FRAMES,
+    MEL_FRAMES_PER_SECOND,
+    AudioLayout,
+    Segment,
+    is_finite_number,
+    whole_length,
+)
 from .processor_options_salmonn import EXTRACTOR_OPTIONS, check_names
 
 
@@ -191,8 +198,12 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature(features)
 
     def num_audio_frames(self, num_samples: int) -> int:
-        """Mel frames (10 ms) that a clip of `num_samples` touches."""
-        return -(-num_samples // HOP_SAMPLES)
+        """Mel frames (10 ms) that a clip of `num_samples` touches.
+
+        Raises:
+            ValueError: if that is no whole number of samples, negative, or more than a day.
+        """
+        return -(-whole_length(num_samples, LONGEST_CLIP_FRAMES * HOP_SAMPLES, "samples") // HOP_SAMPLES)
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Audio tokens that a clip of `num_samples` at 16 kHz becomes."""

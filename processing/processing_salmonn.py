@@ -300,6 +300,8 @@ class SalmonnProcessor(ProcessorMixin):
 
     def _get_num_multimodal_tokens(self, audio_lengths: Sequence[int] | None = None, **kwargs: Any) -> MultiModalData:
         """Audio tokens of clips whose lengths in samples at the extractor's rate are known; engines plan by it."""
+        if audio_lengths is not None and not hasattr(audio_lengths, "__len__"):
+            raise ValueError(f"audio_lengths must be a list of numbers of samples, got {audio_lengths!r:.80}.")
         count = self.feature_extractor.num_audio_tokens
         return MultiModalData(num_audio_tokens=None if audio_lengths is None else [count(n) for n in audio_lengths])
 

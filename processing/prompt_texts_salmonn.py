@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from .audio_streams_salmonn import MAGIC_BYTES, is_media
 from .feature_extraction_salmonn import is_batch
+
+
+LONGEST_TEXT = 1_000_000  # characters, more than any language model reads; tokenizers take seconds for them
 
 
 class FormattedPrompt(str):
@@ -26,13 +30,27 @@ def as_texts(value: Any, name: str) -> list[str]:
     """A list of strings; a single string makes a list of one.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, and for texts that are absurdly long.
     """
-    texts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+    texts = list(value) if is_list else [value]
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a string or a list of strings, got {text!r:.80}.")
+        require_readable_length(text, name)
     return texts
+
+
+def require_readable_length(text: str, name: str) -> None:
+    """Check that no language model would be too short for a text anyway.
+
+    Raises:
+        ValueError: with the number of its characters.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(
+            f"{name} has {len(text):,} characters, more than {LONGEST_TEXT:,}; is it the content of a file?"
+        )
 
 
 def as_clips(audio: Any) -> list[Any] | None:
@@ -94,20 +112,24 @@ def expand_placeholders(prompts: Sequence[str], counts: Sequence[int], audio_tok
 
 
 def is_audio(value: Any) -> bool:
-    """Whether this, in the place of text, is audio: samples, a `datasets` value, a file, or a list with one of them.
+    """Whether this, in the place of text, is audio: samples, bytes, a `datasets` value, a file, or a list with such.
 
     Strings are text, whatever they say.
     """
     if isinstance(value, (list, tuple)):
-        return any(is_audio(item) for item in value)
+        is_samples = len(value) > 1 and isinstance(value[0], Real)
+        return is_samples or any(is_audio(item) for item in value)
     if isinstance(value, np.ndarray):
         return np.issubdtype(value.dtype, np.number)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return is_media(bytes(value[:MAGIC_BYTES]))  # others are text that was not decoded
     if isinstance(value, (torch.Tensor, Mapping, os.PathLike)):
         return True
     return hasattr(value, "get_all_samples") or hasattr(value, "read")
 
 
 __all__ = [
+    "LONGEST_TEXT",
     "FormattedPrompt",
     "as_clips",
     "as_texts",
@@ -116,4 +138,5 @@ __all__ = [
     "flatten",
     "is_audio",
     "is_formatted",
+    "require_readable_length",
 ]

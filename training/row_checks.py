@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modeling_salmonn.processing.prompt_texts_salmonn import LONGEST_TEXT
 from modeling_salmonn.training.text_files import kind_of, shown
 
 
 LONGEST_SECONDS = 7 * 24 * 3600.0  # of a clip: a week; what is beyond counts frames or is no length at all
-LONGEST_TEXT = 1_000_000  # characters, more than any language model reads
 SECONDS_COLUMNS = ("seconds", "duration")
 CLIP_COLUMNS = ("path", "audio")
 TEXT_COLUMNS = ("text", "task", "prompt", "alignment_text", "alignment_words")

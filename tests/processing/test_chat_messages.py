@@ -178,6 +178,26 @@ def test_conversation_that_is_none_raises(bucket_processor: SalmonnProcessor, co
         bucket_processor.apply_chat_template(conversation)
 
 
+LONG = "<SpeechHere> x" * 100_000
+LENGTH = "has 1,400,000 characters, more than 1,000,000; is it the content of a file"
+
+
+@pytest.mark.parametrize("content", [LONG, [LONG], {"type": "text", "text": LONG}], ids=["text", "list", "part"])
+def test_content_of_absurd_length_raises(bucket_processor: SalmonnProcessor, content: Any) -> None:
+    with pytest.raises(ValueError, match=f"the text of a message {LENGTH}"):
+        chat(bucket_processor, [{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("formatted", [False, True])
+@pytest.mark.parametrize("audio", [None, clip_of()], ids=["alone", "audio"])
+def test_text_of_absurd_length_raises(bucket_processor: SalmonnProcessor, audio: Any, formatted: bool) -> None:
+    for text in (LONG, ["Hi", LONG]):
+        with pytest.raises(ValueError, match=f"text {LENGTH}"):
+            bucket_processor(text=text, audio=audio, formatted=formatted)
+    with pytest.raises(ValueError, match=f"text_target {LENGTH}"):
+        bucket_processor(text="Hi", audio=clip_of(), text_target=LONG)
+
+
 def test_template_may_be_given_second_as_in_the_library(bucket_processor: SalmonnProcessor) -> None:
     rendered = bucket_processor.apply_chat_template([user(clip_of(), "Hi")], CHATML_CHAT_TEMPLATE)
     assert rendered.startswith("<|im_start|>user\n<Speech><SpeechHere></Speech> Hi<|im_end|>")

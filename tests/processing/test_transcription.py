@@ -102,6 +102,22 @@ def test_file_in_the_first_place_is_transcribed(bucket_processor: SalmonnProcess
         assert_same_inputs(bucket_processor(file), bucket_processor.apply_transcription_request(wav_file))
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_in_the_first_place_are_transcribed(
+    bucket_processor: SalmonnProcessor, wav_file: Path, kind: Any
+) -> None:
+    expected = bucket_processor.apply_transcription_request(wav_file)
+    assert_same_inputs(bucket_processor(kind(wav_file.read_bytes())), expected)
+    assert_same_inputs(bucket_processor([kind(wav_file.read_bytes())]), expected)
+
+
+def test_numbers_in_the_first_place_are_transcribed(bucket_processor: SalmonnProcessor) -> None:
+    clip = make_clip(1.0)
+    expected = bucket_processor.apply_transcription_request(clip, sampling_rate=SAMPLING_RATE)
+    assert_same_inputs(bucket_processor(clip.tolist(), sampling_rate=SAMPLING_RATE), expected)
+    assert_same_inputs(bucket_processor((SAMPLING_RATE, clip.tolist())), expected)
+
+
 def test_samples_in_the_first_place_may_have_an_answer(bucket_processor: SalmonnProcessor) -> None:
     inputs = bucket_processor(make_clip(1.0), sampling_rate=SAMPLING_RATE, text_target="Yes.")
     expected = bucket_processor(text=ASKED, audio=make_clip(1.0), sampling_rate=SAMPLING_RATE, text_target="Yes.")
@@ -115,3 +131,19 @@ def test_audio_tokens_are_counted_without_audio(processor: SalmonnProcessor, sec
     inputs = processor(text="What?", audio=clip, sampling_rate=SAMPLING_RATE)
     assert counted.num_audio_tokens == [*placeholders_of(processor, inputs), 88]
     assert processor._get_num_multimodal_tokens().num_audio_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error"),
+    [
+        ([-1], "must be between 0 and 1382400000 samples, got -1"),
+        ([1.5], "must be a whole number of samples, got 1.5"),
+        (["x"], "must be a whole number of samples, got 'x'"),
+        ([None], "must be a whole number of samples, got None"),
+        ([10**400], "must be a whole number of samples, got 1000"),
+        (16000, "audio_lengths must be a list of numbers of samples, got 16000"),
+    ],
+)
+def test_lengths_that_no_clip_has_raise(bucket_processor: SalmonnProcessor, lengths: Any, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        bucket_processor._get_num_multimodal_tokens(audio_lengths=lengths)
