@@ -20,6 +20,7 @@ LARGEST_FLOAT = (
     8.0  # 18 dB over full scale: decoders of lossy audio overshoot by far less, mistaken scales by far more
 )
 LARGEST_INT16 = 32767
+MOST_CHANNELS = 1024  # as many as libsndfile reads
 LONGEST_SECONDS = 6 * 3600  # where no limit is set: 1.4 GB of samples at 16 kHz
 BLOCK_VALUES = 2**17  # samples of all channels that are decoded at once
 SHOWN_SECONDS = 0.01  # a file that lacks less of what its header says is not worth a warning
@@ -45,7 +46,8 @@ def check_rate(rate: Any, name: str) -> int:
         ValueError: if it is none, or none that audio has.
     """
     is_number = isinstance(rate, Real) and not isinstance(rate, (bool, np.bool_))
-    if not is_number or not math.isfinite(rate) or rate != int(rate):
+    # compared before it is made a float, which very large whole numbers do not become
+    if not is_number or rate != rate or abs(rate) == math.inf or rate != int(rate):
         raise ValueError(f"{name} has a sampling rate of {rate!r}; give a whole number of Hz, such as 16000.")
     if rate <= 0:
         raise ValueError(f"{name} has a sampling rate of {rate} Hz; give a positive one.")
@@ -83,6 +85,11 @@ def to_float(samples: Waveform, name: str) -> Waveform:
     """
     if samples.ndim not in (1, 2):
         raise ValueError(f"{name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels).")
+    if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:
+        raise ValueError(
+            f"{name} has {samples.shape[1]} channels by its shape {tuple(samples.shape)}, more than {MOST_CHANNELS}; "
+            "give (samples, channels), and several clips as a list."
+        )
     if isinstance(samples, torch.Tensor):
         if samples.is_floating_point():
             check_level(samples.detach(), name)

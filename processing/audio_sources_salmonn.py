@@ -90,7 +90,11 @@ def open_file_object(file: Any, name: str) -> Iterator[EncodedFile]:
     if isinstance(file, (io.BytesIO, io.BufferedReader, io.BufferedRandom)) and file.seekable():
         position = file.tell()
         try:
-            yield EncodedFile(file, _check_size(file.seek(0, io.SEEK_END), FILE_BYTES, name), name)
+            size = file.seek(0, io.SEEK_END)
+        except OSError as error:  # of files that the system makes up
+            raise ValueError(f"{name} cannot be read: {error}") from error
+        try:
+            yield EncodedFile(file, _check_size(size, FILE_BYTES, name), name)
         finally:
             file.seek(position)
         return

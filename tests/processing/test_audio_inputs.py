@@ -193,7 +193,22 @@ def test_low_precision_samples_are_read(dtype: torch.dtype) -> None:
     assert loaded.tolist() == [0.5, -0.25, 1.5]
 
 
-WRONG_RATES = [float("nan"), float("inf"), -float("inf"), 0, -1, 1, 999, 10**9, 2**63, 44100.5, "16000", True, [16000]]
+WRONG_RATES = [
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    0,
+    -1,
+    1,
+    999,
+    10**9,
+    2**63,
+    10**400,
+    44100.5,
+    "16000",
+    True,
+    [16000],
+]
 
 
 @pytest.mark.parametrize("rate", WRONG_RATES, ids=str)
@@ -211,6 +226,20 @@ def test_rate_that_audio_cannot_have_raises(rate: Any, extractor: SalmonnFeature
 @pytest.mark.parametrize("rate", [44100.0, np.float64(44100), np.int32(44100)])
 def test_rate_may_be_any_whole_number(rate: Any) -> None:
     assert len(load_mono(make_clip(1.0, rate=44100), SAMPLING_RATE, rate)) == SAMPLING_RATE
+
+
+@pytest.mark.parametrize("kind", [np.broadcast_to, torch.broadcast_to])
+def test_more_channels_than_any_recording_raise_unread(kind: Any, extractor: SalmonnFeatureExtractor) -> None:
+    zero = np.zeros(1, np.float32) if kind is np.broadcast_to else torch.zeros(1)
+    with pytest.raises(
+        ValueError, match=r"audio has 1048576 channels by its shape \(1048576, 1048576\), more than 1024"
+    ):
+        extractor.fetch_audio(kind(zero, (2**20, 2**20)), sampling_rate=SAMPLING_RATE)
+
+
+def test_file_of_the_system_that_has_no_end_raises(extractor: SalmonnFeatureExtractor) -> None:
+    with open("/proc/self/maps", "rb") as file, pytest.raises(ValueError, match="/proc/self/maps cannot be read"):
+        extractor.fetch_audio(file)
 
 
 @pytest.mark.parametrize("rate", [0, 1, 2**31 - 1])
