@@ -5,6 +5,10 @@ import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+if os.environ.get("ATEN_CPU_CAPABILITY", "avx512") != "avx512":
+    # Attention in bfloat16 asks oneDNN alone whether the processor has AMX, and then packs by a function that only the
+    # AVX-512 build of torch has: the others raise.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # the next one down
 
 import warnings
 from collections.abc import Iterator
