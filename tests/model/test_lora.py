@@ -30,7 +30,9 @@ def test_fresh_lora_changes_nothing(bucket_config: SalmonnConfig, inputs: dict[s
     model = tiny_model(bucket_config)
     before = logits(model, inputs)
     model.add_lora()
-    assert torch.equal(logits(model.eval(), inputs), before)
+    assert not any(weight.any() for name, weight in model.named_parameters() if ".lora_B." in name)
+    # What is added is zero, but the products are other ones, which a processor may sum in another order.
+    assert torch.allclose(logits(model.eval(), inputs), before, atol=1e-5)
 
 
 def test_lora_targets_follow_the_config(bucket_config: SalmonnConfig) -> None:
