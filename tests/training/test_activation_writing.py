@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from modeling_salmonn.training.self_answers import (
 
 
 STORIES: dict[str, Any] = {"question_share": 0.0, "lora_scale": 0.0, "min_words": 20, "max_new_tokens": 170}
-# Noise of which about every other answer passes, so that tries and batches matter.
-NOISE: dict[str, Any] = {"question_share": 0.5, "lora_scale": 2.5, "min_words": 3, "max_new_tokens": 24}
-NOISE |= {"temperature": 1.5, "top_p": 1.0, "batch_size": 2, "tries": 3, "answers": 3}
+# Nonsense, different for every draw.
+NOISE: dict[str, Any] = {"question_share": 0.5, "min_words": 3, "max_new_tokens": 12}
+NOISE |= {"temperature": 1000.0, "top_p": 1.0, "batch_size": 2, "tries": 3, "answers": 3}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,21 @@ class Recording(Answerer):
         return super().answer([dict(given) for given in examples], decoding, seed)
 
 
+class Wavering(Recording):
+    """Puts what was drawn into a sentence that is fit to keep, but for a transcript in every first try's first answer.
+
+    Kept and rejected answers, tries and batches then do not depend on the draws, while the texts do.
+    """
+
+    def answer(self, examples: Sequence[Mapping[str, Any]], decoding: Decoding, seed: object = 0) -> list[Answer]:
+        answers = super().answer(examples, decoding, seed)
+        if not decoding.sample:
+            return answers
+        drawn = [sha256(answer.text.encode()).hexdigest() for answer in answers]
+        told = [Answer(f"He saw {name} by the sea.", True) for name in drawn]
+        return [Answer(TRANSCRIPT, True), *told[1:]] if str(seed).endswith("/0") else told
+
+
 def test_batch_gives_the_answers_of_its_members(answerer: Answerer, overfitted: Overfitted) -> None:
     batch = [example(overfitted, "asr"), example(overfitted, "audio_caption", 1)]
     assert answerer.answer(batch, Decoding(20)) == [Answer(TRANSCRIPT, True), Answer(CAPTION, True)]
@@ -84,7 +100,7 @@ def test_answer_that_does_not_end_is_told(answerer: Answerer, overfitted: Overfi
 
 def test_sampling_follows_the_seed_and_leaves_the_generators_alone(answerer: Answerer, overfitted: Overfitted) -> None:
     batch = [example(overfitted, "story", clip) for clip in (0, 1)]
-    decoding = Decoding(12, sample=True, temperature=2.0, top_p=1.0)
+    decoding = Decoding(12, sample=True, temperature=1000.0, top_p=1.0)  # any token, whatever was learnt
     before = torch.random.get_rng_state()
     first, again, other = (answerer.answer(batch, decoding, seed) for seed in ("a", "a", "b"))
     assert first == again != other
@@ -126,11 +142,12 @@ def test_stories_are_kept_as_a_manifest_for_training(
 def test_scale_is_half_of_the_trained_one_by_default(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    recording = Recording(answerer)
-    settings = WritingSettings(answers=1, question_share=0.0, min_words=1, max_new_tokens=24)
-    write_answers(recording, clips, tmp_path, PROMPTS, settings)
+    recording = Recording(answerer, stop_at=3)  # after a transcript, a caption and a story
+    settings = WritingSettings(answers=2, question_share=0.0, max_new_tokens=4, batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(recording, clips, tmp_path, PROMPTS, settings)
     assert answerer.model.config.lora_scaling == 4.0
-    assert recording.batches[-1][1].lora_scale == 2.0
+    assert [decoding.lora_scale for _, decoding in recording.batches] == [None, None, 2.0]
 
 
 def test_fallbacks_are_not_kept_and_their_reasons_are_counted(
@@ -174,16 +191,18 @@ def test_same_seed_writes_the_same_files_and_another_seed_others(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        write_answers(answerer, clips, tmp_path / name, PROMPTS, WritingSettings(seed=seed, **NOISE))
+        write_answers(Wavering(answerer), clips, tmp_path / name, PROMPTS, WritingSettings(seed=seed, **NOISE))
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert files(tmp_path / "a")["answers.jsonl"] != files(tmp_path / "c")["answers.jsonl"]
+    texts = [{row["text"] for row in load_rows([DataSource(str(tmp_path / name / "answers.jsonl"))])} for name in "ac"]
+    assert len(texts[0]) == len(texts[1]) == 3
+    assert not texts[0] & texts[1]
 
 
 def test_interrupted_writing_goes_on_to_the_same_files(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = WritingSettings(seed=3, **NOISE)
-    whole = Recording(answerer)
+    whole = Wavering(answerer)
     write_answers(whole, clips, tmp_path / "whole", PROMPTS, settings)
     expected = files(tmp_path / "whole")
     assert expected["answers.jsonl"].count(b"\n") > 1
@@ -192,23 +211,23 @@ def test_interrupted_writing_goes_on_to_the_same_files(
     for stop in (3, len(whole.batches) - 1):
         folder = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
-            write_answers(Recording(answerer, stop), clips, folder, PROMPTS, settings)
+            write_answers(Wavering(answerer, stop), clips, folder, PROMPTS, settings)
         left = files(folder)
         written.add(left.get("answers.jsonl", b""))
         assert all(expected[name].startswith(left[name]) for name in left if name.endswith(".jsonl"))
-        write_answers(answerer, clips, folder, PROMPTS, settings)
+        write_answers(Wavering(answerer), clips, folder, PROMPTS, settings)
         assert files(folder) == expected
     assert len(written) > 1  # answers were on disk before the run was over
 
 
 def test_killed_writing_loses_no_whole_line(answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path) -> None:
     settings = WritingSettings(seed=3, **NOISE)
-    write_answers(answerer, clips, tmp_path, PROMPTS, settings)
+    write_answers(Wavering(answerer), clips, tmp_path, PROMPTS, settings)
     expected = files(tmp_path)
     record = json.loads(expected["writing.json"]) | {"finished": False}
     (tmp_path / "writing.json").write_text(json.dumps(record))
     (tmp_path / "answers.jsonl").write_bytes(expected["answers.jsonl"][:-25])
-    write_answers(answerer, clips, tmp_path, PROMPTS, settings)
+    write_answers(Wavering(answerer), clips, tmp_path, PROMPTS, settings)
     assert files(tmp_path) == expected
 
 
@@ -272,7 +291,7 @@ def test_question_of_a_task_without_instructions_is_asked_all_the_same(
 ) -> None:
     asking = [row | {"task": "emotion_qa", "Q": "How does he feel?"} for row in clips]
     settings = WritingSettings(**(NOISE | {"question_share": 1.0, "answers": 1}))
-    report = write_answers(answerer, asking, tmp_path, PROMPTS, settings)
+    report = write_answers(Wavering(answerer), asking, tmp_path, PROMPTS, settings)
     rows = [json.loads(line) for line in report.file.read_text().splitlines()]
     assert [(row["task"], row["Q"]) for row in rows] == [("audio_qa", "How does he feel?")]
 
@@ -307,8 +326,8 @@ def test_answer_that_is_cut_off_ends_with_a_whole_sentence(
 def test_share_of_the_clips_gets_questions(answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path) -> None:
     own = clips[2] | {"task": "speech_qa", "Q": "Who calls {whom}?"}
     prompts = PROMPTS | {"speech_qa": ["Listen. {question}"]}
-    settings = WritingSettings(**(NOISE | {"answers": CLIPS, "min_words": 1, "tries": 9}))
-    report = write_answers(answerer, [*clips, own], tmp_path, prompts, settings)
+    settings = WritingSettings(**(NOISE | {"answers": CLIPS}))
+    report = write_answers(Wavering(answerer), [*clips, own], tmp_path, prompts, settings)
     rows = load_rows([DataSource(str(report.file))])
     assert sorted(row["task"] for row in rows).count("story") == CLIPS // 2
     questions = {row["path"]: row for row in rows if row["task"] != "story"}
