@@ -16,10 +16,18 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
+from modeling_salmonn.checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    CONNECTOR_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+)
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, INDEX_FILE, WEIGHTS_FILE, require_new_folder
+from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.smol.bases import fetch_bases
 from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_generation_config, smol_processor
@@ -27,7 +35,7 @@ from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_generation_
 
 SHIPPED = Path(__file__).with_name("salmonn-smol")
 SHIPPED_PREFIXES = (*CONNECTOR_PREFIXES, "model.audio_encoder.")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 COPIED = ("README.md", GOLDEN_FILE, "report.json", "clips")
 
 
@@ -45,7 +53,7 @@ def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED)
     if output.exists():
         raise ValueError(f"{output} exists already; give another folder, or remove it first.")
     require_new_folder(output)
-    missing = [name for name in ("config.json", CONNECTOR_FILE, *ADAPTER_FILES) if not (shipped / name).is_file()]
+    missing = [name for name in (CONFIG_FILE, CONNECTOR_FILE, *ADAPTER_FILES) if not (shipped / name).is_file()]
     if missing:
         raise ValueError(f"{shipped} lacks {', '.join(missing)}; install the package with its weights.")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -95,9 +103,9 @@ def ship_smol(trained: Path, shipped: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:  # it gets the Hub code and the bases too
         saved = Path(scratch)
         model.save_pretrained(saved)
-        for name in ("config.json", ADAPTER_FILES[0]):
+        for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE):
             shutil.copy(saved / name, shipped / name)
-        for name, tensors in ((CONNECTOR_FILE, state), (ADAPTER_FILES[1], load_file(saved / ADAPTER_FILES[1]))):
+        for name, tensors in ((CONNECTOR_FILE, state), (ADAPTER_FILE, load_file(saved / ADAPTER_FILE))):
             halved = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
             save_file(halved, shipped / name, metadata={"format": "pt"})
     if (shipped / GOLDEN_FILE).is_file():

@@ -24,19 +24,14 @@ from modeling_salmonn.base_weights_salmonn import (
     load_audio_weights,
     load_speech_weights,
     load_text_weights,
+    naming_base,
     read_official_beats,
     read_torch_file,
-    readable_errors,
 )
 from modeling_salmonn.configuration_salmonn import BeatsConfig, SalmonnConfig
 from modeling_salmonn.hub.model_card import write_model_card
 from modeling_salmonn.hub.saved_folder import require_new_folder
-from modeling_salmonn.hub.weight_checks import (
-    require_filled,
-    require_floats_in_files,
-    require_scales,
-    require_sound,
-)
+from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in_files, require_scales, require_sound
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
@@ -123,7 +118,7 @@ def convert_checkpoint(
     require_scales(trained, str(checkpoint))
     _require_matrices(trained, checkpoint)
     settings = read_settings(config, content)
-    with readable_errors(f"{whisper} or {llm}"):
+    with naming_base(f"{whisper} or {llm}"):
         processor = build_processor(llm, whisper, beats, settings, trained)
         model_config = build_config(whisper, beats, llm, settings, trained, processor, qformer_heads)
     model = build_model(model_config, whisper, beats, llm, trained, getattr(torch, dtype), report)

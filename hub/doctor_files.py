@@ -11,25 +11,27 @@ from huggingface_hub import hf_hub_download
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_salmonn import configuration_salmonn
-from modeling_salmonn.hub.doctor_subject import Finding, Subject, listing
-from modeling_salmonn.hub.saved_folder import (
+from modeling_salmonn.checkpoint_files_salmonn import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     CONFIG_FILE,
+    CONNECTOR_FILE,
     GENERATION_FILE,
     HASHES_FILE,
     INDEX_FILE,
-    PROCESSOR_FILE,
-    REQUIRED_FILES,
     WEIGHTS_FILE,
+    listing,
+    sha256,
 )
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE
+from modeling_salmonn.hub.doctor_subject import Finding, Subject
+from modeling_salmonn.hub.saved_folder import REQUIRED_FILES
 from modeling_salmonn.processing import processing_salmonn
+from modeling_salmonn.processing.processor_files_salmonn import PROCESSOR_FILE, TOKENIZER_CONFIG_FILE
+from modeling_salmonn.staged_saving_salmonn import MARK_FILE
 
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-UNFINISHED_FILE = "unfinished_save.json"  # while a save replaces files
-CODE_NAMING_FILES = (CONFIG_FILE, PROCESSOR_FILE, "preprocessor_config.json", "tokenizer_config.json")
+CODE_NAMING_FILES = (CONFIG_FILE, PROCESSOR_FILE, "preprocessor_config.json", TOKENIZER_CONFIG_FILE)
 ELSEWHERE = "--"  # "owner/name--module.Class" is code of another repository
 
 
@@ -80,8 +82,8 @@ def check_code(subject: Subject) -> Finding:
 
 def check_weight_files(subject: Subject) -> Finding:
     """Every weight file is there, and an adapter-only folder names bases that are."""
-    if subject.has(UNFINISHED_FILE):
-        return "failed", f"A save was stopped half-way ({UNFINISHED_FILE}): old and new files are mixed; save again."
+    if subject.has(MARK_FILE):
+        return "failed", f"A save was stopped half-way ({MARK_FILE}): old and new files are mixed; save again."
     required = subject.weight_names + ([ADAPTER_CONFIG_FILE] if subject.has(ADAPTER_FILE) else [])
     if missing := [name for name in required if not subject.has(name)]:
         return "failed", f"Missing {listing(missing)}; download the folder again, or save the model again."
@@ -102,7 +104,7 @@ def check_hashes(subject: Subject) -> Finding:
     listed = subject.read_json(HASHES_FILE) if subject.has(HASHES_FILE) else {}
     if lost := sorted(name for name in listed if not subject.has(name)):
         return "failed", f"{HASHES_FILE} lists {listing(lost)}, which the folder lacks; download it again."
-    found = {name: subject.sha256(name) for name in {*subject.weight_names, *listed}}
+    found = {name: sha256(subject.folder / name) for name in {*subject.weight_names, *listed}}
     if wrong := sorted(name for name, digest in listed.items() if found[name] != str(digest).lower()):
         return "failed", f"Other than {HASHES_FILE} says: {listing(wrong)}; download again."
     shown = ", ".join(f"{name} {found[name][:12]}" for name in subject.weight_names)

@@ -15,21 +15,24 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoTokenizer, GenerationConfig
 
-from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.doctor_subject import Finding, Subject, listing
-from modeling_salmonn.hub.saved_folder import (
+from modeling_salmonn.checkpoint_files_salmonn import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     CONFIG_FILE,
+    CONNECTOR_FILE,
     GENERATION_FILE,
-    GOLDEN_FILE,
-    PROCESSOR_FILE,
+    is_finite,
+    listing,
 )
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.hub.doctor_subject import Finding, Subject
+from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.lora_checks_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE, CONNECTOR_PREFIXES
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import AUDIO_TOKEN
+from modeling_salmonn.processing.processor_files_salmonn import PROCESSOR_FILE
 from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
 
@@ -64,8 +67,8 @@ def check_weights(subject: Subject) -> Finding:
     for name, key, lazy in subject.tensors():
         tensor = lazy[...]
         dtypes[name][str(tensor.dtype).removeprefix("torch.")] += 1
-        tensor = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has neither isfinite nor any
-        if not tensor.isfinite().all():
+        tensor = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no any
+        if not is_finite(tensor):
             infinite.append(key)
         elif tensor.ndim > 1 and ".lora_B." not in key and not tensor.any():  # LoRA begins with zeros in B
             zero.append(key)

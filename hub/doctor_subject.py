@@ -11,7 +11,6 @@ from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 
 Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 Finding: TypeAlias = tuple[Status, str]
-LISTED = 5  # names spelled out before the rest is only counted
 
 
 @dataclass
@@ -35,10 +34,4 @@ class Subject(SavedFolder):
         return model.to(self.device).eval(), processor
 
 
-def listing(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-__all__ = ["Finding", "Status", "Subject", "listing"]
+__all__ = ["Finding", "Status", "Subject"]

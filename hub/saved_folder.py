@@ -17,20 +17,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError, safe_open
 
+from modeling_salmonn.checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    CONNECTOR_FILE,
+    INDEX_FILE,
+    LFS_HEADER,
+    WEIGHTS_FILE,
+)
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_FILE
+from modeling_salmonn.processing.processor_files_salmonn import NEEDED_FILES
 
 
-CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE = "config.json", "processor_config.json", "tokenizer.json"
-REQUIRED_FILES = (CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE)
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
-HASHES_FILE, GOLDEN_FILE = "hashes.json", "golden_answers.json"
-GENERATION_FILE = "generation_config.json"
-LFS_HEADER = b"version https://git-lfs.github.com/spec/v1"
+REQUIRED_FILES = (CONFIG_FILE, *NEEDED_FILES)
+GOLDEN_FILE = "golden_answers.json"
 MAX_JSON_BYTES = 2**28  # several times the largest tokenizer
 LFS_MAX_BYTES = 1024  # a pointer has three short lines
 
@@ -71,11 +74,6 @@ class SavedFolder:
         """What loading needs and the folder lacks."""
         adapter_config = [ADAPTER_CONFIG_FILE] if self.has(ADAPTER_FILE) else []
         return [name for name in (*REQUIRED_FILES, *self.weight_names, *adapter_config) if not self.has(name)]
-
-    def sha256(self, name: str) -> str:
-        """Hash of a file in hexadecimal digits."""
-        with (self.folder / name).open("rb") as file:
-            return sha_fileobj(file).hex()
 
     def is_lfs_pointer(self, name: str) -> bool:
         """Whether a file names its content instead of holding it."""

@@ -8,6 +8,8 @@ import torch
 from safetensors import safe_open
 from transformers.utils import cached_file
 
+from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, is_finite
+
 
 SMALLEST_SCALE = 0.3  # of normalisation, on average
 LISTED = 5  # tensors spelled out before the rest is only counted
@@ -72,7 +74,7 @@ def require_floats_in_files(base: str) -> None:
     Raises:
         ValueError: naming the tensors.
     """
-    config = cached_file(base, "config.json")
+    config = cached_file(base, CONFIG_FILE)
     folder = Path(str(config)).parent
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     whole = [
@@ -92,8 +94,7 @@ def _problem(tensor: Any) -> str | None:
         return f"is {str(tensor.dtype).removeprefix('torch.')}, not floating-point"
     if tensor.layout != torch.strided:
         return "is sparse"
-    values = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no isfinite
-    if not values.isfinite().all():
+    if not is_finite(tensor):
         narrow = " in float16; if its values are beyond it, choose bfloat16" if tensor.dtype == torch.float16 else ""
         return f"has NaN or infinite values{narrow}"
     return None

@@ -154,7 +154,7 @@ def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict
 
 
 @contextmanager
-def readable_errors(model_id: str) -> Iterator[None]:
+def naming_base(model_id: str) -> Iterator[None]:
     """Name the base, and the file in its folder, where a damaged, unsafe or absent file raises one of many errors."""
     if folder := local_folder(model_id):
         check_base_folder(folder)
@@ -169,7 +169,7 @@ def readable_errors(model_id: str) -> Iterator[None]:
 
 def load_speech_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """Whisper's encoder from a Hub id or folder, as `model.speech_encoder.*`."""
-    with readable_errors(model_id):
+    with naming_base(model_id):
         model, info = WhisperModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
     _require_complete(model_id, info)
     return {f"model.speech_encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
@@ -181,7 +181,7 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
         _, weights = read_official_beats(model_id)
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("classifier.")}
     else:
-        with readable_errors(model_id):
+        with naming_base(model_id):
             model, info = BeatsModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
         _require_complete(model_id, info)
         weights = model.state_dict()
@@ -190,7 +190,7 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
 
 def load_text_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """A causal language model from a Hub id or folder, as `model.language_model.*` and `lm_head.weight`."""
-    with readable_errors(model_id):
+    with naming_base(model_id):
         model, info = AutoModelForCausalLM.from_pretrained(
             model_id, dtype=dtype, output_loading_info=True, **hub_kwargs
         )

@@ -5,7 +5,6 @@ them. Loading does not, since it would take longer than loading itself, but it l
 that it cannot be read, and for NaN.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.sha import sha_fileobj
 from peft import PeftType
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -40,7 +40,6 @@ ADAPTER_FIELDS: dict[str, tuple[type, ...]] = {
 MOST_LAYERS = 10_000  # of a model whose weights are not known yet
 LAYER_FIELDS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
 MEND = "download or save it again"
-CHUNK_BYTES = 1 << 24
 LISTED = 5  # names spelled out before the rest is only counted
 
 
@@ -55,7 +54,7 @@ def is_own_weight_file(name: str, variant: str | None = None) -> bool:
 
 def write_hashes(folder: Path) -> None:
     """Write the SHA-256 of all weight files of a folder, and of folders within it, into its `hashes.json`."""
-    hashes = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*.safetensors"))}
+    hashes = {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(folder.rglob("*.safetensors"))}
     (folder / HASHES_FILE).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 
 
@@ -137,7 +136,7 @@ def check_weight_files(folder: Path, variant: str | None = None) -> int | None:
     names = sorted(set(shards.values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(
-            f"{folder} lacks {_listing(missing)} of the {len(names)} files that {index} names; download them again, "
+            f"{folder} lacks {listing(missing)} of the {len(names)} files that {index} names; download them again, "
             "or save the model again."
         )
     return sum(check_weight_file(folder / name) for name in names)
@@ -219,14 +218,15 @@ def require_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str) -> 
     Raises:
         ValueError: naming the tensors that hold NaN or infinity.
     """
-    if broken := [name for name, tensor in weights if not _is_finite(tensor)]:
+    if broken := [name for name, tensor in weights if not is_finite(tensor)]:
         raise ValueError(
-            f"The weights of {source} hold NaN or infinite values in {_listing(broken)}; download or convert them "
+            f"The weights of {source} hold NaN or infinite values in {listing(broken)}; download or convert them "
             "again, in bfloat16 or float32 where float16 was too small for them."
         )
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; one without values here, or of whole numbers, holds none."""
     is_plain = type(tensor) in (torch.Tensor, nn.Parameter)  # neither sharded nor quantised
     if not is_plain or not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
         return True
@@ -266,15 +266,14 @@ def _check_adapter_config(file: Path) -> None:
         raise ValueError(f"{file} has r={config['r']}, which is not the rank of {ADAPTER_FILE}; {MEND}.")
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
+def sha256(file: Path) -> str:
+    """Hash of a file in hexadecimal digits."""
     with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha_fileobj(opened).hex()
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - LISTED
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -282,10 +281,13 @@ def _listing(names: list[str]) -> str:
 __all__ = [
     "check_base_folder",
     "check_model_folder",
+    "is_finite",
     "is_own_weight_file",
+    "listing",
     "local_folder",
     "read_json",
     "require_finite",
     "require_layers",
+    "sha256",
     "write_hashes",
 ]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import PeftAdapterMixin
 
+from .checkpoint_files_salmonn import ADAPTER_FILE
 from .configuration_salmonn import SalmonnConfig
 from .lora_checks_salmonn import (
     common_scaling,
@@ -39,7 +40,6 @@ from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale,
 from .versions_salmonn import require_matching_versions
 
 
-LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")  # of the config
 # The part of the model that each id of the config names a base for; merging makes it another one.
 BASES = {
@@ -287,7 +287,7 @@ class LoraMixin(PeftAdapterMixin):
             if found and parameter.split(".")[1] == name:
                 matrix, _, kind = parameter.split(".", 2)  # A, default, weight
                 adapter[f"base_model.model.{layer}.lora_{matrix}.{kind}"] = tensor.contiguous()
-        save_file(adapter, folder / LORA_FILES[1], metadata={"format": "pt"})
+        save_file(adapter, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 
 def _adapter_config(path: str | None, load_config: Any, options: dict[str, Any]) -> Any:
