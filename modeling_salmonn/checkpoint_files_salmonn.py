@@ -40,6 +40,7 @@ ADAPTER_FIELDS: dict[str, tuple[type, ...]] = {
 MOST_LAYERS = 10_000  # of a model whose weights are not known yet
 LAYER_FIELDS = ("num_hidden_layers", "encoder_layers", "decoder_layers")
 MEND = "download or save it again"
+WEIGHT_SUFFIXES = (".weight", ".bias")  # the rest may be buffers, such as positions
 LISTED = 5  # names spelled out before the rest is only counted
 
 
@@ -82,11 +83,13 @@ def check_model_folder(folder: Path, variant: str | None = None, given: Collecti
     _read_if_there(folder / GENERATION_FILE)
     if (folder / CONNECTOR_FILE).is_file():
         check_weight_file(folder / CONNECTOR_FILE)
+        require_floats(folder / CONNECTOR_FILE)
         require_layers(config, MOST_LAYERS, str(folder))  # before the bases, with all their tensors, are read
     elif not {"state_dict", "gguf_file"} & set(given):
         _check_full_weights(folder, variant, config)
     if (folder / ADAPTER_FILE).is_file() and (folder / ADAPTER_CONFIG_FILE).is_file():
         check_weight_file(folder / ADAPTER_FILE)
+        require_floats(folder / ADAPTER_FILE)
         _check_adapter_config(folder / ADAPTER_CONFIG_FILE)
 
 
@@ -102,9 +105,11 @@ def check_base_folder(folder: Path) -> None:
 
 
 def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any]) -> None:
-    tensors = check_weight_files(folder, variant)
-    if tensors is not None:
-        require_layers(config, tensors, str(folder))
+    files = check_weight_files(folder, variant)
+    if files:
+        require_layers(config, sum(files.values()), str(folder))
+        for file in files if "quantization_config" not in config else ():
+            require_floats(file)
     elif not any(folder.glob("*.bin")):
         missing = INDEX_FILE if any(folder.glob("model-*-of-*.safetensors")) else WEIGHTS_FILE
         if config.get("model_type") == "salmonn" and config.get("text_model_id"):
@@ -112,11 +117,11 @@ def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any
         raise ValueError(f"{folder} has no {missing}; {MEND}.")
 
 
-def check_weight_files(folder: Path, variant: str | None = None) -> int | None:
+def check_weight_files(folder: Path, variant: str | None = None) -> dict[Path, int]:
     """Check the file, or the shards of an index, that transformers reads from a folder.
 
     Returns:
-        The number of tensors in them; `None` if the folder has no such file.
+        The number of tensors in each of them; empty if the folder has no such file.
 
     Raises:
         ValueError: naming the file, what is wrong with it, and what to do.
@@ -125,11 +130,11 @@ def check_weight_files(folder: Path, variant: str | None = None) -> int | None:
     if variant:
         weights, index = f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"
     if (folder / weights).is_file():
-        return check_weight_file(folder / weights)
+        return {folder / weights: check_weight_file(folder / weights)}
     if not (folder / index).is_file():
         for file in sorted(folder.glob("pytorch_model*.bin")):
             check_content(file)
-        return None
+        return {}
     shards = read_json(folder / index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ValueError(f"{folder / index} has no weight_map from names to files; {MEND}.")
@@ -139,7 +144,7 @@ def check_weight_files(folder: Path, variant: str | None = None) -> int | None:
             f"{folder} lacks {listing(missing)} of the {len(names)} files that {index} names; download them again, "
             "or save the model again."
         )
-    return sum(check_weight_file(folder / name) for name in names)
+    return {folder / name: check_weight_file(folder / name) for name in names}
 
 
 def check_weight_file(file: Path) -> int:
@@ -157,6 +162,20 @@ def check_weight_file(file: Path) -> int:
             return len(opened.keys())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is truncated or damaged ({error}); {MEND}.") from error
+
+
+def require_floats(file: Path) -> None:
+    """Make sure that a file that can be read holds no whole numbers in the place of weights: they would be converted.
+
+    Raises:
+        ValueError: naming the tensors.
+    """
+    with safe_open(file, "pt") as opened:
+        dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  not a dict
+    whole = [name for name, dtype in dtypes.items() if name.endswith(WEIGHT_SUFFIXES) and "F" not in dtype]
+    if whole:
+        problem = f"{listing(whole)} is {dtypes[whole[0]]}, not floating-point"
+        raise ValueError(f"{file.parent}: in {file.name} {problem}; {MEND}.")
 
 
 def check_content(file: Path) -> None:
@@ -287,6 +306,7 @@ __all__ = [
     "local_folder",
     "read_json",
     "require_finite",
+    "require_floats",
     "require_layers",
     "sha256",
     "write_hashes",

@@ -1,6 +1,7 @@
 """Loading: files that are damaged, or hold what cannot be, are named, with what to do."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,33 @@ def test_weights_that_are_not_finite_raise(
     save_file(weights, folder / name, metadata={"format": "pt"})
     shown = key.removeprefix("base_model.model.").removesuffix(".weight")
     assert_refused(folder, f"copy hold NaN or infinite values in {shown}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "key"),
+    [
+        ("full", WEIGHTS, "model.language_model.norm.weight"),
+        ("full", ADAPTER, None),
+        ("adapter", CONNECTOR, "model.projector.bias"),
+        ("base", WEIGHTS, "model.norm.weight"),
+    ],
+)
+def test_weights_of_whole_numbers_raise(
+    kind: str, name: str, key: str | None, saved_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(saved_folder if kind == "full" else adapter_folder, tmp_path)
+    damaged = folder
+    if kind == "base":
+        base = json.loads((folder / "config.json").read_text())["text_model_id"]
+        damaged = Path(shutil.copytree(base, tmp_path / "base"))
+        change_json(folder / "config.json", text_model_id=str(damaged))
+    weights = load_file(damaged / name)
+    key = key or min(weights)
+    weights[key] = (weights[key] * 100).to(torch.int8)
+    save_file(weights, damaged / name, metadata={"format": "pt"})
+    assert_refused(
+        folder, rf"in {re.escape(name)} {re.escape(key)} is I8, not floating-point; download or save it again"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
