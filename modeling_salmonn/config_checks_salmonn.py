@@ -33,6 +33,12 @@ SIZE_LIMITS = {
     **dict.fromkeys(("max_source_positions", "max_target_positions"), MAX_WIDTH),
     "vocab_size": MAX_VOCABULARY,
 }
+# Sizes that no layer can be made of, or divided by, where they are 0.
+NEEDED_SIZES = (
+    *("hidden_size", "d_model", "n_embd", "head_dim", "vocab_size", "num_mel_bins"),
+    *("num_attention_heads", "num_key_value_heads", "encoder_attention_heads"),
+)
+ACTIVATION_FIELDS = ("hidden_act", "hidden_activation", "activation_function")
 ConfigClass = TypeVar("ConfigClass", bound=type)
 MISSPELLED = 0.85  # how alike an unknown field and a known one must be to be taken for a slip
 
@@ -132,10 +138,42 @@ def require_plausible_sizes(owner: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, Mapping):
             require_plausible_sizes(f"{owner}.{name}", value)
-        elif name in SIZE_LIMITS and isinstance(value, int) and not 0 <= value <= SIZE_LIMITS[name]:
+            continue
+        least = 1 if name in NEEDED_SIZES else 0
+        if name in SIZE_LIMITS and isinstance(value, int) and not least <= value <= SIZE_LIMITS[name]:
             raise ValueError(
-                f"{owner}.{name} must be from 0 to {SIZE_LIMITS[name]}, got {value}; is the file damaged?"
+                f"{owner}.{name} must be from {least} to {SIZE_LIMITS[name]}, got {value}; is the file damaged?"
             )
+
+
+def require_known_activations(owner: str, values: Mapping[str, Any]) -> None:
+    """Refuse activation functions that the library does not have.
+
+    Args:
+        owner: what the values are of, for the error.
+        values: fields of a configuration of the library.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    for name in ACTIVATION_FIELDS:
+        value = values.get(name)
+        if isinstance(value, str) and value not in ACT2FN:
+            raise ValueError(f"{owner}.{name} must name an activation function such as 'gelu', got {value!r}.")
+
+
+def require_embedded_padding(owner: str, values: Mapping[str, Any]) -> None:
+    """Refuse a padding token that has no embedding; arguments as for `require_known_activations`.
+
+    Raises:
+        ValueError: with its id and the size of the vocabulary.
+    """
+    padding, vocabulary = values.get("pad_token_id"), values.get("vocab_size")
+    if isinstance(padding, int) and isinstance(vocabulary, int) and padding >= vocabulary:
+        raise ValueError(
+            f"{owner}.pad_token_id is {padding}, but vocab_size {vocabulary} has embeddings for smaller ids alone; "
+            "name another one, such as eos_token_id."
+        )
 
 
 def require_known_options(config: Any, options: Mapping[str, Any]) -> None:

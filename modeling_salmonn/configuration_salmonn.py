@@ -18,6 +18,8 @@ from .config_checks_salmonn import (
     layer_names,
     library_config,
     positive,
+    require_embedded_padding,
+    require_known_activations,
     require_known_options,
     require_plausible_sizes,
     size,
@@ -256,6 +258,8 @@ class SalmonnConfig(PreTrainedConfig):
         for name in self.sub_configs:
             if getattr(self, name) is not None:
                 require_plausible_sizes(name, vars(getattr(self, name)))
+                require_known_activations(name, vars(getattr(self, name)))
+        require_embedded_padding("text_config", vars(self.text_config))
         self._check_encoder_width()
         self._check_segments()
 
