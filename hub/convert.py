@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from tokenizers import AddedToken, decoders, normalizers
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, WhisperConfig
 
@@ -35,6 +34,7 @@ from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.training.text_files import read_yaml_mapping
 
 
 _LAYER = r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\."
@@ -175,11 +175,8 @@ def read_settings(config: str | os.PathLike | None, content: Mapping[str, Any]) 
         settings = stored.get("model", {}) if isinstance(stored, Mapping) else {}
         settings = settings if isinstance(settings, Mapping) else {}
     else:
-        try:
-            loaded = yaml.safe_load(Path(config).read_text())
-        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-            raise ValueError(f"{config} cannot be read as YAML: {error}") from error
-        if not isinstance(loaded, Mapping) or not isinstance(loaded.get("model"), Mapping):
+        loaded, _ = read_yaml_mapping(config, "YAML file of the research code", "have a 'model' section")
+        if not isinstance(loaded.get("model"), Mapping):
             raise ValueError(f"{config} has no 'model' section; give a YAML of the research code.")
         settings = loaded["model"]
     settings = dict(settings)

@@ -10,6 +10,8 @@ from typing import Any
 
 BUNDLED_PROMPTS = Path(__file__).with_name("prompts.json")
 
+LARGEST_FILE = 1_000_000  # bytes; the bundled table has a few thousand
+
 _LEADING_AUDIO = re.compile(r"\s*(?:<Speech><SpeechHere></Speech>\s*)+")
 _FIELD = re.compile(r"\{([^\W\d]\w*)\}")  # an identifier in braces
 
@@ -29,14 +31,17 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
         The instructions of each task, with their fields (`{question}`, `{language}`, `{slots}`) still to be filled.
 
     Raises:
-        ValueError: if the file is missing, is not JSON, or does not map tasks to lists of strings with entries.
+        ValueError: if the file is missing, is not JSON, or does not map tasks, each once, to lists of strings with
+            entries.
     """
     file = BUNDLED_PROMPTS if path is None else Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"There is no prompt file {file}; give a JSON file that maps tasks to lists of instructions.")
+    if file.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"The prompt file {file} has more than {LARGEST_FILE:,} bytes; is it another file?")
     try:
-        table = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        table = json.loads(file.read_bytes(), object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:  # the latter of endless nesting
         raise ValueError(
             f"The prompt file {file} is not JSON ({error}); it needs to map tasks to lists of instructions."
         ) from error
@@ -98,6 +103,15 @@ def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, 
     return format_prompt(rng.choice(prompts[task]), **fields)
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
 def _read_instructions(entry: Any, task: str, file: Path) -> list[str]:
     instructions = [entry] if isinstance(entry, str) else entry
     if not isinstance(instructions, list):
@@ -112,7 +126,7 @@ def _read_instructions(entry: Any, task: str, file: Path) -> list[str]:
         if not isinstance(instruction, str):
             raise ValueError(
                 f"The task '{task}' of the prompt file {file} lists a {type(instruction).__name__} "
-                f"({instruction!r}); it needs a list of strings."
+                f"({instruction!r:.80}); it needs a list of strings."
             )
     return [_to_instruction(text) for text in instructions]
 

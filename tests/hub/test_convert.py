@@ -335,9 +335,12 @@ def test_convert_with_a_missing_file_raises(argument: str, case: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: [1", r"settings\.yaml cannot be read as YAML"),
+        ("model: [1", r"line 1 of .*settings\.yaml is not YAML: expected ',' or ']'"),
+        ("a: 1\nmodel: " + "[" * 1000, r"Line 2 of .*settings\.yaml has more than 50 levels of nesting"),
+        ("model: 1\n" * 100_000, r"settings\.yaml has 900,000 characters; YAML of ours has at most 100,000"),
+        ("model: {}\nmodel: {}", r"Line 2 of .*settings\.yaml gives the key 'model' again, after line 1"),
+        ("- 1", r"settings\.yaml holds a list; it needs to have a 'model' section"),
         ("generate: {}", r"settings\.yaml has no 'model' section"),
-        ("- 1", r"settings\.yaml has no 'model' section"),
         ("model: {window_level_Qformer: false}", "trained without the window-level Q-Former"),
         ("model: {use_speech_Qformer: false}", "trained without the window-level Q-Former"),
         ("model: {second_per_window: 31}", "window_seconds 31 is longer than the shortest segment"),

@@ -110,7 +110,11 @@ def test_load_prompts_missing_file_raises(tmp_path: Path) -> None:
         load_prompts(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize("content", [b"asr: Listen.", b'{"asr": "\xff"}', b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"asr: Listen.", b'{"asr": "\xff"}', b"", b"[" * 100_000, b'{"asr": ["a"], "asr": ["b"]}', b"1" * 5000],
+    ids=["yaml", "latin", "empty", "nested", "double", "number"],
+)
 def test_load_prompts_not_json_raises(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "prompts.json"
     path.write_bytes(content)
@@ -131,6 +135,21 @@ def test_load_prompts_not_json_raises(tmp_path: Path, content: bytes) -> None:
 def test_load_prompts_wrong_content_raises(tmp_path: Path, table: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_prompts(write_prompts(tmp_path, table))
+
+
+def test_load_prompts_tells_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text('{"asr": ["Listen."],\n "story": ["Tell."]\n "qa": ["What?"]}')
+    with pytest.raises(ValueError, match=r"prompts\.json is not JSON \(.*line 3 column 2"):
+        load_prompts(path)
+
+
+def test_load_prompts_of_another_file_raises_unread(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    with pytest.raises(ValueError, match=r"prompts\.json has more than 1,000,000 bytes; is it another file"):
+        load_prompts(path)
 
 
 def test_format_prompt_fills_named_fields_and_ignores_others() -> None:
