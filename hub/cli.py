@@ -7,13 +7,10 @@ import typer
 from typer.core import TyperGroup
 
 from modeling_salmonn.evaluation.cli import activation_data, evaluate, perplexity, sweep, windows
-from modeling_salmonn.hub.cli_errors import DEBUG_VARIABLE, console, debugging, readable_errors
+from modeling_salmonn.hub.cli_errors import DEBUG, DEBUG_VARIABLE, console, debugging, readable_errors
 from modeling_salmonn.hub.saved_folder import require_model, require_salmonn
 from modeling_salmonn.smol.cli import app as smol_app
 from modeling_salmonn.training.activation_cli import app as activate
-
-
-DEBUG = "--debug"
 
 
 class DebugAnywhere(TyperGroup):

@@ -23,6 +23,7 @@ from modeling_salmonn.hub.installation import explain_error
 
 console = Console()
 errors = Console(stderr=True)
+DEBUG = "--debug"
 DEBUG_VARIABLE = "SALMONN_DEBUG"
 INTERRUPTED = 130  # what shells give for a command that was stopped by Ctrl-C
 # Packages that raise errors on purpose, and pools, which raise again what their workers did.

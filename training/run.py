@@ -293,13 +293,19 @@ def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the stage of a command line; what is wrong with it ends the program with one line."""
+    """Run the stage of a command line; what is wrong with it ends the program with one line, without `--debug`."""
+    from modeling_salmonn.hub.cli_errors import DEBUG, is_debugging, is_expected
+    from modeling_salmonn.hub.installation import explain_error
+
+    settings = [word for word in words if word != DEBUG]
     try:
-        prepared = prepare(words)
+        prepared = prepare(settings)
         if prepared is not None:
             run_training(*prepared)
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {' '.join(str(error).split())}")
+    except Exception as error:
+        if len(settings) < len(words) or is_debugging() or not is_expected(error):
+            raise
+        sys.exit(f"Error: {' '.join(explain_error(error).split())}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,26 @@ def test_mistake_is_told_in_a_line(
         main([file, *words])
 
 
+def test_faults_of_the_code_keep_their_traceback(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = stage_file(workspace, tmp_path)
+    monkeypatch.setattr("modeling_salmonn.training.run.prepare", lambda words: int("number"))
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        main([file])
+
+
+def test_debugging_shows_tracebacks_of_mistakes_too(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = stage_file(workspace, tmp_path)
+    with pytest.raises(ValueError, match="There is no prompt file"):
+        main([file, "--debug", "prompts=/none.json"])
+    monkeypatch.setenv("SALMONN_DEBUG", "1")
+    with pytest.raises(ValueError, match="There is no prompt file"):
+        main([file, "prompts=/none.json"])
+
+
 def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     source = {"path": str(workspace.manifest), "streaming": True}
