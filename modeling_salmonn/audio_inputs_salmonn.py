@@ -100,7 +100,10 @@ def _as_tensor(name: str, value: Any) -> torch.Tensor | None:
     """One tensor; serving engines pass lists that hold one for all clips, or one for each."""
     axes = AUDIO_INPUTS[name]
     if isinstance(value, (list, tuple)):
-        rows = [torch.as_tensor(item) for item in value]
+        try:
+            rows = [torch.as_tensor(item) for item in value]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} is a list of what makes no tensors ({error}); pass a torch.Tensor.") from error
         rows = [row.unsqueeze(0) if row.dim() == len(axes) - 1 else row for row in rows]
         if len({row.shape[1:] for row in rows}) != 1:
             shapes = [tuple(row.shape) for row in rows]

@@ -7,7 +7,40 @@ without          7  7  7  7  9      a token that the row has anyway takes their 
 ```
 """
 
+from typing import Any
+
 import torch
+
+
+def require_prompts(input_ids: Any, attention_mask: Any, vocabulary: int, audio_token_id: int) -> None:
+    """Check prompts before anything is computed: on a GPU an id without embedding is an assertion without a name.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
+        attention_mask: of them, or `None`.
+        vocabulary: rows of the embedding table.
+        audio_token_id: the placeholder, which may lie beyond it.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for another shape or dtype, empty prompts, and ids beyond the table.
+    """
+    for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use return_tensors='pt'.")
+        if value is not None and (value.dim() < 2 or 0 in value.shape):
+            raise ValueError(f"{name} has the shape {tuple(value.shape)}, but (batch, length) is needed.")
+    if input_ids.dtype.is_floating_point or input_ids.dtype == torch.bool or input_ids.dim() > 2:
+        raise ValueError(
+            f"input_ids is {input_ids.dtype} of the shape {tuple(input_ids.shape)}, but whole numbers of the shape "
+            "(batch, length) are needed."
+        )
+    beyond = ((input_ids < 0) | (input_ids >= vocabulary)) & (input_ids != audio_token_id)
+    if beyond.any():
+        raise ValueError(
+            f"input_ids has the id {int(input_ids[beyond][0])}, but the language model has {vocabulary} embeddings; "
+            "use the model's own processor."
+        )
 
 
 def find_positions(input_ids: torch.Tensor, audio_token_id: int, start: int | torch.Tensor = 0) -> torch.Tensor:
@@ -121,6 +154,7 @@ __all__ = [
     "pad_tokens",
     "require_equal_counts",
     "require_no_placeholders",
+    "require_prompts",
     "select_positions",
     "without_placeholders",
     "write_placeholders",

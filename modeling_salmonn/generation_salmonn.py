@@ -20,6 +20,7 @@ from .audio_positions_salmonn import (
     find_positions,
     pad_tokens,
     require_equal_counts,
+    require_prompts,
     without_placeholders,
     write_placeholders,
 )
@@ -57,7 +58,9 @@ class SalmonnGenerationMixin(GenerationMixin):
             Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
 
         Raises:
-            ValueError: if placeholders and audio tokens are not equally many, or audio inputs disagree.
+            ValueError: if placeholders and audio tokens are not equally many, audio inputs disagree, or a prompt has
+                ids that the language model has no embeddings for.
+            TypeError: for prompts that are no tensors.
         """
         if inputs is not None:
             if kwargs.get("input_ids") is not None:
@@ -67,6 +70,9 @@ class SalmonnGenerationMixin(GenerationMixin):
             if name in kwargs:
                 kwargs[CACHE_NAME] = kwargs.pop(name)
         prompt = kwargs.get("input_ids")
+        if prompt is not None and kwargs.get("inputs_embeds") is None:
+            vocabulary = self.get_input_embeddings().num_embeddings
+            require_prompts(prompt, kwargs.get("attention_mask"), vocabulary, self.config.audio_token_id)
         self._warn_about_length(kwargs)
         with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
             kwargs = self._place_audio(kwargs)  # an adapter may sit on the encoders too

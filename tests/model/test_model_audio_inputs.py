@@ -140,3 +140,34 @@ def test_labels_that_copy_the_prompt_leave_its_audio_out(
         expected = bucket_model(**prompt, labels=without).loss
         assert torch.equal(bucket_model(**prompt, labels=ids).loss, expected)
     assert torch.isfinite(expected)
+
+
+def test_lists_of_what_makes_no_tensors_raise(
+    bucket_model: SalmonnForConditionalGeneration, features: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(TypeError, match="input_features is a list of what makes no tensors"):
+        bucket_model.get_audio_features(**features | {"input_features": ["clip"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"input_ids": [[1, 2]]}, r"input_ids must be a torch\.Tensor, got list; use return_tensors='pt'"),
+        ({"input_ids": "Two clips?"}, r"input_ids must be a torch\.Tensor, got str"),
+        ({"input_ids": torch.tensor([1, 2])}, r"input_ids has the shape \(2,\), but \(batch, length\) is needed"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, r"input_ids has the shape \(1, 0\), but"),
+        ({"input_ids": torch.tensor([[1.0, 2.0]])}, r"input_ids is torch\.float32 of the shape \(1, 2\), but whole"),
+        (
+            {"input_ids": torch.tensor([[1, 262]])},
+            "input_ids has the id 262, but the language model has 261 emb",
+        ),
+        ({"input_ids": torch.tensor([[1, -5]])}, "input_ids has the id -5, but the language model has 261 embeddings"),
+        ({"attention_mask": [1, 1]}, r"attention_mask must be a torch\.Tensor, got list"),
+        ({"attention_mask": torch.tensor(1)}, r"attention_mask has the shape \(\), but \(batch, length\) is needed"),
+    ],
+)
+def test_prompts_that_cannot_be_read_raise(
+    bucket_model: SalmonnForConditionalGeneration, changes: dict[str, Any], error: str, prompt: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        bucket_model.generate(**prompt | changes, max_new_tokens=2)
