@@ -11,7 +11,7 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 ```
 """
 
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -151,8 +151,12 @@ class AudioLayout:
 
 def is_finite_number(value: Any) -> bool:
     """Whether this is a number, and no truth value."""
-    # not math.isfinite, which fails at whole numbers beyond all floats
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _check_seconds(name: str, value: Any) -> None:

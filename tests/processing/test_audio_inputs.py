@@ -211,7 +211,7 @@ WRONG_RATES = [
 ]
 
 
-@pytest.mark.parametrize("rate", WRONG_RATES, ids=str)
+@pytest.mark.parametrize("rate", WRONG_RATES, ids=lambda rate: f"{rate}"[:9])
 def test_rate_that_audio_cannot_have_raises(rate: Any, extractor: SalmonnFeatureExtractor) -> None:
     samples = make_clip(1.0)
     forms: list[Any] = [{"array": samples, "sampling_rate": rate}, SimpleNamespace(data=samples, sample_rate=rate)]
