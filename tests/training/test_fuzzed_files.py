@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_salmonn import SalmonnProcessor
@@ -101,18 +102,6 @@ def reads_or_tells(read: Callable[[], Any], name: str) -> Any:
     assert name in str(told), str(told)
     assert len(str(told)) < 3000
     return None
-
-
-def fuzzed(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A test that is run on inputs drawn from a fixed seed, a few of them by default and many with `-m slow`."""
-
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-        return seed(20)(
-            settings(max_examples=examples, deadline=None, database=None, suppress_health_check=quiet)(test)
-        )
-
-    return decorate
 
 
 def check_rows(rows: list[Any], form: str, edits: list[Any], folder: Path, extractor: Any) -> None:
