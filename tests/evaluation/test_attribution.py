@@ -97,7 +97,7 @@ def test_weights_equal_the_slope_of_scaling_an_audio_token(options: dict[str, An
     expected = torch.stack(slopes, dim=1).abs().float()
     weights = answer_weights(model, inputs, audio_tokens, answer)
     assert weights.shape == (len(answer), len(audio_tokens))
-    assert expected.max() > 0.002
+    assert expected.max() > 1e-6  # far above the rounding of doubles
     torch.testing.assert_close(weights, expected, rtol=0.01, atol=2e-3 * float(expected.max()))
 
 
