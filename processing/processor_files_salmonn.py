@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
-JSON_FILES = (PROCESSOR_FILE, "tokenizer_config.json", TOKENIZER_FILE, "config.json")  # all that tokenizers look at
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+JSON_FILES = (PROCESSOR_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, "config.json")  # all that tokenizers look at
 NEEDED_FILES = (PROCESSOR_FILE, TOKENIZER_FILE)
 MEND = "download it, or save the processor, again"
 
