@@ -107,12 +107,14 @@ class Stream:
         frames: samples per channel that it holds, where they have been counted; `None` leaves that to its header.
         stated_ratio: how many times longer than what is there its header says it is.
         ends_openly: whether the mark that should end it is lacking.
+        unread_bytes: behind it, of which nothing says what they are.
     """
 
     content: BinaryIO
     frames: int | None = None
     stated_ratio: float = 1.0
     ends_openly: bool = False
+    unread_bytes: int = 0
 
 
 def splice(source: EncodedFile, pieces: Sequence[bytes | Span]) -> BinaryIO:

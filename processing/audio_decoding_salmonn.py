@@ -140,6 +140,11 @@ class _SoundStream:
             logger.warning(
                 f"{self.name} ends early: its header promises {stated:.2f} s, {found:.2f} s of them are there."
             )
+        elif self.stream.unread_bytes:
+            logger.warning(
+                f"{self.name} goes on for {self.stream.unread_bytes} bytes behind the {stated:.2f} s that its header "
+                "promises, which are not read; correct the header if they are sound."
+            )
         elif failure or self.stream.ends_openly:
             reason = failure or "the end of its stream is missing"
             logger.warning(f"{self.name} may have been cut after {found:.2f} s: {reason}")

@@ -1,5 +1,7 @@
 """The streams of an encoded file: most have one, but files are also joined, cut, and written to pipes."""
 
+from dataclasses import replace
+
 from .audio_bytes_salmonn import MOST_STREAMS, EncodedFile, Stream, splice
 from .audio_chunks_salmonn import find_chunk_stream
 from .audio_mpeg_salmonn import find_mpeg_streams, parse_header, tag_size
@@ -7,6 +9,7 @@ from .audio_ogg_salmonn import find_flac_streams, find_ogg_streams
 
 
 MAGIC_BYTES = 64
+UNREAD_SHARE = 0.05  # of a file; less is padding, or what programs leave behind the samples
 # Where other decoders are tried, these are what they get: they would follow the addresses in a playlist.
 OTHER_MAGIC = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
@@ -61,6 +64,8 @@ def _chunk_streams(source: EncodedFile) -> list[Stream]:
     while position < source.size and len(streams) <= MOST_STREAMS and (found := find_chunk_stream(source, position)):
         stream, position = found
         streams.append(stream)
+    if streams and source.size - position > UNREAD_SHARE * source.size:
+        streams[-1] = replace(streams[-1], unread_bytes=source.size - position)
     return streams
 
 

@@ -262,6 +262,13 @@ def test_cut_compressed_file_is_read_with_a_warning(
     assert stated > found == pytest.approx(len(samples) / SAMPLING_RATE, abs=0.01)
 
 
+def test_samples_behind_those_of_the_header_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    content = with_wav_size(encode(3), 2 * SAMPLING_RATE)
+    with caplog.at_level(logging.WARNING):
+        assert seconds_of(content) == 1.0
+    assert "audio goes on for 64000 bytes behind the 1.00 s that its header promises" in caplog.text
+
+
 def test_damaged_flac_keeps_what_is_before_the_damage(caplog: pytest.LogCaptureFixture) -> None:
     content = encode(20.0, "FLAC")
     middle = len(content) // 2
