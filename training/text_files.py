@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 
+MAX_BYTES = 2**31  # of a file that is read as a whole
 MAX_NESTING = 50  # levels; the deepest of our own files has 5
 MAX_YAML_CHARACTERS = 100_000  # PyYAML takes a third of a second for them
 MAX_YAML_VALUES = 100_000  # aliases can name 10 ** 9 of them in a few lines
@@ -37,13 +38,15 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         what: what to call it in messages, such as `manifest`.
 
     Raises:
-        ValueError: if there is no such file, or it is in another encoding.
+        ValueError: if there is no such file, or it is enormous or in another encoding.
     """
     file = Path(path).expanduser()
     if file.exists() and not file.is_file():
         raise ValueError(f"{path} is {'a folder' if file.is_dir() else 'a device'}; give the file of a {what}.")
     if not file.is_file():
         raise ValueError(f"There is no {what} {path}.")
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}; is it a {what}? Cut it into several.")
     content = file.read_bytes()
     if content.startswith(UTF16_MARKS):
         raise ValueError(f"{path} is in UTF-16; save it in UTF-8.")

@@ -165,3 +165,11 @@ def test_long_values_are_cut_in_messages() -> None:
     assert len(shown("x" * 10**7)) < 100
     assert len(shown([["x" * 1000] * 1000] * 1000)) <= 300
     assert shown({"a": 1}) == "{'a': 1}"
+
+
+def test_enormous_file_raises_unread(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    with pytest.raises(ValueError, match=r"rows\.jsonl has 1,099,511,627,776 bytes, more than .*; is it a manifest"):
+        read_text(path, "manifest")
