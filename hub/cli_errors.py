@@ -75,7 +75,8 @@ def is_expected(error: Exception) -> bool:
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(OWN):
         return True
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    spec = frame.f_globals.get("__spec__")  # a module that is run by `python -m` is called __main__
+    package = str(getattr(spec, "name", None) or frame.f_globals.get("__name__")).partition(".")[0]
     kinds: tuple[type[Exception], ...] = (ValueError, ImportError, StrictDataclassError)
     if package == OWN:  # where a TypeError that is raised tells of an argument
         kinds += (TypeError,)

@@ -55,6 +55,12 @@ def faulty(tmp_path: Path) -> ModuleType:
     return module
 
 
+def test_errors_of_a_module_that_is_run_are_expected(faulty: ModuleType) -> None:
+    faulty.__name__ = "__main__"  # as by `python -m`
+    assert is_expected(caught(faulty.tell))
+    assert not is_expected(caught(faulty.stumble))
+
+
 def test_errors_raised_on_purpose_are_expected(faulty: ModuleType, tmp_path: Path) -> None:
     assert is_expected(caught(faulty.tell))
     assert is_expected(caught(lambda: SalmonnConfig(lora_rank="8")))
