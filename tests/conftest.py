@@ -153,9 +153,14 @@ def tiny_processor(config: SalmonnConfig, chatml: bool = False, **options: Any) 
 
 
 def tiny_model(config: SalmonnConfig, lora: bool = False) -> SalmonnForConditionalGeneration:
-    """Random weights that depend on the configuration alone; the adapter, if any, is not zero."""
+    """Random weights that depend on the configuration alone; the adapter, if any, is not zero.
+
+    Greedy answers are as long as they may be: the logit of their end is zero, and others are always larger.
+    """
     torch.manual_seed(0)
     model = SalmonnForConditionalGeneration(deepcopy(config))
+    with torch.no_grad():
+        model.lm_head.weight[config.text_config.eos_token_id] = 0.0
     if lora:
         model.add_lora()
         for name, parameter in model.named_parameters():
