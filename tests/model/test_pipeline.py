@@ -250,11 +250,16 @@ def test_conversations_in_a_list_or_generator_are_answered_alone(
 def test_generation_options_reach_the_model(pipe: AudioTextPipeline, clips: list[str], answers: list) -> None:
     variants: list[dict[str, Any]] = [{"max_new_tokens": 3}, {"num_beams": 3}, {"lora_scale": 0.0}]
     messages = [user_message(clips[0])]
+    rows: list[int] = []  # beams may end in the greedy answer, but there are three
+    hook = pipe.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: rows.append(len(logits)))
     for options in variants:
         expected = expected_answer(pipe, messages, **options)
-        assert expected != answers[0], options
+        assert expected != answers[0] or "num_beams" in options, options
+        rows.clear()
         assert pipe(clips[0], text=QUESTION, **options) == expected
         assert pipe(clips[0], text=QUESTION, generate_kwargs=options) == expected
+        assert rows[-1] == options.get("num_beams", 1)
+    hook.remove()
     assert pipe(clips[0], text=QUESTION) == answers[0]
 
 
@@ -298,7 +303,14 @@ def test_stream_yields_the_answer_in_pieces(pipe: AudioTextPipeline, clips: list
 
 
 def test_stream_yields_several_pieces(pipe: AudioTextPipeline) -> None:
-    assert len(list(pipe.stream({"text": "Sing."}, max_new_tokens=60))) > 1
+    letter, space = (pipe.tokenizer.encode(text, add_special_tokens=False) for text in ("a", " "))
+    options = {
+        "max_new_tokens": 6,
+        "prefix_allowed_tokens_fn": lambda _, ids: space if ids[-1] == letter[0] else letter,
+    }
+    pieces = list(pipe.stream({"text": "Sing."}, **options))
+    assert "".join(pieces).strip() == "a a a"
+    assert len(pieces) > 1
 
 
 def test_stream_is_greedy_where_the_model_searches_with_beams(
