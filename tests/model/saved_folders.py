@@ -27,7 +27,7 @@ def assert_loads_equal(folder: Path, model: SalmonnForConditionalGeneration) -> 
     expected, found = model.state_dict(), loaded.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    assert torch.equal(prompt_logits(loaded), prompt_logits(model))
+    assert torch.allclose(prompt_logits(loaded), prompt_logits(model), atol=1e-5)  # memory may lie otherwise
     return loaded
 
 
