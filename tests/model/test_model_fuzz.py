@@ -125,7 +125,7 @@ def check_answers(
     model: SalmonnForConditionalGeneration,
     processor: SalmonnProcessor,
 ) -> None:
-    """Inputs are whole, and each answer follows its prompt; where nothing is drawn by chance, it is the same again."""
+    """Inputs are whole, and each answer follows its prompt."""
     inputs = done_or_told(lambda: processor(text=text, audio=audio, formatted=formatted, **reading))
     if inputs is None or "input_ids" not in inputs:
         return
