@@ -90,8 +90,12 @@ def test_a_fault_keeps_its_traceback(faulty: ModuleType, capsys: pytest.CaptureF
 
 
 def test_an_interruption_is_one_line(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(typer.Exit) as ended, readable_errors():
-        signal.raise_signal(signal.SIGINT)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of shells ignore it
+    try:
+        with pytest.raises(typer.Exit) as ended, readable_errors():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert ended.value.exit_code == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
