@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, TypeAlias
 
 from .feature_extraction_salmonn import is_batch
-from .prompt_texts_salmonn import require_readable_length
+from .prompt_texts_salmonn import require_readable
 
 
 ROLES = ("system", "user", "assistant")
@@ -76,7 +76,7 @@ def read_message(message: Any) -> tuple[str, Content]:
     _check_keys(filled, ("role", "content"), "A message")
     role = ROLES[ROLES.index(role)]  # a plain string, also of an enumeration
     if content is None or isinstance(content, str):
-        require_readable_length(content or "", "the text of a message")
+        require_readable(content or "", "the text of a message")
         return role, content or ""
     parts = [part for given in (content if _is_list(content) else [content]) for part in _read_part(given)]
     joined: list[str | AudioPart] = []
@@ -127,7 +127,7 @@ def _clean_message(message: Any, escape: Callable[[str], str], read: Callable[..
 
 def _read_part(part: Any) -> list[str | AudioPart]:
     if isinstance(part, str):
-        require_readable_length(part, "the text of a message")
+        require_readable(part, "the text of a message")
         return [part]
     filled = {name: value for name, value in _as_dict(part, "Content of a message").items() if value is not None}
     kind = filled.get("type")

@@ -30,27 +30,34 @@ def as_texts(value: Any, name: str) -> list[str]:
     """A list of strings; a single string makes a list of one.
 
     Raises:
-        ValueError: for anything else, and for texts that are absurdly long.
+        ValueError: for anything else, and for texts that are absurdly long or no Unicode.
     """
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
     texts = list(value) if is_list else [value]
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a string or a list of strings, got {text!r:.80}.")
-        require_readable_length(text, name)
+        require_readable(text, name)
     return texts
 
 
-def require_readable_length(text: str, name: str) -> None:
-    """Check that no language model would be too short for a text anyway.
+def require_readable(text: str, name: str) -> None:
+    """Check that tokenizers can read a text, and that no language model would be too short for it anyway.
 
     Raises:
-        ValueError: with the number of its characters.
+        ValueError: with the number of its characters, or the one that no tokenizer reads.
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(
             f"{name} has {len(text):,} characters, more than {LONGEST_TEXT:,}; is it the content of a file?"
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} has half of a character, {text[error.start]!a} at {error.start}; decode it with the encoding "
+            "that it was written in."
+        ) from error
 
 
 def as_clips(audio: Any) -> list[Any] | None:
@@ -138,5 +145,5 @@ __all__ = [
     "flatten",
     "is_audio",
     "is_formatted",
-    "require_readable_length",
+    "require_readable",
 ]

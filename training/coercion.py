@@ -27,7 +27,7 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     if origin in (dict, Mapping) and isinstance(value, dict):
         keys = {key: coerce(f"the key {shown(key)} of {name}", key, options[0]) for key in value}
         return {keys[key]: coerce(f"{name}.{key}", item, options[1]) for key, item in value.items()}
-    if isinstance(hint, type):
+    if origin is None and isinstance(hint, type):  # Python 3.10 takes list[str] for a type
         converted = _coerce_plain(value, hint)
         if converted is not None:
             return converted
@@ -75,7 +75,7 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, options))
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_describe(option) for option in options)
-    if isinstance(hint, type) and issubclass(hint, Enum):
+    if get_origin(hint) is None and isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(repr(member.value) for member in hint)
     if get_origin(hint) in (list, Sequence):
         return f"list of {_describe(options[0])}"

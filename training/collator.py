@@ -8,6 +8,7 @@ from transformers import BatchFeature
 
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, is_batch
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.prompt_texts_salmonn import require_readable
 from modeling_salmonn.training.feature_cache import pad_states
 from modeling_salmonn.training.text_files import kind_of, shown
 
@@ -76,6 +77,7 @@ def _text_of(example: Any, name: str, index: int) -> str:
     value = _column_of(example, name, index)
     if not isinstance(value, str):
         raise ValueError(f"Example {index} of the batch has {shown(value)} ({kind_of(value)}) as {name!r}; give text.")
+    require_readable(value, f"Example {index} of the batch: its {name!r}")
     return value
 
 

@@ -198,6 +198,16 @@ def test_text_of_absurd_length_raises(bucket_processor: SalmonnProcessor, audio:
         bucket_processor(text="Hi", audio=clip_of(), text_target=LONG)
 
 
+def test_half_of_a_character_raises(bucket_processor: SalmonnProcessor) -> None:
+    halved = r"has half of a character, '\\ud83d' at 3; decode it"
+    with pytest.raises(ValueError, match=f"text {halved}"):
+        bucket_processor(text="Hi \ud83d", audio=clip_of())
+    with pytest.raises(ValueError, match=f"text_target {halved}"):
+        bucket_processor(text="Hi", audio=clip_of(), text_target="Hi \ud83d")
+    with pytest.raises(ValueError, match=f"the text of a message {halved}"):
+        chat(bucket_processor, [{"role": "user", "content": "Hi \ud83d"}])
+
+
 def test_template_may_be_given_second_as_in_the_library(bucket_processor: SalmonnProcessor) -> None:
     rendered = bucket_processor.apply_chat_template([user(clip_of(), "Hi")], CHATML_CHAT_TEMPLATE)
     assert rendered.startswith("<|im_start|>user\n<Speech><SpeechHere></Speech> Hi<|im_end|>")
