@@ -1,12 +1,13 @@
-"""Packaging: the folders of the checkout become one package, `modeling_salmonn`."""
+"""Packaging: two folders of the checkout lie beside the package and become parts of it."""
 
 from setuptools import setup
 
 
-SUBPACKAGES = ("processing", "hub", "training", "evaluation", "smol")
+INSIDE = ("data", "training", "evaluation", "activation", "studies", "commands")
+BESIDE = ("processing", "hub")
 
 setup(
-    packages=["modeling_salmonn", *(f"modeling_salmonn.{name}" for name in SUBPACKAGES)],
-    package_dir={f"modeling_salmonn.{name}": name for name in SUBPACKAGES},
-    package_data={f"modeling_salmonn.{name}": ["**/*.json", "**/*.yaml", "salmonn-smol/**"] for name in SUBPACKAGES},
+    packages=["modeling_salmonn", *(f"modeling_salmonn.{name}" for name in INSIDE + BESIDE)],
+    package_dir={f"modeling_salmonn.{name}": name for name in BESIDE},
+    package_data={f"modeling_salmonn.{name}": ["*.json", "*.yaml", "salmonn-smol/**"] for name in INSIDE + BESIDE},
 )

@@ -26,11 +26,11 @@ from modeling_salmonn.checkpoint_files_salmonn import (
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder
+from modeling_salmonn.hub.smol_bases import fetch_bases
+from modeling_salmonn.hub.smol_model import SMOLLM2_ID, WHISPER_ID, smol_generation_config, smol_processor
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.smol.bases import fetch_bases
-from modeling_salmonn.smol.model import SMOLLM2_ID, WHISPER_ID, smol_generation_config, smol_processor
 
 
 SHIPPED = Path(__file__).with_name("salmonn-smol")

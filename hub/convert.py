@@ -28,13 +28,13 @@ from modeling_salmonn.base_weights_salmonn import (
     read_torch_file,
 )
 from modeling_salmonn.configuration_salmonn import BeatsConfig, SalmonnConfig
+from modeling_salmonn.data.text_files import read_yaml_mapping
 from modeling_salmonn.hub.model_card import write_model_card
 from modeling_salmonn.hub.saved_folder import require_new_folder
 from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in_files, require_scales, require_sound
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.training.text_files import read_yaml_mapping
 
 
 _LAYER = r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\."

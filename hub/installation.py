@@ -7,8 +7,18 @@ from typing import Literal
 from modeling_salmonn.versions_salmonn import LOWEST, find_mismatch
 
 
-# Each has the name of the folder that needs it; a later one holds all of those before.
+# A later one holds all of those before.
 EXTRAS = ("training", "evaluation", "smol")
+# The extra that each folder needs; of this one, only what reads the bases of salmonn-smol.
+EXTRA_OF_FOLDER = {
+    "data": "training",
+    "training": "training",
+    "activation": "training",
+    "evaluation": "evaluation",
+    "studies": "evaluation",
+    "hub": "smol",
+    "salmonn_smol": "smol",
+}
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "pycocoevalcap", "rouge_score", "sacrebleu"}
@@ -41,8 +51,8 @@ def _extra_of(error: Exception) -> str | None:
     for frame, _ in walk_tb(error.__traceback__):
         package, _, rest = str(frame.f_globals.get("__name__")).partition(".")
         folder = rest.split(".")[0]
-        if package == "modeling_salmonn" and folder in EXTRAS:
-            return folder
+        if package in ("modeling_salmonn", "recipes") and folder in EXTRA_OF_FOLDER:
+            return EXTRA_OF_FOLDER[folder]
     return None
 
 

@@ -17,7 +17,7 @@ from modeling_salmonn.hub.installation import EXTRAS, LIBRARIES
 from modeling_salmonn.versions_salmonn import LOWEST, MEND
 
 
-SUBPACKAGES = [name for name in ("processing", "hub", "training", "smol", "evaluation") if (ROOT / name).is_dir()]
+SUBPACKAGES = ("processing", "hub", "data", "training", "evaluation", "activation", "studies", "commands")
 LOCK = (ROOT / "constraints.txt").read_text().splitlines()
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -44,10 +44,11 @@ def test_wheel_has_one_package_at_its_top(wheel: zipfile.ZipFile) -> None:
 def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
     expected = {f"modeling_salmonn/{path.name}": path for path in (ROOT / "modeling_salmonn").glob("*.py")}
     for name in SUBPACKAGES:
-        files = [path for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".json", ".yaml")]
-        files += [path for path in (ROOT / name / "salmonn-smol").rglob("*") if path.is_file() and name == "hub"]
-        expected |= {f"modeling_salmonn/{name}/{path.relative_to(ROOT / name)}": path for path in files}
-    assert "modeling_salmonn/processing/prompts.json" in expected
+        folder = ROOT / "modeling_salmonn" / name
+        files = [path for path in folder.glob("*") if path.suffix in (".py", ".json", ".yaml")]
+        files += [path for path in (folder / "salmonn-smol").rglob("*") if path.is_file() and name == "hub"]
+        expected |= {f"modeling_salmonn/{name}/{path.relative_to(folder)}": path for path in files}
+    assert "modeling_salmonn/data/prompts.json" in expected
     packed = {name for name in wheel.namelist() if name.startswith("modeling_salmonn/")}
     assert packed == expected.keys()
     assert all(wheel.read(name) == path.read_bytes() for name, path in expected.items())
@@ -55,7 +56,12 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
 
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
-    assert wheel.read(name).decode().split() == ["[console_scripts]", "salmonn", "=", "modeling_salmonn.hub.cli:app"]
+    assert wheel.read(name).decode().split() == [
+        "[console_scripts]",
+        "salmonn",
+        "=",
+        "modeling_salmonn.commands.app:app",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,15 @@ from evaluated_clips import write_data, write_jsonl
 from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.evaluation import run, sweep
+from modeling_salmonn.commands.app import app
+from modeling_salmonn.data.examples import USUAL_SECONDS
+from modeling_salmonn.data.tasks import choose_tasks, load_tasks
+from modeling_salmonn.evaluation import run
+from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.harness import KEYS, Job, claim_folder, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
-from modeling_salmonn.evaluation.tasks import choose_tasks, load_tasks
-from modeling_salmonn.hub.cli import app
-from modeling_salmonn.training.answering import Answerer
-from modeling_salmonn.training.examples import USUAL_SECONDS
+from modeling_salmonn.studies import sweep
 
 
 TASKS = """
@@ -156,7 +157,7 @@ def test_numbers_below_one_raise() -> None:
 
 def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0", "-m", "modeling_salmonn.evaluation.cli", str(saved_folder)]
+    command += ["--main_process_port", "0", "-m", "modeling_salmonn", "evaluate", str(saved_folder)]
     command += ["--data", str(data), "--output", str(tmp_path), "--suite", "words", "--suite", "tale"]
     command += ["--tasks", str(data.parent / "tasks.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -6,8 +6,8 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from judged_answers import CONTEXT, NASTY
 
+from modeling_salmonn.evaluation.instruction_following import Context
 from modeling_salmonn.evaluation.judges import UnclearVerdictError, judge_prompt, parse_verdict
-from modeling_salmonn.training.following import Context
 
 
 # Verdicts

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from public_files import audio, hub_file, read, text_of, write_clips, write_csv, write_librispeech, write_parquet
 
+from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, READERS, load_public
-from modeling_salmonn.processing.prompts import load_prompts
 
 
 TASKS_OF_THE_PAPER = {

@@ -16,8 +16,8 @@ from public_files import (
     write_parquet,
 )
 
+from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.public_data import load_public
-from modeling_salmonn.training.manifests import Row
 
 
 pytestmark = pytest.mark.usefixtures("own_caches")

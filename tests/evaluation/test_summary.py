@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from modeling_salmonn.data.tasks import Task, choose_tasks, load_tasks
 from modeling_salmonn.evaluation.harness import Job, make_jobs
+from modeling_salmonn.evaluation.instruction_following import Context
 from modeling_salmonn.evaluation.judges import UnclearVerdictError
 from modeling_salmonn.evaluation.summary import (
     judge_answers,
@@ -15,8 +17,6 @@ from modeling_salmonn.evaluation.summary import (
     table,
     write_model_index,
 )
-from modeling_salmonn.evaluation.tasks import Task, choose_tasks, load_tasks
-from modeling_salmonn.training.following import Context
 
 
 class Stern:

@@ -19,8 +19,8 @@ from transformers import (
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.build_smol import SHIPPED_PREFIXES, build_smol, ship_smol
 from modeling_salmonn.hub.doctor import examine
-from modeling_salmonn.smol.bases import SMOLLM2_FOLDER, WHISPER_FOLDER
-from modeling_salmonn.smol.model import smol_processor
+from modeling_salmonn.hub.smol_bases import SMOLLM2_FOLDER, WHISPER_FOLDER
+from modeling_salmonn.hub.smol_model import smol_processor
 
 
 @pytest.fixture(scope="module")

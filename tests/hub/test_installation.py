@@ -23,19 +23,17 @@ COMMANDS = {  # that need an extra, and which
     "activation-data MODEL --clips clips.jsonl --data rows.jsonl --output out": "evaluation",
     "windows MODEL --data rows --eval-data rows --feature-cache cache --output out --window 1": "evaluation",
     "build-smol out": "smol",
-    "smol bases out": "smol",
-    "smol report . report.json": "smol",
 }
 TRAINING_LIBRARIES = ("datasets", "jiwer", "tensorboard")
 CORE_MODULES = (
     "processing.processing_salmonn",
-    "hub.cli",
+    "commands.app",
     "hub.build_smol",
     "hub.convert",
     "hub.doctor",
     "hub.model_card",
-    "evaluation.attribution",
-    "training.collator",
+    "studies.attribution",
+    "data.collator",
     "training.stages",
 )
 
@@ -48,12 +46,12 @@ sys.modules.update(dict.fromkeys({sorted(LIBRARIES - {"accelerate"})}))
 for name in {CORE_MODULES}:
     importlib.import_module(f"modeling_salmonn.{{name}}")
 from typer.testing import CliRunner
-from modeling_salmonn.hub.cli import app
+from modeling_salmonn.commands.app import app
 for arguments in sys.argv[1:]:
     print(CliRunner().invoke(app, arguments.split()).output, end="")
 for name in {TRAINING_LIBRARIES}:
     sys.modules.pop(name, None)
-for name in {sorted(path.stem for path in (ROOT / "training").glob("*.py"))}:
+for name in {sorted(path.stem for path in (ROOT / "modeling_salmonn" / "training").glob("*.py"))}:
     importlib.import_module(f"modeling_salmonn.training.{{name}}")
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

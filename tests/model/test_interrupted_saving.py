@@ -28,7 +28,7 @@ FORMS = ("full", "shards", "plain", "adapter", "trainer")
 
 def outcomes_of_killed_saves(folder: Path, stride: int, pair: str) -> dict[str, int]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "model" / "killed_saves.py"), str(folder), str(stride), *pair.split("-")]
+    command = [sys.executable, str(TESTS / "helpers" / "killed_saves.py"), str(folder), str(stride), *pair.split("-")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.cli_errors import is_expected
+from modeling_salmonn.commands.errors import is_expected
 
 
 def encoded(seconds: float) -> bytes:

@@ -10,8 +10,9 @@ from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_pro
 from transformers import TrainingArguments
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner, alignment_labels
-from modeling_salmonn.training.feature_cache import EncoderCache
+from modeling_salmonn.data.alignment_labels import alignment_labels
+from modeling_salmonn.data.encoder_cache import EncoderCache
+from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
 from modeling_salmonn.training.warm_start import warm_start
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from workspace import Workspace, make_workspace, write_jsonl
 
-from modeling_salmonn.processing.prompts import load_prompts
+from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.training.overfitting import (
     OverfittingCallback,
     fallback_penalty,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration
-from modeling_salmonn.training.collator import SalmonnCollator
+from modeling_salmonn.data.collator import SalmonnCollator
 
 
 STEPS = 4

@@ -38,7 +38,7 @@ def launch(workspace: Workspace, output: Path, **changes: Any) -> None:
     stage.write_text(yaml.safe_dump(settings))
     # --cpu would start a single process where there is no MPI; gloo is chosen for lack of another device
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0", "-m", "modeling_salmonn.training.run", str(stage)]
+    command += ["--main_process_port", "0", "-m", "modeling_salmonn", "train", str(stage)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]

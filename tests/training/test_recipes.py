@@ -12,7 +12,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT
 
-from modeling_salmonn.smol.model import AUDIO_SETTINGS, BEATS, LORA, QFORMER
+from modeling_salmonn.hub.smol_model import AUDIO_SETTINGS, BEATS, LORA, QFORMER
 from modeling_salmonn.training.arguments import parse_arguments
 from modeling_salmonn.training.dry_run import build_empty, dry_run
 from modeling_salmonn.training.models import load_config
@@ -79,7 +79,7 @@ def test_dry_run_counts_without_weights(size: str, total: int, trained: int) -> 
 
 def launch_arguments(path: Path) -> Any:
     parser = launch_command_parser()
-    arguments = parser.parse_args(["--config_file", str(path), "-m", "modeling_salmonn.training.run", "stage.yaml"])
+    arguments = parser.parse_args(["--config_file", str(path), "-m", "modeling_salmonn", "train", "stage.yaml"])
     known = {action.dest for action in parser._actions}
     config = load_config_from_file(str(path))
     given = {**config.fsdp_config, **config.deepspeed_config}

@@ -106,7 +106,7 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(workspace: Workspace, who
     output = workspace.folder / "killed"
     settings = workspace.settings(output, eval_data=evaluation(workspace), resume_from_checkpoint=True, **SETTINGS)
     (workspace.folder / "stage.yaml").write_text(yaml.safe_dump(settings | {"save_steps": 2}))
-    command = [sys.executable, "-m", "modeling_salmonn.training.run", str(workspace.folder / "stage.yaml")]
+    command = [sys.executable, "-m", "modeling_salmonn", "train", str(workspace.folder / "stage.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from workspace import Workspace, make_workspace, write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.cli import app
-from modeling_salmonn.training.run import build_trainer, main, train
+from modeling_salmonn.commands.app import app
+from modeling_salmonn.training.run import build_trainer, train
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,10 @@ def test_mistake_is_told_in_a_line(
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
-    with pytest.raises(SystemExit, match="Error: "):
-        main([file, *words])
+
+
+def invoke(*words: str) -> None:
+    CliRunner().invoke(app, ["train", *words], catch_exceptions=False)
 
 
 def test_faults_of_the_code_keep_their_traceback(
@@ -66,7 +68,7 @@ def test_faults_of_the_code_keep_their_traceback(
     file = stage_file(workspace, tmp_path)
     monkeypatch.setattr("modeling_salmonn.training.run.prepare", lambda words: int("number"))
     with pytest.raises(ValueError, match="invalid literal for int"):
-        main([file])
+        invoke(file)
 
 
 def test_debugging_shows_tracebacks_of_mistakes_too(
@@ -74,10 +76,10 @@ def test_debugging_shows_tracebacks_of_mistakes_too(
 ) -> None:
     file = stage_file(workspace, tmp_path)
     with pytest.raises(ValueError, match="There is no prompt file"):
-        main([file, "--debug", "prompts=/none.json"])
+        invoke(file, "--debug", "prompts=/none.json")
     monkeypatch.setenv("SALMONN_DEBUG", "1")
     with pytest.raises(ValueError, match="There is no prompt file"):
-        main([file, "prompts=/none.json"])
+        invoke(file, "prompts=/none.json")
 
 
 def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +195,7 @@ def test_feature_cache_refuses_audio_within_tables(
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
-    pytest.importorskip("modeling_salmonn.training.feature_cache")
+    pytest.importorskip("modeling_salmonn.data.encoder_cache")
     losses = []
     for cache in (None, str(tmp_path / "cache")):
         trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, save_strategy="no"))

@@ -1,0 +1,1 @@
+"""Activation tuning, the third stage."""

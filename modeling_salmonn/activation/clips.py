@@ -1,0 +1,80 @@
+"""Which clips a model writes answers about, what is known of them, and which of them it is asked a question about."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_salmonn.data.manifest_files import read_numbered
+from modeling_salmonn.data.rows import METADATA_FILES, Row
+from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS
+
+
+def read_clips(source: str) -> list[Row]:
+    """Clips to answer about: rows of a manifest or an audio folder that have a `path`; nothing else is needed.
+
+    Args:
+        source: `.jsonl` or `.json` manifest, or a folder with `metadata.jsonl`, whose `file_name` is the path.
+
+    Raises:
+        ValueError: if the source cannot be read, or a row names no file.
+    """
+    file = Path(source).expanduser()
+    if file.is_dir():
+        file = file / METADATA_FILES[0]
+    rows = []
+    for index, (line, row) in enumerate(read_numbered(file, {"path": "file_name"})):
+        clean = {name: value for name, value in row.items() if value is not None}
+        path = clean.get("path", clean.get("file_name"))
+        if not isinstance(path, str):
+            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path' (line {line}).")
+        rows.append(locate_clips(clean | {"path": path}, file.parent))
+    return rows
+
+
+def locate_clips(row: Row, folder: Path) -> Row:
+    """A row with absolute paths of its clip, and of those that are joined to it."""
+    given = row.get("expand_wav") or []
+    joined = [locate(name, folder) for name in ([given] if isinstance(given, str) else given)]
+    return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
+
+
+def locate(path: str, folder: Path) -> str:
+    """An absolute path, from a manifest's folder; URLs as they are."""
+    return path if "://" in path else str((folder / path).absolute())
+
+
+def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
+    """The clips in the order in which they are tried: each path once, with the question and references of its rows."""
+    by_path: dict[str, Row] = {}
+    for row in clips:
+        known = by_path.get(row["path"], row)
+        asking = row if question_of(row) and not question_of(known) else known
+        by_path[row["path"]] = asking | references_of(row) | references_of(known)
+    return random.Random(seed).sample(list(by_path.values()), len(by_path))
+
+
+def references_of(row: Row) -> Row:
+    """The `transcript` and the `caption` that a row gives of its clip: under these names, or as its task's `text`."""
+    given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if row.get("task") == task}
+    return {name: given[name] for name in FALLBACK_TASKS if given.get(name)}
+
+
+def question_of(row: Row) -> str | None:
+    """The question of a row whose task is to answer one."""
+    question = row.get("Q") or row.get("question")
+    return question if question and str(row.get("task")).endswith("_qa") else None
+
+
+def asks_question(index: int, share: float) -> bool:
+    """Whether clip number `index` gets a question, so that of any first clips the share does."""
+    return int((index + 1) * share) > int(index * share)
+
+
+__all__ = [
+    "asks_question",
+    "choose_clips",
+    "locate",
+    "question_of",
+    "read_clips",
+    "references_of",
+]

@@ -1,0 +1,325 @@
+"""Long answers that a model writes itself, to be tuned on (paper, section 3.3).
+
+At a discounted LoRA scale a model that over-fits to transcripts and captions still tells stories. For each of a few
+clips this module draws answers until one is fit to learn from:
+
+```
+clip -> transcript, caption (full scale, greedy)
+     -> story or answer to an open question (discounted scale, sampled) -> kept in answers.jsonl
+                                                                        -> or rejected.jsonl, with the reason
+```
+
+Both files are appended to answer by answer. Everything follows from the seed, so that a run that was interrupted goes
+on to the same files. Once all is written, `answers.jsonl` is the user's to read and to change.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from modeling_salmonn.activation.clips import asks_question, choose_clips, question_of
+from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
+from modeling_salmonn.data.examples import Example, ExampleMaker
+from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.text_files import read_json_object
+from modeling_salmonn.data.whole_files import make_output_folder
+from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.instruction_following import (
+    FALLBACK_TASKS,
+    FALLBACK_TOKENS,
+    Context,
+    context_of,
+    why_copied,
+)
+from modeling_salmonn.evaluation.text_statistics import end_at_sentence, repeats_itself, split_words
+
+
+ANSWERS_FILE, REJECTED_FILE, RECORD_FILE = "answers.jsonl", "rejected.jsonl", "writing.json"
+ANSWER_FIELDS, REJECTED_FIELDS = {"path": str, "text": str}, {"path": str, "reason": str}
+STORY_TASK, QUESTION_TASK = "story", "audio_qa"
+# For clips without a question of their own.
+OPEN_QUESTIONS = (
+    "What is happening here, and how can you tell?",
+    "Where could this have been recorded, and why do you think so?",
+    "What may have happened just before this, and what may come next?",
+    "Who or what can be heard, and what are they busy with?",
+)
+UNREADABLE = "unreadable clip"
+
+
+@dataclass(frozen=True)
+class WritingSettings:
+    """How answers are written.
+
+    Args:
+        answers: how many to keep, each about another clip.
+        question_share: share of the clips that a question is asked about; the others get a story.
+        lora_scale: the discounted LoRA scaling; half of the trained one if not given.
+        seed: of the choice of clips and instructions, and of the sampling.
+        tries: answers drawn about a clip until it is given up.
+        min_words: shorter answers are not kept.
+        max_new_tokens: longest answer; one that does not end by then is cut after its last whole sentence.
+        temperature, top_p: of the sampling.
+        batch_size: clips answered at once.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    answers: int = 12
+    question_share: float = 0.25
+    lora_scale: float | None = None
+    seed: int = 0
+    tries: int = 4
+    min_words: int = 40
+    max_new_tokens: int = 300
+    temperature: float = 1.0
+    top_p: float = 0.9
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("answers", "tries", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.question_share <= 1:
+            raise ValueError(f"question_share is a share between 0 and 1, got {self.question_share}.")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature must be positive and top_p between 0 and 1, got {self.temperature} and {self.top_p}."
+            )
+
+
+@dataclass(frozen=True)
+class WritingReport:
+    """What became of the answers.
+
+    Args:
+        file: the manifest of the kept ones.
+        kept: how many it has.
+        rejected: how many were not kept, by reason.
+    """
+
+    file: Path
+    kept: int
+    rejected: dict[str, int]
+
+    def summary(self) -> str:
+        """The report in a line."""
+        return f"{self.kept} answers in {self.file}; not kept: {_listing(self.rejected)}."
+
+
+def write_answers(
+    answerer: Answerer,
+    clips: Sequence[Row],
+    output: Path,
+    prompts: Mapping[str, list[str]],
+    settings: WritingSettings | None = None,
+) -> WritingReport:
+    """Have a model write answers to learn from, or go on where an earlier call was interrupted.
+
+    Args:
+        answerer: the model, with a LoRA adapter.
+        clips: rows with a `path`, as `read_clips` gives them; enough of them that some may fail.
+        output: folder for the answers; a finished one is left as it is.
+        prompts: instructions of each task, from `load_prompts`.
+        settings: how to write.
+
+    Raises:
+        ValueError: if the model has no adapter, the folder has answers of other settings or prompts, or no answer is
+            kept.
+    """
+    settings = settings or WritingSettings()
+    settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
+    chosen = choose_clips(clips, settings.seed)
+    record = {
+        "settings": asdict(settings),
+        "model": weights_hash(answerer),
+        "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
+        "prompts": _hash(used_prompts(chosen, prompts)),
+    }
+    make_output_folder(output, RECORD_FILE, [ANSWERS_FILE, REJECTED_FILE])
+    finished = _require_same_record(output / RECORD_FILE, record)
+    if not finished:
+        write_json(output / RECORD_FILE, record | {"finished": False})
+        SelfWriter(answerer, output, prompts, settings).write(chosen)
+    report = report_of(output)
+    if not report.kept:
+        raise ValueError(
+            f"No answer about {len(chosen)} clips was kept: {_listing(report.rejected)}; see "
+            f"{output / REJECTED_FILE}. Try another lora_scale or temperature, a smaller min_words, or more clips."
+        )
+    if not finished:
+        write_json(output / RECORD_FILE, record | {"finished": True, "rejected": report.rejected})
+    return report
+
+
+class SelfWriter:
+    """Writes answers about clips, chunk by chunk.
+
+    Args:
+        answerer: the model.
+        output: folder of the two files.
+        prompts: instructions of each task.
+        settings: how to write, with the LoRA scale.
+    """
+
+    def __init__(self, answerer: Answerer, output: Path, prompts: Mapping[str, list[str]], settings: WritingSettings):
+        self.answerer = answerer
+        self.settings = settings
+        self.prompts = dict(prompts)
+        reader = ClipReader(answerer.processor.feature_extractor, BadClips(limit=10**9))
+        self.maker = ExampleMaker(prompts, reader)
+        self.decoding = Decoding(
+            settings.max_new_tokens,
+            settings.lora_scale,
+            sample=True,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+        )
+        self.kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS)
+        self.rejected = Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS)
+
+    def write(self, clips: Sequence[Row]) -> None:
+        """Go through the clips until enough answers are kept."""
+        start = kept = 0
+        with tqdm(total=self.settings.answers, desc="Answers", disable=None) as bar:
+            while kept < self.settings.answers and start < len(clips):
+                size = min(self.settings.batch_size, self.settings.answers - kept)
+                chunk = list(enumerate(clips))[start : start + size]
+                if not all(self._is_settled(row["path"]) for _, row in chunk):
+                    self._write_chunk(chunk)
+                start += size
+                paths = {row["path"] for row in clips[:start]}
+                kept = sum(row["path"] in paths for row in self.kept.rows)
+                bar.update(kept - bar.n)
+
+    def _is_settled(self, path: str) -> bool:
+        reasons = [row["reason"] for row in self.rejected.rows if row["path"] == path]
+        kept = any(row["path"] == path for row in self.kept.rows)
+        return kept or UNREADABLE in reasons or len(reasons) == self.settings.tries
+
+    def _write_chunk(self, chunk: Sequence[tuple[int, Row]]) -> None:
+        """All tries about some clips; a chunk that was interrupted gives the same answers again."""
+        clips = {index: (row, self._read(row)) for index, row in chunk}
+        waiting = {index: (row, audio) for index, (row, audio) in clips.items() if audio is not None}
+        fallbacks = self._fallbacks(waiting)
+        for attempt in range(self.settings.tries):
+            rows = {index: self._instruct(index, clip, attempt) for index, (clip, _) in waiting.items()}
+            if not rows:
+                break
+            examples = [self._example(rows[index], audio) for index, (_, audio) in waiting.items()]
+            seed = f"{self.settings.seed}/{chunk[0][0]}/{attempt}"
+            for index, answer in zip(rows, self.answerer.answer(examples, self.decoding, seed), strict=True):
+                if self._file(rows[index], answer, waiting[index][0], fallbacks[index]):
+                    del waiting[index]
+
+    def _read(self, row: Row) -> Any:
+        """Samples of a clip; `None` if it cannot be read, which is noted."""
+        try:
+            return self.maker.read(row)
+        except UnreadableClipError:  # its reason has been logged
+            self.rejected.append({"reason": UNREADABLE, "path": row["path"], "attempt": 0})
+            return None
+
+    def _fallbacks(self, clips: Mapping[int, tuple[Row, Any]]) -> dict[int, dict[str, str]]:
+        """The model's transcript and caption of each clip, at full scale."""
+        found: dict[int, dict[str, str]] = {index: {} for index in clips}
+        for name, task in FALLBACK_TASKS.items() if clips else ():
+            examples = [{"instruction": self.prompts[task][0], "audio": audio} for _, audio in clips.values()]
+            answers = self.answerer.answer(examples, Decoding(FALLBACK_TOKENS))
+            for index, answer in zip(clips, answers, strict=True):
+                found[index][name] = answer.text
+        return found
+
+    def _instruct(self, index: int, clip: Row, attempt: int) -> Row:
+        """The row of an answer, still without text: a task, an instruction, and the question if it has one."""
+        rng = random.Random(f"{self.settings.seed}/{index}/{attempt}")
+        row: Row = {"path": clip["path"], "attempt": attempt}
+        row |= {"expand_wav": clip["expand_wav"]} if clip.get("expand_wav") else {}
+        if not asks_question(index, self.settings.question_share):
+            return row | {"task": STORY_TASK, "prompt": rng.choice(self.prompts[STORY_TASK])}
+        own = question_of(clip)
+        task = clip["task"] if own and clip["task"] in self.prompts else QUESTION_TASK
+        return row | {"task": task, "prompt": rng.choice(self.prompts[task]), "Q": own or rng.choice(OPEN_QUESTIONS)}
+
+    def _example(self, row: Row, audio: Any) -> Example:
+        return {"instruction": self.maker.instruction(row, random.Random(0)), "audio": audio}
+
+    def _file(self, row: Row, answer: Answer, clip: Row, fallbacks: dict[str, str]) -> bool:
+        """Note an answer where it belongs; whether it is kept."""
+        text = answer.text if answer.finished else end_at_sentence(answer.text)
+        reason = why_rejected(text, context_of(clip, **fallbacks), self.settings.min_words)
+        row |= {"text": text} | fallbacks
+        if reason is None:
+            self.kept.append(row)
+        else:
+            self.rejected.append({"reason": reason} | row | {"text": answer.text})
+        return reason is None
+
+
+def why_rejected(text: str, context: Context, min_words: int) -> str | None:
+    """Why an answer is not fit to learn from; `None` if it is."""
+    if (copied := why_copied(text, context)) is not None:
+        return copied
+    if repeats_itself(text):
+        return "loops"
+    return None if len(split_words(text)) >= min_words else "too short"
+
+
+def discounted_scale(answerer: Answerer, wanted: float | None) -> float:
+    """The LoRA scaling to write at: the one that is wanted, or half of the trained one, as in the paper.
+
+    Raises:
+        ValueError: if the model has no adapter to discount, or the scale is negative.
+    """
+    scale = answerer.model.config.lora_scaling / 2 if wanted is None else wanted
+    with answerer.model.lora_scale(scale):
+        return scale
+
+
+def used_prompts(clips: Sequence[Row], prompts: Mapping[str, list[str]]) -> dict[str, list[str] | None]:
+    """The instructions that answers about some clips follow from."""
+    asked = [clip["task"] for clip in clips if question_of(clip)]
+    return {task: prompts.get(task) for task in (STORY_TASK, QUESTION_TASK, *FALLBACK_TASKS.values(), *asked)}
+
+
+def report_of(output: Path) -> WritingReport:
+    """What the files of a folder hold."""
+    rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS).rows)
+    kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS).rows
+    return WritingReport(output / ANSWERS_FILE, len(kept), dict(sorted(rejected.items())))
+
+
+def _require_same_record(file: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the folder was finished; raises if it holds other answers."""
+    if not file.exists():
+        return False
+    mend = "give another output folder, or delete this one"
+    found = read_json_object(file, mend)
+    if not isinstance(found.get("settings"), dict) or not isinstance(found.get("finished"), bool):
+        raise ValueError(f"{file} is no record of written answers: it lacks 'settings' or 'finished'; {mend}.")
+    theirs, ours = found["settings"] | found, {**record["settings"], **record}
+    differing = [name for name in ours if name != "settings" and theirs.get(name) != ours[name]]
+    if differing:
+        changes = ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in differing)
+        raise ValueError(f"{file.parent} holds answers that were written with other settings: {changes}; {mend}.")
+    return found["finished"]
+
+
+def _listing(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+
+
+__all__ = ["WritingReport", "WritingSettings", "write_answers"]

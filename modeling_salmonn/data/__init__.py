@@ -1,0 +1,1 @@
+"""Rows, examples, batches: what training and evaluation read."""

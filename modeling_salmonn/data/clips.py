@@ -1,0 +1,167 @@
+"""Reading clips for training: one that cannot be read is reported by its name and replaced, up to a limit."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeling_salmonn.data.mixing import JOIN_SECONDS
+from modeling_salmonn.processing.audio_io_salmonn import audio_seconds
+from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+
+
+logger = logging.getLogger(__name__)
+
+HASH_DIGITS = 12  # of a clip's bytes, in its name
+
+
+class UnreadableClipError(Exception):
+    """A clip that has been reported and is to be replaced: it cannot be read, or is too long."""
+
+
+class BadClips:
+    """Names of the clips that could not be read, in a file that all processes and resumed runs share.
+
+    Args:
+        limit: how many different clips may be bad.
+        file: where they are listed, one `name <tab> reason` a line; `None` keeps them in memory.
+    """
+
+    def __init__(self, limit: int, file: Path | None = None):
+        self.limit = limit
+        self.file = file
+        self.names: set[str] = set()
+
+    def report(self, name: str, reason: object) -> None:
+        """Note a bad clip.
+
+        Raises:
+            ValueError: if there are more than the limit by now.
+        """
+        if name in self.names:
+            return
+        self.names.add(name)
+        shown = [_printable(part) for part in (name, reason)]
+        logger.warning("Skipping the clip %s: %s", *shown)
+        known = self.names
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("\t".join(shown) + "\n")
+            listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+            known = {line.split("\t")[0] for line in listed}
+        if len(known) > self.limit:
+            where = f" (listed in {self.file})" if self.file else ""
+            raise ValueError(
+                f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
+                f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
+            )
+
+
+def _printable(part: object) -> str:
+    """On one line and in UTF-8: names of files may have any bytes and marks."""
+    line = " ".join(str(part).split())
+    return line.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+class ClipReader:
+    """Reads clips as mono samples at the encoders' rate.
+
+    Args:
+        extractor: knows how to read audio of any kind.
+        bad_clips: where bad ones are reported.
+        max_seconds: longer clips are reported and left out, but are not bad.
+    """
+
+    def __init__(self, extractor: SalmonnFeatureExtractor, bad_clips: BadClips, max_seconds: float | None = None):
+        self.extractor = extractor
+        self.bad_clips = bad_clips
+        self.max_seconds = max_seconds
+        self.too_long: set[str] = set()
+
+    def read(self, clip: Any) -> np.ndarray:
+        """Samples `(samples,)` of a path or of what `datasets` gives.
+
+        Raises:
+            UnreadableClipError: if it cannot be read, or is too long; it has been reported.
+            ValueError: if it is one too many that cannot be read.
+        """
+        name = clip_name(clip)
+        if name in self.bad_clips.names or name in self.too_long:
+            raise UnreadableClipError(name)
+        try:
+            samples = self.extractor.fetch_audio(clip)
+        except (ValueError, OSError) as error:
+            self.bad_clips.report(name, error)
+            raise UnreadableClipError(name) from error
+        seconds = len(samples) / SAMPLING_RATE
+        if self.max_seconds is not None and seconds > self.max_seconds:
+            self.too_long.add(name)
+            logger.warning(
+                "Leaving out the clip %s: it lasts %.1f s, more than max_audio_seconds %g.",
+                name,
+                seconds,
+                self.max_seconds,
+            )
+            raise UnreadableClipError(name)
+        return samples
+
+
+class CachedClips:
+    """Stands in for a `ClipReader` where a feature cache has the clips: knows the bad ones, and reads nothing."""
+
+    def __init__(self, bad_clips: BadClips):
+        self.bad_clips = bad_clips
+
+    def read(self, clip: Any) -> None:
+        """Nothing.
+
+        Raises:
+            UnreadableClipError: if the cache could not read it either.
+        """
+        if clip_name(clip) in self.bad_clips.names:
+            raise UnreadableClipError(clip_name(clip))
+
+
+def clip_name(clip: Any) -> str:
+    """What to call a clip: its path; one in memory also has a hash of its bytes, since paths in tables recur."""
+    path, content = _path_and_bytes(clip)
+    name = "a clip without a path" if path is None else str(path)
+    return name if content is None else f"{name}#{hashlib.sha256(content).hexdigest()[:HASH_DIGITS]}"
+
+
+def header_seconds(clip: Any) -> float | None:
+    """Length of a clip in a file or in memory, `None` if it cannot be read.
+
+    It comes from the header where this knows it; frames are counted, and the samples of the few kinds that need it,
+    where it only estimates, is wrong, or belongs to the first of several streams.
+    """
+    path, content = _path_and_bytes(clip)
+    if content is None and not isinstance(path, str):
+        return None
+    return audio_seconds(path if content is None else {"path": path, "bytes": content})
+
+
+def joined_seconds(clips: Sequence[Any]) -> float | None:
+    """Length of clips that are joined, `None` if there are none or one has no header that can be read."""
+    known = [seconds for clip in clips if (seconds := header_seconds(clip)) is not None]
+    return sum(known) + JOIN_SECONDS * (len(known) - 1) if known and len(known) == len(clips) else None
+
+
+def _path_and_bytes(clip: Any) -> tuple[Any, bytes | None]:
+    """Both of what `datasets` gives; a path has no bytes."""
+    return (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
+
+
+__all__ = [
+    "BadClips",
+    "CachedClips",
+    "ClipReader",
+    "UnreadableClipError",
+    "clip_name",
+    "header_seconds",
+    "joined_seconds",
+]

@@ -1,0 +1,106 @@
+"""Batches: examples with a clip, an instruction and an answer become inputs and labels of the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from modeling_salmonn.data.alignment_labels import alignment_labels
+from modeling_salmonn.data.encoder_cache import pad_states
+from modeling_salmonn.data.text_files import kind_of, shown
+from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, is_batch
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.processing.prompt_texts_salmonn import require_readable
+
+
+class SalmonnCollator:
+    """Collates examples for `transformers.Trainer` (with `remove_unused_columns=False`).
+
+    An example is a mapping with `instruction`, `answer`, and `audio`: a path, samples at 16 kHz, or anything else that
+    the processor reads; a list of several clips, in the order of their placeholders; `None` for text alone. `Trainer`,
+    this and the processor are all that fine-tuning needs.
+
+    Args:
+        processor: the model's processor.
+        cache: an `EncoderCache`: the encoders' outputs are then looked up by the example's `path`.
+        alignment: also make the labels of the alignment loss, from `alignment_text` and `alignment_words`.
+    """
+
+    def __init__(self, processor: SalmonnProcessor, cache: Any = None, alignment: bool = False):
+        self.processor = processor
+        self.cache = cache
+        self.alignment = alignment
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Inputs, padded on the right, with `labels`.
+
+        Raises:
+            ValueError: if an example lacks a column, or has text of another type.
+        """
+        answers = [_text_of(example, "answer", index) for index, example in enumerate(examples)]
+        batch = dict(self.prepare(examples, text_target=answers))
+        if self.alignment:
+            tokenizer = self.processor.tokenizer
+            heard = [example for example in examples if self._has_clip(example)]
+            batch |= alignment_labels(heard, tokenizer) if heard else {}
+        return batch
+
+    def prepare(self, examples: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:
+        """Inputs of the instructions alone, as `generate` takes them; options are the processor's.
+
+        Raises:
+            ValueError: if an example lacks a column, or has an instruction of another type.
+        """
+        texts = [_text_of(example, "instruction", index) for index, example in enumerate(examples)]
+        if self.cache is not None:
+            return self._prepare_cached(examples, texts, options)
+        clips = [_clips_of(example, index) for index, example in enumerate(examples)]
+        return self.processor(text=texts, audio=clips, sampling_rate=SAMPLING_RATE, **options)
+
+    def _has_clip(self, example: Mapping[str, Any]) -> bool:
+        return example.get("audio" if self.cache is None else "path") is not None
+
+    def _prepare_cached(
+        self, examples: Sequence[Mapping[str, Any]], texts: list[str], options: dict[str, Any]
+    ) -> BatchFeature:
+        found = [[self.cache.get(example["path"])] if self._has_clip(example) else [] for example in examples]
+        counts = [[frames for _, frames in clips] for clips in found]
+        inputs = self.processor(text=texts, audio_frames=counts, **options)
+        if any(found):
+            inputs.update(pad_states([clip for clips in found for clip in clips]))
+        return inputs
+
+
+def _text_of(example: Any, name: str, index: int) -> str:
+    value = _column_of(example, name, index)
+    if not isinstance(value, str):
+        raise ValueError(f"Example {index} of the batch has {shown(value)} ({kind_of(value)}) as {name!r}; give text.")
+    require_readable(value, f"Example {index} of the batch: its {name!r}")
+    return value
+
+
+def _clips_of(example: Mapping[str, Any], index: int) -> list[Any]:
+    """The clips of an example: none, one, or several."""
+    audio = _column_of(example, "audio", index)
+    if audio is None:
+        return []
+    return list(audio) if is_batch(audio) else [audio]
+
+
+def _column_of(example: Any, name: str, index: int) -> Any:
+    if not isinstance(example, Mapping):
+        raise ValueError(
+            f"Example {index} of the batch is {kind_of(example)}; it needs to be a mapping with 'audio', "
+            "'instruction' and 'answer'."
+        )
+    if name not in example:
+        alone = ", or None where there is text alone" if name == "audio" else ""
+        raise ValueError(
+            f"Example {index} of the batch lacks {name!r}: it has {sorted(map(str, example))}. Rename your columns, "
+            f"and train with remove_unused_columns=False, so that each example has its {name!r}{alone}."
+        )
+    return example[name]
+
+
+__all__ = ["SalmonnCollator"]

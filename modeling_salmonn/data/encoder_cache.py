@@ -1,0 +1,211 @@
+"""A cache of what the frozen encoders make of clips: encode once, train many epochs.
+
+```
+folder/speech-3f2a...../ab/ab12....safetensors     one file a clip and encoder
+       audio-77b0...../ab/ab12....safetensors      named by the hash of the clip's bytes
+```
+
+The folder's name is a hash of the encoder's weights, of its config and of all settings that change its states, so
+another encoder or another clip never meets old states. Files are written under another name and renamed: an
+interrupted write leaves nothing that could be read, and several processes may fill one cache.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from modeling_salmonn.data.whole_files import replaced_whole
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
+from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
+
+
+FEATURES = {"speech": "input_features", "audio": "audio_input_features"}
+MIN_TAIL_FRAMES = 25  # so that trying other short windows does not mean to encode anew
+ORIGIN_FIELDS = ("architectures", "dtype", "transformers_version")  # saving and loading change these alone
+
+
+class EncoderCache:
+    """States of the frozen encoders for clips in files.
+
+    Args:
+        folder: where states are kept; shared by models with the same encoders.
+        model: encodes clips; its encoders must stay as they are.
+        feature_extractor: the model's extractor.
+        dtype: of the states on disk.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model: SalmonnForConditionalGeneration,
+        feature_extractor: SalmonnFeatureExtractor,
+        dtype: torch.dtype = torch.float16,
+    ):
+        self.feature_extractor = feature_extractor
+        self.model: Any = model  # None in a worker that was spawned
+        self.dtype = dtype
+        self._hashes: dict[str, str] = {}
+        base = model.model
+        encoders = {"speech": base.speech_encoder, "audio": base.audio_encoder}
+        self.folders = {
+            name: Path(folder) / f"{name}-{_fingerprint(encoder, _encoding_settings(name, feature_extractor, dtype))}"
+            for name, encoder in encoders.items()
+            if encoder is not None
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers that are spawned get: they read states, and encode none."""
+        return self.__dict__ | {"model": None}
+
+    def get(self, clip: str) -> tuple[torch.Tensor, int]:
+        """States `(encoder_frames, width)` of a clip, and its length in mel frames.
+
+        Clips that are not there yet are encoded.
+
+        Raises:
+            ValueError: if the clip cannot be read.
+        """
+        self.encode([clip], progress=False)
+        streams, frames = [], 0
+        for name in self.folders:
+            with safe_open(self._file(name, clip), "pt") as file:
+                streams.append(file.get_tensor("states"))
+                frames = int(file.metadata()["mel_frames"])
+        return torch.cat(streams, dim=-1), frames
+
+    def encode(self, clips: Sequence[str], batch_size: int = 16, progress: bool = True) -> list[tuple[str, Exception]]:
+        """Encode the clips that are not there yet, in batches of similar length.
+
+        Returns:
+            The clips that cannot be read, each with what is wrong with it; the others are all encoded.
+            A single clip that cannot be read is an error instead.
+        """
+        missing = [clip for clip in dict.fromkeys(clips) if not self._is_complete(clip)]
+        if not missing:
+            return []
+        if self.model is None:
+            raise ValueError(f"{missing[0]} has no states yet; encode all clips before workers are started.")
+        missing.sort(key=lambda clip: os.path.getsize(clip) if os.path.isfile(clip) else 0)
+        problems: list[tuple[str, Exception]] = []
+        bar = tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress)
+        for start in range(0, len(missing), batch_size):
+            batch = [clip for clip in missing[start : start + batch_size] if not self._is_complete(clip)]
+            samples = {clip: self._read(clip) for clip in batch}
+            errors = {clip: error for clip, error in samples.items() if isinstance(error, Exception)}
+            if errors and len(clips) == 1:
+                raise errors[clips[0]]
+            problems += errors.items()
+            readable = [clip for clip in batch if clip not in errors]
+            if readable:
+                self._encode_batch(readable, [samples[clip] for clip in readable])
+            bar.update(len(missing[start : start + batch_size]))
+        bar.close()
+        return problems
+
+    def _read(self, clip: str) -> Any:
+        """Samples of a clip, or what is wrong with it."""
+        try:
+            return self.feature_extractor.fetch_audio([clip])[0]
+        except (ValueError, OSError) as error:
+            return error
+
+    @torch.inference_mode()
+    def _encode_batch(self, clips: Sequence[str], samples: Sequence[torch.Tensor]) -> None:
+        """Run the encoders that lack any of these clips: of a model that gets a second encoder only that one."""
+        extractor = self.feature_extractor
+        lacking = [name for name in self.folders if not all(_is_readable(self._file(name, clip)) for clip in clips)]
+        if not lacking:  # another process was faster
+            return
+        unneeded = {FEATURES[name] for name in FEATURES if name not in lacking}
+        inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        used = {name: value.to(self.model.device) for name, value in inputs.items() if name not in unneeded}
+        encoded = self.model.eval().get_encoder_states(**used)
+        for row, clip in enumerate(clips):
+            mel_frames = int(inputs["input_features_mask"][row].sum())
+            needed = _frames_kept(extractor.audio_layout, mel_frames)
+            for name, states in zip(lacking, encoded, strict=True):
+                kept = states[row, :needed].to("cpu", self.dtype).contiguous()
+                self._write(self._file(name, clip), kept, mel_frames)
+
+    def _write(self, file: Path, states: torch.Tensor, mel_frames: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_whole(file) as unfinished:
+            save_file({"states": states}, unfinished, metadata={"mel_frames": str(mel_frames)})
+
+    def _is_complete(self, clip: str) -> bool:
+        return os.path.isfile(clip) and all(_is_readable(self._file(name, clip)) for name in self.folders)
+
+    def _file(self, name: str, clip: str) -> Path:
+        content = self._hashes.get(clip) or self._hashes.setdefault(clip, _content_hash(clip))
+        return self.folders[name] / content[:2] / f"{content}.safetensors"
+
+
+def pad_states(clips: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    """The model's inputs `encoder_hidden_states` and `input_features_mask` out of what `EncoderCache.get` gives."""
+    states = torch.nn.utils.rnn.pad_sequence([states.float() for states, _ in clips], batch_first=True)
+    lengths = torch.tensor([frames for _, frames in clips])
+    frames = torch.arange(MEL_FRAMES_PER_ENCODER_FRAME * states.shape[1])
+    return {"encoder_hidden_states": states, "input_features_mask": (frames < lengths[:, None]).long()}
+
+
+def _encoding_settings(name: str, extractor: SalmonnFeatureExtractor, dtype: torch.dtype) -> str:
+    """All settings that change the states that are kept of an encoder."""
+    layout = extractor.audio_layout
+    kept = "all" if not layout.trim_audio_tokens else _tail(layout)
+    features: tuple[float, ...] = (extractor.feature_size,)
+    if name == "audio":
+        features = (extractor.num_fbank_bins, extractor.fbank_mean, extractor.fbank_std)
+    return f"{features} {extractor.channel} {layout.segment_frames} {kept} {dtype}"
+
+
+def _tail(layout: AudioLayout) -> int:
+    """Encoder frames kept behind the audio: the last window reads into them."""
+    return max(MIN_TAIL_FRAMES, layout.window_frames)
+
+
+def _frames_kept(layout: AudioLayout, mel_frames: int) -> int:
+    """Encoder frames of a clip that its windows may read."""
+    *full, last = layout.split(mel_frames)
+    before = sum(segment.padded_frames for segment in full)
+    if not layout.trim_audio_tokens:
+        return (before + last.padded_frames) // MEL_FRAMES_PER_ENCODER_FRAME
+    audio = before + min(last.padded_frames, last.audio_frames + MEL_FRAMES_PER_ENCODER_FRAME * _tail(layout))
+    return -(-audio // MEL_FRAMES_PER_ENCODER_FRAME)
+
+
+def _fingerprint(module: PreTrainedModel, settings: str) -> str:
+    config = {name: value for name, value in module.config.to_diff_dict().items() if name not in ORIGIN_FIELDS}
+    digest = hashlib.sha256(f"{settings} {json.dumps(config, sort_keys=True)}".encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _content_hash(clip: str) -> str:
+    with open(clip, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether a file has states and a length that fits them; any other is written anew."""
+    try:
+        with safe_open(file, "pt") as content:
+            length = (content.metadata() or {}).get("mel_frames", "")
+            shape = content.get_slice("states").get_shape()
+    except (SafetensorError, OSError):
+        return False
+    return len(shape) == 2 and length.isdecimal() and int(length) <= MEL_FRAMES_PER_ENCODER_FRAME * shape[0]
+
+
+__all__ = ["EncoderCache", "pad_states"]

@@ -1,0 +1,126 @@
+"""What the columns of a row may hold: told when rows are read, with file and line, not hours later in a batch."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modeling_salmonn.data.text_files import kind_of, shown
+from modeling_salmonn.processing.prompt_texts_salmonn import LONGEST_TEXT
+
+
+LONGEST_SECONDS = 7 * 24 * 3600.0  # of a clip: a week; what is beyond counts frames or is no length at all
+SECONDS_COLUMNS = ("seconds", "duration")
+CLIP_COLUMNS = ("path", "audio")
+TEXT_COLUMNS = ("text", "task", "prompt", "alignment_text", "alignment_words")
+FIELDS_OF_PROMPTS = ("question", "language", "slots", "transcript", "caption", "story", "qa")
+
+
+def check_row(row: Mapping[str, Any], place: str, columns: Mapping[str, str] | None = None) -> None:
+    """Refuse a row with a value that cannot be used.
+
+    Args:
+        row: as it was read; columns that are not ours may hold anything, and ours may be missing or `None`.
+        place: where it is, for the message: `Line 3 of rows.jsonl`.
+        columns: our name of a column to its name in the row.
+
+    Raises:
+        ValueError: for the first such value, naming place, column, value and what is needed.
+    """
+    for name in CHECKS:
+        given = (columns or {}).get(name, name)
+        key = given if given in row else name
+        if (problem := field_problem(name, row.get(key))) is not None:
+            raise ValueError(f"{place}: {key} is {_described(row[key])}, but {problem}.")
+
+
+def field_problem(name: str, value: Any) -> str | None:
+    """What a value of one of our columns needs to be instead; `None` if it can be used or there is none."""
+    return None if value is None or name not in CHECKS else CHECKS[name](value)
+
+
+def usable_seconds(seconds: Any) -> float | None:
+    """A length that plans can be made with; `None` for one that is unknown, absurd or no number."""
+    known = field_problem("seconds", seconds) is None and seconds is not None
+    return float(seconds) if known else None
+
+
+def _described(value: Any) -> str:
+    return f"{shown(value)} ({kind_of(value)})"
+
+
+def _number_problem(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return "it needs a finite number that is not negative"
+    return None
+
+
+def _seconds_problem(value: Any) -> str | None:
+    if (problem := _number_problem(value)) is not None:
+        return f"{problem}, the length in seconds"
+    if value > LONGEST_SECONDS:
+        return "it needs the length in seconds, of a week at most: no frames, samples or milliseconds"
+    return None
+
+
+def _text_problem(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "it needs text"
+    if len(value) > LONGEST_TEXT:
+        return f"it needs text of at most {LONGEST_TEXT:,} characters, and has {len(value):,}"
+    return None if _is_encodable(value) else "it has half of a surrogate pair, which is no character; mend the text"
+
+
+def _prompt_field_problem(value: Any) -> str | None:
+    return _text_problem(value) if isinstance(value, str) else None  # others are no fields of instructions
+
+
+def _question_problem(value: Any) -> str | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return None if is_number else _text_problem(value)
+
+
+def _speaker_problem(value: Any) -> str | None:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return None if is_number else _text_problem(value)
+
+
+def _clip_problem(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "it needs one clip; name further clips, to be joined to it, in expand_wav"
+    if isinstance(value, Mapping):
+        return None  # audio of a table
+    if not isinstance(value, str):
+        return "it needs the path of a clip"
+    if not value.strip() or "\0" in value or not _is_encodable(value):
+        return "it needs the path of a clip; leave it out, or null, for text alone"
+    return None
+
+
+def _clips_problem(value: Any) -> str | None:
+    clips = [value] if isinstance(value, str) else value
+    if not isinstance(clips, list):
+        return "it needs a list of paths"
+    return next((problem for clip in clips if (problem := _clip_problem(clip)) is not None), None)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+CHECKS: Mapping[str, Callable[[Any], str | None]] = {
+    **dict.fromkeys(CLIP_COLUMNS, _clip_problem),
+    "expand_wav": _clips_problem,
+    **dict.fromkeys(TEXT_COLUMNS, _text_problem),
+    **dict.fromkeys(FIELDS_OF_PROMPTS, _prompt_field_problem),
+    "Q": _question_problem,
+    "speaker": _speaker_problem,
+    "weight": _number_problem,
+    **dict.fromkeys(SECONDS_COLUMNS, _seconds_problem),
+}
+
+
+__all__ = ["SECONDS_COLUMNS", "check_row", "field_problem", "usable_seconds"]

@@ -1,0 +1,132 @@
+"""Answers of a model in batches: greedy or sampled, at any LoRA scale, the same ones for the same seed."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modeling_salmonn.data.collator import SalmonnCollator
+from modeling_salmonn.data.examples import Example
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
+from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are made.
+
+    Args:
+        max_new_tokens: longest answer.
+        lora_scale: LoRA scaling instead of the trained one.
+        num_beams: beams of the search; 1 is greedy.
+        sample: draw tokens instead of taking the likeliest ones.
+        temperature, top_p: of the draws.
+    """
+
+    max_new_tokens: int = 200
+    lora_scale: float | None = None
+    num_beams: int = 1
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 0.9
+
+    def options(self) -> dict[str, Any]:
+        """Options of `generate`."""
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": self.sample, "num_beams": self.num_beams}
+        return options | drawn | {"lora_scale": self.lora_scale}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and whether it came to an end by itself."""
+
+    text: str
+    finished: bool
+
+
+class Answerer:
+    """A model that answers batches of examples.
+
+    Args:
+        model: is put into eval mode.
+        processor: the model's.
+    """
+
+    def __init__(self, model: SalmonnForConditionalGeneration, processor: SalmonnProcessor):
+        self.model = model.eval()
+        self.processor = processor
+        self.collator = SalmonnCollator(processor)
+
+    @classmethod
+    def from_pretrained(cls, model: str, dtype: str = "float32") -> "Answerer":
+        """Load a model onto the accelerator, if there is one.
+
+        Args:
+            model: folder or Hub id.
+            dtype: type of the weights: `float32`, `bfloat16` or `float16`.
+
+        Raises:
+            ValueError: if the model is incomplete, or for another type.
+        """
+        require_dtype(dtype)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype))
+        return cls(loaded.to(device or "cpu"), SalmonnProcessor.from_pretrained(model))
+
+    @property
+    def extractor(self) -> SalmonnFeatureExtractor:
+        """Reads audio as the model wants it."""
+        return self.processor.feature_extractor
+
+    def answer(self, examples: Sequence[Example], decoding: Decoding, seed: object = 0) -> list[Answer]:
+        """Answers to one batch.
+
+        Args:
+            examples: with `instruction` and `audio`, as `SalmonnCollator` takes them.
+            decoding: how to answer.
+            seed: of the draws; torch's own generators are left as they were.
+        """
+        inputs = self.collator.prepare(examples).to(self.model.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(random.Random(str(seed)).getrandbits(63))
+            output = self.model.generate(**inputs, **decoding.options())
+        new_tokens = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        finished = torch.isin(new_tokens, torch.tensor(self._end_tokens(), device=new_tokens.device)).any(1)
+        return [Answer(text.strip(), end) for text, end in zip(texts, finished.tolist(), strict=True)]
+
+    def _end_tokens(self) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        return [self.processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends else [])]
+
+
+def weights_hash(answerer: Answerer) -> str:
+    """Tells models apart by what was trained."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(answerer.model.state_dict().items()):
+        if name.startswith(CONNECTOR_PREFIXES) or ".lora_" in name:
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def require_dtype(dtype: str) -> None:
+    """Refuse a name that is none of the types that a model can have.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, but it needs one of {', '.join(DTYPES)}.")
+
+
+__all__ = ["Answer", "Answerer", "Decoding", "require_dtype", "weights_hash"]

@@ -1,0 +1,142 @@
+"""The parts of a cascade as peers of SALMONN: a speech recogniser, and a language model that reads the transcript.
+
+As in the paper, they tell what could be had without a model that listens by itself: Whisper on speech recognition, the
+language model on tasks about what is said, given the true transcript.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from modeling_salmonn.data.examples import Example
+from modeling_salmonn.data.tasks import Task
+from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
+from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
+
+
+RECOGNITION = ("wer", "overlapped_wer")
+ENGLISH_VOCABULARY = 51864  # of the Whispers for English alone; the others name the language first
+READING = "The transcript of a recording: {transcript}\n\n{instruction}"
+
+
+class WhisperAnswerer:
+    """A Whisper with its own decoder: transcripts, whatever is asked.
+
+    Args:
+        folder: folder or Hub id.
+    """
+
+    def __init__(self, folder: str):
+        self.extractor = SalmonnFeatureExtractor()
+        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+        self.features = WhisperFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        language = ["<|en|>", "<|transcribe|>"] if self.model.config.vocab_size > ENGLISH_VOCABULARY else []
+        start = ["<|startoftranscript|>", *language, "<|notimestamps|>"]
+        self.start = self.tokenizer.convert_tokens_to_ids(start)
+
+    def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
+        """Transcripts; clips of more than 30 s in parts of 30 s."""
+        parts = [list(torch.as_tensor(example["audio"]).split(self.features.n_samples)) for example in examples]
+        texts = iter(self._transcribe([part.numpy() for clip in parts for part in clip], decoding))
+        return [Answer(" ".join(next(texts) for _ in clip), True) for clip in parts]
+
+    @torch.inference_mode()
+    def _transcribe(self, clips: list[Any], decoding: Decoding) -> list[str]:
+        features = self.features(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+        most = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
+        ids = self.model.generate(
+            features,
+            decoder_input_ids=torch.tensor([self.start] * len(clips)),
+            max_new_tokens=most,
+            num_beams=decoding.num_beams,
+            do_sample=False,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class ReadingAnswerer:
+    """A language model that is given the true transcript instead of the clip.
+
+    Args:
+        folder: folder or Hub id of a causal language model with a chat template.
+    """
+
+    def __init__(self, folder: str):
+        self.extractor = SalmonnFeatureExtractor()  # clips are read, although nobody listens
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
+        """Answers to the instructions about the transcripts.
+
+        Raises:
+            ValueError: if an example has no transcript.
+        """
+        prompts = [self._prompt(example) for example in examples]
+        # The template has written the special tokens already.
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
+        output = self.model.generate(**inputs, **options)
+        texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [Answer(text.strip(), True) for text in texts]
+
+    def _prompt(self, example: Example) -> str:
+        if not example.get("transcript"):
+            raise ValueError(
+                f"{example['path']} has no 'transcript', which a language model reads instead of listening; add it, "
+                "or choose tasks about speech."
+            )
+        content = READING.format(transcript=example["transcript"], instruction=example["instruction"])
+        messages = [{"role": "user", "content": content}]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def load_answerer(model: str, dtype: str = "float32") -> Any:
+    """A SALMONN, a Whisper or a language model, told apart by its configuration.
+
+    Args:
+        model: folder or Hub id.
+        dtype: type of a SALMONN's weights.
+
+    Raises:
+        ValueError: if there is no model.
+    """
+    try:
+        kind = AutoConfig.from_pretrained(model).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model} holds no model whose configuration can be read ({error}).") from error
+    if kind == "whisper":
+        return WhisperAnswerer(model)
+    return Answerer.from_pretrained(model, dtype) if kind == "salmonn" else ReadingAnswerer(model)
+
+
+def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that a model is meant for: recognition for a Whisper, everything else for a language model.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if isinstance(answerer, WhisperAnswerer):
+        tasks = [task for task in tasks if any(name in RECOGNITION for name in task.metrics)]
+    elif isinstance(answerer, ReadingAnswerer):
+        tasks = [task for task in tasks if not any(name in RECOGNITION for name in task.metrics)]
+    if not tasks:
+        raise ValueError(
+            f"None of the tasks is for a {type(answerer.model).__name__}; a Whisper recognises speech, a "
+            "language model reads transcripts."
+        )
+    return list(tasks)
+
+
+__all__ = ["ReadingAnswerer", "WhisperAnswerer", "load_answerer", "tasks_for"]

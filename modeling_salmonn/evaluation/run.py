@@ -1,0 +1,162 @@
+"""One evaluation from beginning to end: answers, verdicts, summary, table.
+
+```
+OUTPUT/settings.json   what the answers are to
+OUTPUT/answers-N.jsonl the answers of process N
+OUTPUT/verdicts.jsonl  whether they do what was asked, by judge
+OUTPUT/summary.json    OUTPUT/summary.md
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeling_salmonn.activation.clips import locate_clips
+from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.manifest_files import read_numbered
+from modeling_salmonn.data.rows import Row, load_rows
+from modeling_salmonn.data.sources import parse_sources
+from modeling_salmonn.data.tasks import Task
+from modeling_salmonn.data.text_files import shown
+from modeling_salmonn.evaluation.answering import Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
+from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.judges import Judge
+from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
+from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, read_summary, summarise, table
+
+
+SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a model is evaluated.
+
+    Args:
+        most: at most so many rows of each task.
+        batch_size: clips answered at once.
+        lora_scale: LoRA scaling instead of the trained one.
+        num_beams: beams of the search; 1 is greedy, the research code used 4.
+        seed: of the choice of rows, and of the intervals.
+        dtype: type of the weights.
+
+    Raises:
+        ValueError: if a number but the seed is below 1, or the scale below 0.
+    """
+
+    most: int | None = None
+    batch_size: int = 8
+    lora_scale: float | None = None
+    num_beams: int = 1
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_beams", "most"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.lora_scale is not None and self.lora_scale < 0:
+            raise ValueError(f"lora_scale must not be negative, got {self.lora_scale}.")
+
+
+def evaluate(
+    model: str,
+    tasks: Sequence[Task],
+    rows: Sequence[Row],
+    output: Path,
+    judge: Judge,
+    settings: EvaluationSettings | None = None,
+    answerer: Any = None,
+) -> dict[str, Any]:
+    """Evaluate a model on some tasks; what an earlier call has answered is not answered again.
+
+    Args:
+        model: folder or Hub id of a SALMONN, or of a Whisper or a language model as its peer.
+        tasks: the tasks; those that a peer is not meant for are left out.
+        rows: data of all of them.
+        output: folder to write to.
+        judge: of the following rate.
+        settings: how to evaluate.
+        answerer: the model, if it is loaded already.
+
+    Returns:
+        The figures by task; see `summarise`.
+
+    Raises:
+        ValueError: if there is nothing to ask, or the folder holds answers to something else.
+    """
+    settings = settings or EvaluationSettings()
+    process_state()  # before the model is loaded: it gives each process an accelerator of its own
+    answerer = answerer or load_answerer(model, settings.dtype)
+    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
+    decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
+    used = {"lora_scale": decoding.lora_scale, "num_beams": decoding.num_beams, "dtype": settings.dtype}
+    claim_folder(output, rows, model=model, weights=weights, **used)
+    jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.most, settings.seed)
+    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding)
+    state = process_state()
+    if state.is_main_process:
+        judge_answers(jobs, answered, judge, output)
+    state.wait_for_everyone()
+    summary = summarise(jobs, answered, judge.name, output, settings.seed)
+    if state.is_main_process:
+        write_summary(output, Path(model).name, summary)
+    return summary
+
+
+def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their figures."""
+    file = output / SUMMARY_FILE
+    whole = (read_summary(file) if file.is_file() else {}) | dict(summary)
+    write_json(file, whole)
+    lines = [table({model: whole}), "", *(f"- {line}" for line in missing_lines(whole)), ""]
+    write_bytes(output / TABLE_FILE, "\n".join(lines).encode())
+
+
+def read_data(sources: Sequence[str]) -> list[Row]:
+    """Rows of manifests, of audio folders, and of public data sets by their names.
+
+    Args:
+        sources: `rows.jsonl`, a folder with `metadata.jsonl`, or `NAME` or `NAME=FOLDER` of
+            `evaluation/public_data.yaml`.
+
+    Raises:
+        ValueError: if one cannot be read.
+    """
+    rows: list[Row] = []
+    for source in sources:
+        name, _, folder = source.partition("=")
+        if name in PUBLIC_DATA:
+            rows += load_public(name, folder or None)
+        elif source.endswith((".jsonl", ".json")):
+            rows += _read_rows(Path(source))
+        else:
+            rows += list(load_rows(parse_sources([source])))
+    return rows
+
+
+def _read_rows(manifest: Path) -> list[Row]:
+    """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
+    rows, folder = [], manifest.expanduser().parent
+    for line, row in read_numbered(manifest):
+        clean = {name: value for name, value in row.items() if value is not None}
+        if not isinstance(clean.get("path"), str) or not clean.get("task"):
+            raise ValueError(
+                f"A row of {manifest} has no path or no task: {shown(clean)}. Each needs both (line {line})."
+            )
+        _check_references(clean, f"Line {line} of {manifest}")
+        rows.append(locate_clips(clean, folder))
+    return rows
+
+
+def _check_references(row: Row, place: str) -> None:
+    references = row.get("references", [])
+    texts = references if isinstance(references, list) else [references]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
+
+
+__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data"]

@@ -1,0 +1,270 @@
+"""Figures of answers: a summary by task with intervals, a Markdown table, and metadata for a model card."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCard
+
+from modeling_salmonn.data.journal import Journal, write_bytes
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.tasks import Task
+from modeling_salmonn.data.text_files import read_json_object, read_text
+from modeling_salmonn.evaluation.captions import CAPTION_METRICS, CaptionMetricError
+from modeling_salmonn.evaluation.harness import ANSWER, Job
+from modeling_salmonn.evaluation.instruction_following import context_of
+from modeling_salmonn.evaluation.intervals import bootstrap_interval
+from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
+from modeling_salmonn.evaluation.metrics import METRICS, Metric
+
+
+VERDICTS_FILE = "verdicts.jsonl"
+VERDICT_KEYS = ("task", "row", "judge")
+VERDICT_FIELDS = {"task": str, "row": int, "judge": str}
+FOLLOWING_RATE = "following_rate"
+FIGURE = ("value", "low", "high")
+ALL_METRICS = {**METRICS, **CAPTION_METRICS}
+
+
+def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, output: Path) -> None:
+    """Judge whether the answers to tasks with a rule do what was asked; what was judged before is not judged again.
+
+    Verdicts are appended to `verdicts.jsonl`: `task`, `row`, `judge` and `problem`, which is `None` for an answer that
+    follows; instead of it `unclear` where the judge did not give a verdict.
+    """
+    journal = Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS)
+    judged = {tuple(row[name] for name in VERDICT_KEYS) for row in journal.rows}
+    answers = {(row["task"], row["row"], row["part"]): row for row in answered}
+    for job in jobs:
+        name, index, part = job.key
+        if job.task.rule is None or part != ANSWER or job.key not in answers or (name, index, judge.name) in judged:
+            continue
+        said = {other: answers.get((name, index, other), {}).get("answer", "") for other in ("transcript", "caption")}
+        context = context_of(job.row | {"question": job.row.get("question")}, **said)
+        row = answers[job.key]
+        verdict: Row = {"task": name, "row": index, "judge": judge.name}
+        try:
+            verdict["problem"] = judge.judge(job.task.rule, row["instruction"], row["answer"], context)
+        except UnclearVerdictError as error:
+            verdict["unclear"] = str(error)
+        journal.append(verdict)
+
+
+def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: Path, seed: int = 0) -> dict[str, Any]:
+    """Figures of each task.
+
+    Args:
+        jobs: what was asked.
+        answered: the answers, as `answer_jobs` gives them.
+        judge: name of the judge whose verdicts count.
+        output: folder with the verdicts.
+        seed: of the intervals.
+
+    Returns:
+        `{task: {"rows": n, "unreadable": n, "metrics": {name: {"value", "low", "high"}}, ...}}`, where `low` and
+        `high` bound the 95 % interval; tasks with a rule also have `judge`, `problems` and how many answers are
+        `unjudged`, those with metrics that could not be computed `missing` with the reasons.
+    """
+    verdicts = {
+        (row["task"], row["row"]): row["problem"]
+        for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows
+        if row["judge"] == judge and "problem" in row
+    }
+    asked: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.part == ANSWER:
+            asked[job.task.name].append(job)
+    answers = {(row["task"], row["row"]): row["answer"] for row in answered if row["part"] == ANSWER}
+    summary = {}
+    for name, own in asked.items():
+        task = own[0].task
+        heard = [job for job in own if (name, job.index) in answers]
+        said = [answers[name, job.index] for job in heard]
+        entry: dict[str, Any] = {"rows": len(heard), "unreadable": len(own) - len(heard), "metrics": {}}
+        if heard:
+            entry |= task_figures(task, [task.references(job.row) for job in heard], said, seed)
+        if heard and task.rule is not None:
+            problems = [verdicts[name, job.index] for job in heard if (name, job.index) in verdicts]
+            entry["metrics"] |= following_figures(problems, seed)
+            entry |= {"judge": judge, "unjudged": len(heard) - len(problems)}
+            entry["problems"] = dict(Counter(filter(None, problems)).most_common())
+        summary[name] = entry
+    return summary
+
+
+def task_figures(
+    task: Task, references: Sequence[Sequence[str]], answers: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """The metrics of a task, with their intervals, and what is missing of them."""
+    metrics, missing = {}, {}
+    for name in task.metrics:
+        statistics = _statistics(name, references, answers)
+        if isinstance(statistics, str):
+            missing[name] = statistics
+        else:
+            metrics[name] = figure(ALL_METRICS[name], statistics, seed)
+    return {"metrics": metrics} | ({"missing": missing} if missing else {})
+
+
+def following_figures(problems: Sequence[str | None], seed: int = 0) -> dict[str, dict[str, float]]:
+    """The following rate of some verdicts; nothing for none."""
+    if not problems:
+        return {}
+    followed = np.array([problem is None for problem in problems], dtype=np.float64)
+    share = np.column_stack([followed, np.ones(len(followed))])
+    return {FOLLOWING_RATE: figure(metric_named(FOLLOWING_RATE), share, seed)}
+
+
+def figure(metric: Metric, statistics: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Value and 95 % interval of a metric."""
+    low, high = bootstrap_interval(metric, statistics, seed=seed)
+    return {"value": float(metric.combine(statistics.sum(0))), "low": low, "high": high}
+
+
+def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table: one line for each task and metric, one column for each summary, in its order."""
+    measured = dict.fromkeys(
+        (task, name) for summary in summaries.values() for task, entry in summary.items() for name in entry["metrics"]
+    )
+    lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---|---|---|" + "---|" * len(summaries)]
+    for task, name in measured:
+        entries = [summary.get(task, {"rows": 0, "metrics": {}}) for summary in summaries.values()]
+        values = [show(name, entry["metrics"].get(name)) for entry in entries]
+        lines.append(f"| {task} | {name} | {max(entry['rows'] for entry in entries)} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def read_summary(file: Path) -> dict[str, Any]:
+    """The figures by task that an earlier call has written.
+
+    Raises:
+        ValueError: if the file is damaged, or is no summary.
+    """
+    mend = "delete it, and evaluate again"
+    summary = read_json_object(file, mend)
+    for task, entry in summary.items():
+        if not _is_entry(entry):
+            raise ValueError(f"{file} has no figures of {task!r} that can be read; {mend}.")
+    return summary
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this has what tables show of a task."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int):
+        return False
+    metrics = entry.get("metrics")
+    if not isinstance(metrics, dict) or not isinstance(entry.get("missing", {}), dict):
+        return False
+    return all(_is_figure(name, found) for name, found in metrics.items())
+
+
+def _is_figure(name: str, found: Any) -> bool:
+    known = name in ALL_METRICS or name == FOLLOWING_RATE
+    return known and isinstance(found, dict) and all(isinstance(found.get(end), (int, float)) for end in FIGURE)
+
+
+def missing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a summary lacks, in sentences."""
+    lines = [
+        f"{task}: no {name}: {reason}"
+        for task, entry in summary.items()
+        for name, reason in entry.get("missing", {}).items()
+    ]
+    lacks = {"unreadable": "clips could not be read", "unjudged": "answers have no clear verdict"}
+    return lines + [
+        f"{task}: {entry[name]} {lack}"
+        for task, entry in summary.items()
+        for name, lack in lacks.items()
+        if entry.get(name)
+    ]
+
+
+def show(name: str, found: Mapping[str, float] | None) -> str:
+    """A figure with its interval, in the unit of its metric; empty for none."""
+    if found is None:
+        return ""
+    scale, unit = (100, " %") if metric_named(name).percent else (1, "")
+    return f"{scale * found['value']:.1f}{unit} ({scale * found['low']:.1f} to {scale * found['high']:.1f})"
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of a figure; the following rate is a share of rows, as accuracy is."""
+    return ALL_METRICS["accuracy" if name == FOLLOWING_RATE else name]
+
+
+def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, Any]) -> None:
+    """Put the figures into the metadata of a model card, in place of earlier ones of the same tasks and data.
+
+    Args:
+        card: `README.md` or `MODEL_CARD.md` of a model.
+        model: name that the card gives the model.
+        data: name of the data.
+        summary: of `summarise`.
+
+    Raises:
+        ValueError: if the card cannot be read.
+    """
+    made = [
+        EvalResult(
+            task_type="audio-text-to-text",
+            task_name=task,
+            dataset_type=data,
+            dataset_name=data,
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(found["value"], 4),
+            metric_args={"low": round(found["low"], 4), "high": round(found["high"], 4), "rows": entry["rows"]},
+        )
+        for task, entry in summary.items()
+        for name, found in entry["metrics"].items()
+    ]
+    content = load_card(card)
+    replaced = {_identity(result) for result in made}
+    kept = [result for result in content.data.eval_results or [] if _identity(result) not in replaced]
+    content.data.model_name = content.data.model_name or model
+    content.data.eval_results = kept + made
+    write_bytes(card, str(content).encode())
+
+
+def load_card(card: Path) -> Any:
+    """A model card, to be read before any work is done for it.
+
+    Raises:
+        ValueError: if there is none, it is no Markdown, or its metadata cannot be read.
+    """
+    if card.suffix.lower() != ".md":
+        raise ValueError(f"{card} is no model card; give its README.md or MODEL_CARD.md.")
+    read_text(card, "model card")
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=False)
+    except Exception as error:  # of YAML, and of what huggingface_hub makes of it
+        raise ValueError(
+            f"The metadata of {card} cannot be read ({error}); mend what is between its '---'."
+        ) from error
+
+
+def _statistics(name: str, references: Sequence[Sequence[str]], answers: Sequence[str]) -> np.ndarray | str:
+    """Statistics of a metric, or why it cannot be computed here."""
+    try:
+        return ALL_METRICS[name].statistics(references, answers)
+    except (ImportError, CaptionMetricError) as error:
+        return str(error)
+
+
+def _identity(result: EvalResult) -> tuple[str | None, ...]:
+    return result.task_name, result.dataset_name, result.metric_name
+
+
+__all__ = [
+    "judge_answers",
+    "load_card",
+    "metric_named",
+    "missing_lines",
+    "read_summary",
+    "show",
+    "summarise",
+    "table",
+    "write_model_index",
+]

@@ -1,0 +1,230 @@
+"""How likely a model finds answers of each kind under each instruction, before and after activation tuning (Fig. 4).
+
+By Bayes, `P(answer | audio, instruction) ~ P(answer | audio) * P(instruction | answer, audio)`: a model over-fits to
+its tasks when the first factor, an implicit language model of answers to audio, is biased to short transcripts
+(paper, section 3.3). Its stand-in here is the mean over all instructions.
+
+```
+OUTPUT/before/losses.jsonl  mean loss per token by probe, kind of answer and instruction; with settings.json
+OUTPUT/perplexity.json      {"before": {kind: {"probes": n, "under": {instruction: {"value", "low", "high"}}}}, ...}
+OUTPUT/perplexity.png       OUTPUT/perplexity.md
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
+from modeling_salmonn.data.journal import Journal, Kinds, write_bytes, write_json
+from modeling_salmonn.data.prompts import format_prompt, load_prompts
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
+from modeling_salmonn.evaluation.baselines import load_answerer
+from modeling_salmonn.evaluation.harness import claim_folder
+from modeling_salmonn.evaluation.metrics import Metric, ratio
+from modeling_salmonn.evaluation.summary import figure
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
+from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
+
+
+KINDS = SHORT_KINDS | {"qa": QUESTION_TASK} | LONG_KINDS  # as in training/overfitting.py
+MEAN = "mean"  # over the instructions
+COLUMNS = (NO_INSTRUCTION, *KINDS, MEAN)
+LOSSES_FILE, KEYS = "losses.jsonl", ("probe", "kind", "instruction")
+LOSS_FIELDS: Kinds = {"probe": int, "kind": str, "instruction": str, "loss": (int, float)}
+PERPLEXITY_FILE, FIGURE_FILE, READING_FILE = "perplexity.json", "perplexity.png", "perplexity.md"
+PERPLEXITY = Metric(lambda references, answers: np.empty((0, 2)), lambda sums: np.exp(ratio(sums)))
+PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
+READING = """\
+A row is a kind of answer and a column the instruction under which it is given; each figure is the perplexity per
+token of the probes' own texts, with its 95 % interval over probes. At 1 the model is certain of every token; the
+lower the figure, the more readily it says the text. All colours share one logarithmic scale, and a frame marks an
+answer under the instruction that asks for it. What to look for follows from Bayes' rule, P(Y|X,I) ~ P(Y|X)
+P(I|Y,X). The level of a row as a whole reflects the implicit language model P(Y|X), which is what the model is
+inclined to say about the clip whatever is asked; its stand-ins are `{mean}`, the geometric mean over the
+instructions, and `{nothing}`, the figure without any. The differences along a row reflect the second factor, the
+pull of the instruction: where it counts, the frame is the lowest of its row. A model that over-fits to its tasks
+has transcripts and captions that are low in all columns, and stories that are high even in their frame, so that it
+answers the story instruction with something short as well. Activation tuning should bring down stories and answers
+to questions, in their frames and in `{mean}`, and leave transcripts and captions in their frames about where they
+were; if these rise too, it has gone too far. Compare along a row, and before with after, but not one row with
+another: texts of different kinds are not equally hard to foresee, and a model without any bias finds a story
+harder than the transcript of clear speech, as well. Probes that one of the models has written itself are too easy
+for that model."""
+
+Losses = dict[tuple[str, str], float]
+Table = dict[str, dict[str, Any]]
+
+
+def measure_perplexities(
+    models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32"
+) -> dict[str, Table]:
+    """Perplexities of the probes' answers; what an earlier call has measured is not measured again.
+
+    Args:
+        models: folder or Hub id of each SALMONN, such as `before` and `after`.
+        probes: as `read_probes_of_kinds` gives them.
+        output: folder to write to.
+        dtype: type of the weights.
+
+    Returns:
+        What is written to `perplexity.json`, by the names of the models.
+
+    Raises:
+        ValueError: if a model is no SALMONN, or its folder has losses of something else.
+        ImportError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    require_dtype(dtype)
+    tables = {}
+    for name, model in models.items():
+        answerer = load_answerer(model, dtype)
+        if not isinstance(answerer, Answerer):
+            raise ValueError(f"{model} is no SALMONN; give its folder or Hub id.")
+        losses = measure_losses(answerer, probes, output / name, dtype)
+        del answerer  # before the next one is loaded
+        tables[name] = perplexity_table(losses)
+    write_json(output / PERPLEXITY_FILE, tables)
+    titles = {f"{name}: {Path(model).name}": tables[name] for name, model in models.items()}
+    save_figure(draw_tables(titles), output / FIGURE_FILE)
+    write_bytes(output / READING_FILE, perplexity_report(tables).encode())
+    return tables
+
+
+def read_probes_of_kinds(file: str) -> list[Row]:
+    """Probes with a `story` and at least one of `transcript`, `caption` and `qa`, the answer to their `question`.
+
+    Raises:
+        ValueError: if there are none, or one is incomplete.
+    """
+    probes = read_probes(file, [kind for kind in KINDS if kind not in LONG_KINDS])
+    for index, probe in enumerate(probes):
+        if probe.get("qa") and not probe.get("question"):
+            raise ValueError(f"Probe {index} of {file} has 'qa' but no 'question'; add the question that it answers.")
+    return probes
+
+
+def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtype: str) -> list[Losses]:
+    """Mean loss per token of each answer of each probe under each instruction, kept in `losses.jsonl`.
+
+    Raises:
+        ValueError: if the folder has losses of something else.
+    """
+    prompts = load_prompts()
+    instructions = [instructions_of(probe, prompts) for probe in probes]
+    claim_folder(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
+    journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
+    model, processor = answerer.model, answerer.processor
+    for index, (probe, texts) in enumerate(zip(tqdm(probes, desc="Probes", disable=None), instructions, strict=True)):
+        pairs = {(kind, name) for kind in KINDS if probe.get(kind) for name in texts}
+        if pairs <= {(row["kind"], row["instruction"]) for row in journal.rows if row["probe"] == index}:
+            continue
+        for (kind, name), loss in probe_losses(model, processor, probe, KINDS, texts, model.device).items():
+            journal.append({"probe": index, "kind": kind, "instruction": name, "loss": loss})
+    losses: list[Losses] = [{} for _ in probes]
+    for row in journal.rows:
+        if not 0 <= row["probe"] < len(probes):
+            raise ValueError(
+                f"{journal.file} has a loss of the probe {row['probe']} of {len(probes)}; delete its line."
+            )
+        losses[row["probe"]][row["kind"], row["instruction"]] = row["loss"]
+    return losses
+
+
+def instructions_of(probe: Row, prompts: Mapping[str, list[str]]) -> dict[str, str]:
+    """No instruction, and the first one for each kind of answer; a probe without a question gets an open one."""
+    question = probe.get("question") or OPEN_QUESTIONS[0]
+    asked = {kind: format_prompt(prompts[task][0], question=question) for kind, task in KINDS.items()}
+    return {NO_INSTRUCTION: ""} | asked
+
+
+def perplexity_table(losses: Sequence[Losses]) -> Table:
+    """Perplexities with 95 % intervals over probes, by kind of answer and instruction.
+
+    Args:
+        losses: in nats per token, of each probe.
+
+    Returns:
+        `{kind: {"probes": n, "under": {instruction: {"value", "low", "high"}}}}`; `mean` among the instructions is
+        over those that ask for something.
+    """
+    table: Table = {}
+    for kind in KINDS:
+        own = [probe for probe in losses if (kind, NO_INSTRUCTION) in probe]
+        if not own:
+            continue
+        columns = {name: np.array([probe[kind, name] for probe in own]) for name in (NO_INSTRUCTION, *KINDS)}
+        columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)
+        under = {
+            name: figure(PERPLEXITY, np.stack([column, np.ones(len(own))], axis=1)) for name, column in columns.items()
+        }
+        table[kind] = {"probes": len(own), "under": under}
+    return table
+
+
+def perplexity_report(tables: Mapping[str, Table]) -> str:
+    """How to read the perplexities, and all of them as a table: models below each other within each kind."""
+    lines = [f"| answer | model | probes | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for kind in next(iter(tables.values())):
+        for name, table in tables.items():
+            under = [_show(table[kind]["under"][column]) for column in COLUMNS]
+            lines.append(f"| {kind} | {name} | {table[kind]['probes']} | {' | '.join(under)} |")
+    reading = READING.format(mean=MEAN, nothing=NO_INSTRUCTION)
+    return "\n".join(["# Perplexity of answers under instructions", "", reading, "", *lines, ""])
+
+
+@figure_style()
+def draw_tables(tables: Mapping[str, Table]) -> Any:
+    """A figure with a heat map for each model, side by side, by their titles; with one scale of colours."""
+    drawn, panels = make_panels(len(tables), len(tables), PANEL_WIDTH, PANEL_HEIGHT)
+    from matplotlib.colors import LogNorm
+
+    grids = [
+        np.array([[row["under"][column]["value"] for column in COLUMNS] for row in table.values()])
+        for table in tables.values()
+    ]
+    norm = LogNorm(1, max(2.0, *(grid.max() for grid in grids)))
+    for panel, (title, table), grid in zip(panels, tables.items(), grids, strict=True):
+        image = panel.imshow(grid, norm=norm, cmap="viridis_r", aspect="auto")
+        _write_cells(panel, grid, norm)
+        _frame_own(panel, list(table))
+        panel.axvline(len(COLUMNS) - 1.5, color="white", linewidth=4)  # the mean is no instruction
+        panel.grid(False)
+        panel.set_title(title)
+        panel.set_xticks(range(len(COLUMNS)), COLUMNS)
+        panel.set_xlabel("instruction")
+        panel.set_yticks(range(len(table)), [f"{kind}\n(n = {row['probes']})" for kind, row in table.items()])
+    panels[0].set_ylabel("answer")
+    drawn.colorbar(image, ax=panels, label="perplexity per token")
+    return drawn
+
+
+def _write_cells(panel: Any, grid: np.ndarray, norm: Any) -> None:
+    for (row, column), value in np.ndenumerate(grid):
+        color = "white" if norm(value) > 0.5 else "black"
+        panel.text(column, row, _digits(value), ha="center", va="center", color=color)
+
+
+def _frame_own(panel: Any, kinds: Sequence[str]) -> None:
+    """Frames around the answers under the instruction that asks for them."""
+    from matplotlib.patches import Rectangle
+
+    for row, kind in enumerate(kinds):
+        corner = COLUMNS.index(kind) - 0.44, row - 0.44
+        panel.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, edgecolor="crimson", linewidth=2))
+
+
+def _digits(value: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _show(found: Mapping[str, float]) -> str:
+    return f"{_digits(found['value'])} ({_digits(found['low'])} to {_digits(found['high'])})"
+
+
+__all__ = ["draw_tables", "measure_perplexities", "perplexity_report", "perplexity_table", "read_probes_of_kinds"]

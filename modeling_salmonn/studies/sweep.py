@@ -1,0 +1,141 @@
+"""Figures of all tasks against the LoRA scale at which a model answers (paper, Fig. 3).
+
+```
+OUTPUT/scale-0.5/  an evaluation at this scale, with all files of `run.py`
+OUTPUT/sweep.json  {task: {metric: [{"scale", "value", "low", "high"}, ...]}}
+OUTPUT/sweep.png   OUTPUT/sweep.md
+```
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.tasks import Task
+from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.baselines import load_answerer
+from modeling_salmonn.evaluation.harness import process_state
+from modeling_salmonn.evaluation.judges import Judge
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
+
+
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+CURVES_FILE, FIGURE_FILE, READING_FILE = "sweep.json", "sweep.png", "sweep.md"
+COLUMNS, PANEL_WIDTH, PANEL_HEIGHT = 4, 3.2, 2.4  # of the figure; inches
+READING = """\
+Each panel shows one figure of one task against the LoRA scaling at which the model answers, with its 95 % interval
+as a band. The dashed line is the scaling that the model was trained at ({trained:g}): there the figures are those
+of a plain evaluation. Read from the line leftwards: a lower scale weakens what instruction tuning has taught,
+until at 0 the language model is left alone with the audio tokens. Error rates of trained tasks usually rise on the
+way, and accuracies and BLEU fall; that is the price of a lower scale. Where following rate and diversity of tasks
+that were never trained rise before the error rates do, the model over-fits to its tasks rather than lacking the
+ability: whatever is asked, it answers with a transcript or a caption. Activation tuning (`salmonn activate`), with
+answers written at a scale from that range, is then worth trying. Where the following rate stays low at every
+scale, the ability itself is lacking, in the language model or in what it gets to hear, and no scale brings it out.
+Where it is high at the line and falls to the left, there is nothing to cure. Neither following rate nor diversity
+proves much where the repeat rate rises along with it: loops and babble have many words as well, and may pass for a
+story. To the right of the line, what was taught is exaggerated. All scales answer the same rows, so that a step
+may be real although the bands of its ends overlap; a single point that is out of line with its neighbours is more
+likely chance."""
+
+Curves = dict[str, dict[str, list[dict[str, float]]]]
+
+
+def sweep_scales(
+    model: str,
+    tasks: Sequence[Task],
+    rows: Sequence[Row],
+    output: Path,
+    judge: Judge,
+    scales: Sequence[float] = SCALES,
+    settings: EvaluationSettings | None = None,
+) -> dict[float, dict[str, Any]]:
+    """Evaluate a model at several LoRA scales; what an earlier call has answered is not answered again.
+
+    Args:
+        model: folder or Hub id of a SALMONN with an adapter; it is loaded once.
+        tasks: the tasks.
+        rows: data of all of them.
+        output: folder to write to.
+        judge: of the following rate.
+        scales: the LoRA scalings, in any order.
+        settings: how to evaluate, but for the scale.
+
+    Returns:
+        The summaries by scale; see `summarise`.
+
+    Raises:
+        ValueError: if the model has no adapter, a scale is negative, or an evaluation cannot be made.
+        ImportError: if matplotlib is missing.
+    """
+    require_matplotlib()
+    settings = settings or EvaluationSettings()
+    chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
+    process_state()  # before the model is loaded: it gives each process an accelerator of its own
+    answerer = load_answerer(model, settings.dtype)
+    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
+        raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
+    summaries = {
+        scale: evaluate(model, tasks, rows, output / f"scale-{scale:g}", judge, own, answerer)
+        for scale, own in chosen.items()
+    }
+    if process_state().is_main_process:
+        trained, curves = answerer.model.config.lora_scaling, curves_of(summaries)
+        write_json(output / CURVES_FILE, curves)
+        save_figure(draw_curves(curves, trained), output / FIGURE_FILE)
+        write_bytes(output / READING_FILE, sweep_report(summaries, trained).encode())
+    return summaries
+
+
+def curves_of(summaries: Mapping[float, Mapping[str, Any]]) -> Curves:
+    """The figures of each task and metric with their scales, from the lowest.
+
+    Raises:
+        ValueError: if there is no figure at all.
+    """
+    curves: Curves = {}
+    for scale, summary in sorted(summaries.items()):
+        for task, entry in summary.items():
+            for name, figure in entry["metrics"].items():
+                curves.setdefault(task, {}).setdefault(name, []).append({"scale": scale} | figure)
+    if not curves:
+        raise ValueError("There is no figure to draw: no clip of any task could be read; see bad_clips.txt.")
+    return curves
+
+
+def sweep_report(summaries: Mapping[float, Mapping[str, Any]], trained: float) -> str:
+    """How to read the curves, and their figures as a table."""
+    columns = {f"{scale:g}{' (trained)' if scale == trained else ''}": found for scale, found in summaries.items()}
+    missing = dict.fromkeys(line for summary in summaries.values() for line in missing_lines(summary))
+    lines = ["# Figures against the LoRA scale", "", READING.format(trained=trained), "", table(columns)]
+    return "\n".join([*lines, "", *(f"- {line}" for line in missing), ""])
+
+
+@figure_style()
+def draw_curves(curves: Curves, trained: float) -> Any:
+    """A figure with a panel for each task and metric: its curve, the 95 % band, and a line at the trained scale."""
+    shown = [(task, name, points) for task, metrics in curves.items() for name, points in metrics.items()]
+    figure, panels = make_panels(len(shown), COLUMNS, PANEL_WIDTH, PANEL_HEIGHT)
+    last_row = len(shown) - min(COLUMNS, len(shown))
+    for index, (panel, (task, name, points)) in enumerate(zip(panels, shown, strict=True)):
+        unit = 100 if metric_named(name).percent else 1
+        better = "higher" if metric_named(name).higher_is_better else "lower"
+        scales = [point["scale"] for point in points]
+        low, value, high = ([unit * point[end] for point in points] for end in ("low", "value", "high"))
+        panel.axvline(trained, color="0.4", linestyle="--", linewidth=1)
+        panel.fill_between(scales, low, high, color="C0", alpha=0.2, linewidth=0)
+        panel.plot(scales, value, color="C0", marker="o", markersize=3.5, linewidth=1.5)
+        panel.set_ylim(0, None if any(high) else 1)
+        panel.set_title(f"{task}: {name}")
+        panel.set_ylabel(f"{'%, ' if unit == 100 else ''}{better} is better")
+        if index >= last_row:
+            panel.set_xlabel("LoRA scaling; dashed: as trained")
+    return figure
+
+
+__all__ = ["SCALES", "curves_of", "draw_curves", "sweep_report", "sweep_scales"]

@@ -1,0 +1,277 @@
+"""Arguments of a training stage: one typed dataclass, filled from a YAML file and `key=value` words.
+
+```
+salmonn train recipes/salmonn-7b/stage1.yaml learning_rate=1e-5 'train_data=[{path: asr.jsonl, task: asr}]'
+```
+"""
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import torch
+from transformers import TrainingArguments
+
+from modeling_salmonn.data.coercion import coerce, fits
+from modeling_salmonn.data.sources import parse_sources
+from modeling_salmonn.data.text_files import parse_yaml, read_yaml_mapping
+
+
+RESEARCH_SCHEDULE = "cosine_warmup_with_min_lr"
+# Renamed by transformers after 5.19; recipes keep the older names, which both versions know.
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+SOURCES = ("train_data", "eval_data")
+POSITIVE = (
+    "task_temperature",
+    "examples_per_epoch",
+    "max_audio_seconds",
+    "alignment_learning_rate",
+    "alignment_batch_size",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+NOT_NEGATIVE = (
+    "learning_rate",
+    "connector_learning_rate",
+    "lora_learning_rate",
+    "encoder_learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "max_bad_clips",
+    "overlap_examples",
+    "overlap_level_db",
+    "verification_examples",
+    "alignment_weight",
+    "alignment_epochs",
+    "sample_new_tokens",
+)
+COUNTS = ("examples_per_epoch", "overlap_examples", "verification_examples")
+MOST_EXAMPLES = 10_000_000  # of an epoch, which are drawn at once
+
+
+@dataclass
+class SalmonnTrainingArguments(TrainingArguments):
+    """Everything that a stage needs, on top of `transformers.TrainingArguments`.
+
+    The defaults are the research code's: AdamW with weight decay 0.05, 3000 steps of warm-up from 1e-6 to 3e-5, then
+    a cosine to 1e-5.
+
+    Args:
+        stage: 1 pre-training, 2 instruction tuning, 3 activation tuning (paper, section 3.3).
+        model: folder or Hub id of the SALMONN to go on from.
+        config: `config.json` (or its folder) that names the bases, for a model with a fresh connector where `model`
+            is not given, and for dry runs; a relative path may also start from the YAML file.
+        dtype: type that the frozen bases are kept in; what is trained is always float32.
+        attn_implementation: attention of all parts, such as `sdpa` or `flash_attention_2`.
+        train_speech_encoder, train_audio_encoder: unfreeze an encoder.
+        train_lora: train the LoRA adapter, a fresh one where the model has none.
+        connector_learning_rate, lora_learning_rate, encoder_learning_rate: instead of `learning_rate`.
+        train_data, eval_data: one source or a list of them: a path, a Hub id, or a mapping (see `DataSource`).
+        audio_root: folder that relative audio paths start from, instead of their manifest's folder.
+        prompts: JSON file of instructions per task, instead of the bundled one; a relative path may also start from
+            the YAML file.
+        task_weights: factor of each task's share of the examples; 1 if not named. A streaming source is weighted by
+            its own `task`.
+        task_temperature: tasks are drawn with `p ~ weight * n ** (1 / task_temperature)` of their `n` rows.
+        examples_per_epoch: examples in an epoch; as many as there are rows if not given.
+        max_audio_seconds: longer clips are left out, by their `seconds`, `duration` or headers; streamed ones once
+            they are read.
+        max_bad_clips: unreadable clips that are reported and replaced before training stops.
+        overlap_examples: rows of overlapped speech to mix on the fly out of those with `overlap_task`.
+        overlap_task: task whose rows are mixed.
+        overlap_level_db: largest difference in level between the two voices.
+        verification_examples: rows of speaker verification to join on the fly out of those with a `speaker`.
+        group_lengths: fill each batch with clips and texts of about the same length; not of streams.
+        feature_cache: folder for the outputs of the frozen encoders, which are then computed only once.
+        alignment_weight: weight of the loss that ties audio tokens to words (`alignment_text`); 0 for none.
+        alignment_epochs: passes of the alignment warm start over the clips, before the language model is run at all;
+            0 for none. It needs `feature_cache`.
+        alignment_learning_rate, alignment_batch_size: of the warm start.
+        sample_new_tokens: longest sample answer that is logged at each evaluation; 0 for no samples.
+        probes: JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting.
+        dry_run: build the model without weights, report its size, and stop.
+    """
+
+    stage: Literal[1, 2, 3] = 1
+    model: str | None = None
+    config: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: str | None = None
+    train_speech_encoder: bool = False
+    train_audio_encoder: bool = False
+    train_lora: bool = True
+    connector_learning_rate: float | None = None
+    lora_learning_rate: float | None = None
+    encoder_learning_rate: float | None = None
+
+    train_data: str | dict | list[str | dict] = field(default_factory=list)
+    eval_data: str | dict | list[str | dict] = field(default_factory=list)
+    audio_root: str | None = None
+    prompts: str | None = None
+    task_weights: dict[str, float] = field(default_factory=dict)
+    task_temperature: float = 1.0
+    examples_per_epoch: int | None = None
+    max_audio_seconds: float | None = None
+    max_bad_clips: int = 10
+    overlap_examples: int = 0
+    overlap_task: str = "asr"
+    overlap_level_db: float = 5.0
+    verification_examples: int = 0
+    group_lengths: bool = True
+    feature_cache: str | None = None
+
+    alignment_weight: float = 0.0
+    alignment_epochs: float = 0.0
+    alignment_learning_rate: float = 1e-3
+    alignment_batch_size: int = 64
+    sample_new_tokens: int = 60
+    probes: str | None = None
+    dry_run: bool = False
+
+    learning_rate: float = 3e-5
+    lr_scheduler_type: str = RESEARCH_SCHEDULE
+    lr_scheduler_kwargs: dict | None = None
+    warmup_steps: float = 3000
+    weight_decay: float = 0.05
+    adam_beta2: float = 0.999
+    remove_unused_columns: bool = False
+    prediction_loss_only: bool = True
+    resume_from_checkpoint: str | bool | None = None
+    use_cpu: bool = False
+    accelerator_config: dict | str | None = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # or bf16 would be refused there
+        if self.accelerator_config is None:  # each process collates streamed rows itself: clips differ in length
+            self.accelerator_config = {"dispatch_batches": False}
+        super().__post_init__()
+        for name in ("feature_cache", "probes"):
+            if (path := getattr(self, name)) is not None:
+                setattr(self, name, os.path.expanduser(path))
+        if self.lr_scheduler_type == RESEARCH_SCHEDULE and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
+                "modeling_salmonn.training.run, or show it one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor would compare labels with the tokens before them; leave it out.")
+        if self.dtype != "float32" and not (self.bf16 or self.fp16):
+            raise ValueError(
+                f"dtype is {self.dtype}, but what is trained stays float32: set bf16=true (or fp16=true), so that "
+                "both meet in mixed precision, or dtype=float32."
+            )
+        for name in ("output_dir", "feature_cache"):
+            path = getattr(self, name)
+            if path and os.path.exists(path) and not os.path.isdir(path):
+                raise ValueError(f"{name} is {path}, which is no folder; give one, or a new name.")
+        if self.alignment_epochs and not self.feature_cache:
+            raise ValueError("alignment_epochs trains on cached encoder states; set feature_cache to a folder.")
+        if self.feature_cache and (self.train_speech_encoder or self.train_audio_encoder):
+            raise ValueError("feature_cache holds outputs of frozen encoders; leave it out where one is trained.")
+
+
+def _check_numbers(arguments: SalmonnTrainingArguments) -> None:
+    """Numbers that nothing could be done with; others of `TrainingArguments` are its own matter."""
+    for name in (*POSITIVE, *NOT_NEGATIVE):
+        value = getattr(arguments, name)
+        if value is None:
+            continue
+        if not isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}.")
+        if value < 0 or (value == 0 and name in POSITIVE):
+            raise ValueError(f"{name} must {'be positive' if name in POSITIVE else 'not be negative'}, got {value}.")
+        if name in COUNTS and value > MOST_EXAMPLES:
+            raise ValueError(f"{name} must be at most {MOST_EXAMPLES:,}, got {value:,}; train for more epochs.")
+
+
+def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainingArguments) -> Any:
+    """Read `STAGE.yaml [key=value ...]`; values are YAML, and win over the file.
+
+    Args:
+        words: the words of the command line.
+        arguments_class: dataclass to fill.
+
+    Returns:
+        An instance of `arguments_class`.
+
+    Raises:
+        ValueError: for a missing or unreadable file, unknown keys (with the nearest known one), values of the wrong
+            type, and words without `=`.
+    """
+    if not words or "=" in words[0]:
+        raise ValueError("Name the YAML file of a stage first, then key=value words.")
+    file = Path(words[0])
+    hints = get_type_hints(arguments_class)
+    known = {item.name for item in fields(arguments_class) if item.init}
+    values = {}
+    given, lines = read_yaml_mapping(file, "file")
+    for name, value in given.items():
+        place = f"line {lines[name]} of {file}"
+        _require_known(name, known, place)
+        try:
+            values[_current_name(name, known)] = _checked(name, value, hints[name])
+        except ValueError as error:
+            raise ValueError(f"In {place}: {error}") from error
+    for word in words[1:]:
+        name, separator, text = word.partition("=")
+        if not separator:
+            raise ValueError(f"Got the word {word!r}; settings are written key=value.")
+        _require_known(name, known, "the command line")
+        values[_current_name(name, known)] = _coerce_text(name, text, hints[name])
+    for name in {"config", "prompts"} & known:
+        values[name] = _beside(file, values.get(name))
+    return arguments_class(**values)
+
+
+def _coerce_text(name: str, text: str, hint: Any) -> Any:
+    """A word of the command line: YAML, or the text itself where text is wanted."""
+    try:
+        value = parse_yaml(text, name)
+    except ValueError:
+        if text[:1] in ("[", "{"):  # meant as a list or as a mapping
+            raise
+        value = text
+    meant_as_text = not isinstance(value, (list, dict)) and not fits(value, hint) and fits(text, hint)
+    return _checked(name, text if meant_as_text else value, hint)
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """A value in its type; of sources of data also what is in them."""
+    value = coerce(name, value, hint)
+    if name in SOURCES and value:
+        parse_sources(value)
+    return value
+
+
+def _require_known(name: Any, known: set[str], source: str) -> None:
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "see SalmonnTrainingArguments for all keys."
+    raise ValueError(f"Unknown key {name!r} in {source}; {hint}")
+
+
+def _current_name(name: str, known: set[str]) -> str:
+    newer = RENAMED.get(name, name)
+    return newer if newer in known else name
+
+
+def _beside(file: Path, path: str | None) -> str | None:
+    """A path that is not found from here, taken from the YAML file's folder."""
+    if path is None or os.path.exists(path) or not (file.parent / path).exists():
+        return path
+    return str(file.parent / path)
+
+
+__all__ = ["SalmonnTrainingArguments", "coerce", "parse_arguments"]

@@ -1,0 +1,210 @@
+"""Watches for task over-fitting (paper, section 3.3).
+
+By Bayes, `P(answer | audio, instruction) ~ P(answer | audio) * P(instruction | answer, audio)`. Training on
+transcripts and captions biases the first factor, an implicit language model, towards short answers, until instructions
+that ask for something else no longer count. On a few fixed clips this module follows the perplexity of short and of
+long answers under no instruction, under the instruction of the short ones, and under that of the long ones.
+
+Texts of different kinds are not equally hard to foresee: a story may cost more than a transcript in any model. What
+tells is that the difference grows, or that it is large while a transcript is as likely where a story is asked for as
+where it is asked for itself: then the second factor, `P(instruction | transcript, audio)`, is the same for both.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from modeling_salmonn.data.manifest_files import read_numbered
+from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.text_files import kind_of, shown
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.training.trainer import keep_label_positions
+
+
+logger = logging.getLogger(__name__)
+
+# Kinds of answers that a probe may have, and the task whose first instruction asks for them.
+SHORT_KINDS = {"transcript": "asr", "caption": "audio_caption"}
+LONG_KINDS = {"story": "story"}
+NO_INSTRUCTION = "nothing"
+MARGIN = "eval_story_margin"
+# In nats per token: factors of 1.6 and 1.2 in perplexity.
+WORRYING_MARGIN = 0.5
+SLIGHT_PENALTY = 0.2
+
+
+class OverfittingCallback(TrainerCallback):
+    """Logs perplexities at the start and at each evaluation, and warns when stories get out of reach.
+
+    Args:
+        trainer: whose model is watched.
+        probes: JSON lines with `path`, `story`, and `caption`, `transcript` or both; a few are enough.
+        processor: the model's.
+        prompts: instructions of tasks that win over the bundled ones.
+
+    Raises:
+        ValueError: if a probe lacks the story, or all short answers.
+    """
+
+    def __init__(self, trainer: Any, probes: str, processor: SalmonnProcessor, prompts: Mapping[str, list[str]]):
+        self.trainer = trainer
+        self.processor = processor
+        self.probes = read_probes(probes)
+        tasks = SHORT_KINDS | LONG_KINDS
+        known = load_prompts() | dict(prompts)
+        self.instructions = {NO_INSTRUCTION: ""} | {kind: known[task][0] for kind, task in tasks.items()}
+        self.last_step = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The start, against which everything is compared; a resumed run has it in its log."""
+        if self._start(state) is None:
+            self._report(state)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Once for all sets of an evaluation."""
+        if state.global_step != self.last_step:
+            self._report(state)
+
+    def _report(self, state: Any) -> None:
+        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        self.last_step = state.global_step
+        if not (sharded or state.is_world_process_zero):
+            return
+        losses = self.measure()
+        margin, penalty = story_margin(losses), fallback_penalty(losses)
+        perplexities = {
+            f"eval_perplexity_{answer}_under_{instruction}": float(torch.tensor(loss).exp())
+            for (answer, instruction), loss in losses.items()
+        }
+        start = self._start(state)
+        growth = 0.0 if start is None else margin - start
+        self.trainer.log(perplexities | {MARGIN: margin})
+        if has_collapsed(margin, growth, penalty):
+            logger.warning(
+                "Task over-fitting: under the story instruction, stories cost %.2f nats per token more than short "
+                "answers (%.2f at the start), and these %.2f more than under their own. The model answers untrained "
+                "instructions with transcripts or captions; stop earlier, or go on to activation tuning (stage 3).",
+                margin,
+                margin - growth,
+                penalty,
+            )
+
+    @staticmethod
+    def _start(state: Any) -> float | None:
+        return next((entry[MARGIN] for entry in state.log_history if MARGIN in entry), None)
+
+    def measure(self) -> dict[tuple[str, str], float]:
+        """Mean loss per token of each kind of answer under each instruction, over the probes."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        was_training = model.training
+        model.eval()
+        kinds = SHORT_KINDS | LONG_KINDS
+        found = defaultdict(list)
+        with self.trainer.accelerator.autocast():
+            for probe in self.probes:
+                losses = probe_losses(model, self.processor, probe, kinds, self.instructions, self.trainer.args.device)
+                for pair, loss in losses.items():
+                    found[pair].append(loss)
+        model.train(was_training)
+        return {pair: sum(losses) / len(losses) for pair, losses in found.items()}
+
+
+@torch.no_grad()
+def probe_losses(
+    model: Any,
+    processor: SalmonnProcessor,
+    probe: Mapping[str, Any],
+    kinds: Collection[str],
+    instructions: Mapping[str, str],
+    device: torch.device,
+) -> dict[tuple[str, str], float]:
+    """Mean loss per token of each answer of a probe under each instruction, all in one batch.
+
+    Args:
+        model: in eval mode, unwrapped.
+        processor: the model's.
+        probe: with `path`, and answers by kind.
+        kinds: of the answers; those that the probe lacks are left out.
+        instructions: by name.
+        device: of the model.
+
+    Returns:
+        Losses in nats by kind of answer and name of instruction.
+    """
+    pairs = [(kind, name) for kind in kinds if probe.get(kind) for name in instructions]
+    inputs = processor(
+        text=[instructions[name] for _, name in pairs],
+        audio=[[probe["path"]] for _ in pairs],
+        text_target=[probe[kind] for kind, _ in pairs],
+    ).to(device)
+    kept = keep_label_positions(dict(inputs))
+    targets = kept.pop("shift_labels")
+    kept.pop("labels")
+    losses = nn.functional.cross_entropy(model(**kept).logits.float(), targets, reduction="none")
+    means = [float(own.mean()) for own in losses.split(kept["logits_to_keep"].sum(1).tolist())]
+    return dict(zip(pairs, means, strict=True))
+
+
+def story_margin(losses: Mapping[tuple[str, str], float]) -> float:
+    """By how many nats per token a story is less likely than a short answer where a story is asked for."""
+    short = [losses[kind, "story"] for kind in SHORT_KINDS if (kind, "story") in losses]
+    return losses["story", "story"] - sum(short) / len(short)
+
+
+def fallback_penalty(losses: Mapping[tuple[str, str], float]) -> float:
+    """By how many nats per token a short answer is less likely where a story is asked for than where it is itself."""
+    short = [losses[kind, "story"] - losses[kind, kind] for kind in SHORT_KINDS if (kind, kind) in losses]
+    return sum(short) / len(short)
+
+
+def has_collapsed(margin: float, growth: float, penalty: float) -> bool:
+    """Whether stories got out of reach during the run, or were so from its start.
+
+    Args:
+        margin: see `story_margin`.
+        growth: of the margin since the start.
+        penalty: see `fallback_penalty`.
+    """
+    return (margin > 0 and growth > WORRYING_MARGIN) or (margin > WORRYING_MARGIN and penalty < SLIGHT_PENALTY)
+
+
+def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list[dict[str, Any]]:
+    """Probes with paths that can be opened.
+
+    Args:
+        path: JSON lines, each with `path`, `story` and at least one other answer; or the `answers.jsonl` of
+            `salmonn activate write` with stories alone, where `text` is the story.
+        others: kinds of the other answers.
+
+    Raises:
+        ValueError: if there are none, or one lacks what is compared.
+    """
+    numbered = [(line, _with_story(row)) for line, row in read_numbered(path)]
+    for index, (line, probe) in enumerate(numbered):
+        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
+            raise ValueError(
+                f"Probe {index} of {path} has {shown(sorted(name for name, value in probe.items() if value))}; it "
+                f"needs 'path', 'story', and one of {sorted(others)} (line {line})."
+            )
+        for name in ("path", "story", "question", *others):
+            if not isinstance(probe.get(name), str | None):
+                raise ValueError(f"Line {line} of {path}: {name} is {kind_of(probe[name])}, but it needs text.")
+    if not numbered:
+        raise ValueError(f"There are no probes in {path}.")
+    folder = Path(path).expanduser().parent
+    return [probe | {"path": str(folder / probe["path"])} for _, probe in numbered]
+
+
+def _with_story(row: Row) -> Row:
+    written = LONG_KINDS["story"] == row.get("task")
+    return row | {"story": row.get("text")} if written and not row.get("story") else row
+
+
+__all__ = ["OverfittingCallback", "fallback_penalty", "has_collapsed", "probe_losses", "read_probes", "story_margin"]

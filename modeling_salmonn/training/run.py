@@ -1,0 +1,294 @@
+"""Runs a stage.
+
+```
+salmonn train STAGE.yaml [key=value ...]
+accelerate launch -m modeling_salmonn train STAGE.yaml [key=value ...]
+```
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import typer
+from safetensors.torch import load_file
+from transformers import set_seed
+from transformers.trainer_utils import TrainOutput
+
+from modeling_salmonn.data.clips import BadClips, CachedClips, ClipReader, clip_name
+from modeling_salmonn.data.collator import SalmonnCollator
+from modeling_salmonn.data.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
+from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.rows import Row, load_rows, load_stream
+from modeling_salmonn.data.sampling import task_shares
+from modeling_salmonn.data.sources import DataSource, parse_sources
+from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
+from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_arguments
+from modeling_salmonn.training.callbacks import SampleCallback
+from modeling_salmonn.training.checkpoints import last_complete_checkpoint, refuse_earlier_run
+from modeling_salmonn.training.dry_run import dry_run
+from modeling_salmonn.training.models import build_model, build_processor, config_source, load_config
+from modeling_salmonn.training.overfitting import OverfittingCallback
+from modeling_salmonn.training.stages import prepare_stage
+from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
+
+
+logger = logging.getLogger(__name__)
+
+BAD_CLIPS_FILE = "bad_clips.txt"
+NEEDS_ALL_ROWS = ("overlap_examples", "verification_examples", "task_temperature", "examples_per_epoch")
+
+
+def train(arguments: SalmonnTrainingArguments) -> TrainOutput:
+    """Train a stage from beginning to end, or from its last complete checkpoint, and save the result.
+
+    Args:
+        arguments: model, data and stage; `resume_from_checkpoint` is a checkpoint, or `true` for the newest one.
+
+    Raises:
+        ValueError: if model or data cannot be read, naming what is wrong.
+    """
+    checkpoint = find_checkpoint(arguments)
+    return run_training(build_trainer(arguments, resumed=checkpoint is not None), checkpoint)
+
+
+def run_training(trainer: SalmonnTrainer, checkpoint: str | None) -> TrainOutput:
+    """Train, save the model into the output folder, and log the metrics."""
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return output
+
+
+def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) -> SalmonnTrainer:
+    """The trainer of a stage with its model and data.
+
+    Args:
+        arguments: model, data and stage.
+        resumed: an earlier run is gone on with: its list of bad clips is kept, its warm start is over.
+    """
+    processor = build_processor(arguments)
+    train_data, eval_data = build_data(arguments, processor, resumed)  # first: its mistakes are told at once
+    set_seed(arguments.seed)
+    model = build_model(arguments, processor)
+    prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
+    cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
+    head = build_alignment_head(arguments, model)
+    if arguments.alignment_epochs and not resumed:
+        run_warm_start(arguments, model, head, cache, processor, train_data, eval_data)
+    collator = SalmonnCollator(processor, cache, alignment=arguments.alignment_weight > 0)
+    trainer = SalmonnTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=train_data,
+        eval_dataset=eval_data or None,
+        processing_class=processor,
+        alignment_head=head if arguments.alignment_weight > 0 else None,
+    )
+    if eval_data and arguments.sample_new_tokens:
+        samples = [examples[0] for examples in eval_data.values()]
+        trainer.add_callback(SampleCallback(trainer, samples, collator, arguments.sample_new_tokens))
+    if arguments.probes:
+        prompts = load_prompts(arguments.prompts)
+        trainer.add_callback(OverfittingCallback(trainer, arguments.probes, processor, prompts))
+    return trainer
+
+
+def build_data(
+    arguments: SalmonnTrainingArguments, processor: SalmonnProcessor, resumed: bool = False
+) -> tuple[ExampleSet | ExampleStream, dict[str, ExampleSet]]:
+    """Training examples, and evaluation examples by task.
+
+    Raises:
+        ValueError: if there are no data, streamed and other sources at once, or settings that streams cannot keep to.
+    """
+    file = Path(arguments.output_dir or ".") / BAD_CLIPS_FILE
+    if not resumed and arguments.should_save:
+        file.unlink(missing_ok=True)
+    bad_clips = BadClips(arguments.max_bad_clips, file)
+    reader: ClipReader | CachedClips = CachedClips(bad_clips)
+    if not arguments.feature_cache:
+        reader = ClipReader(processor.feature_extractor, bad_clips, arguments.max_audio_seconds)
+    maker = ExampleMaker(load_prompts(arguments.prompts), reader)
+    eval_data = {}
+    if arguments.eval_data:
+        rows = load_rows(parse_sources(arguments.eval_data, arguments.audio_root), arguments.max_audio_seconds)
+        eval_data = ExampleSet(rows, maker, seed=arguments.seed).by_task()
+    return _training_examples(arguments, maker, processor.feature_extractor.audio_layout), eval_data
+
+
+def _training_examples(
+    arguments: SalmonnTrainingArguments, maker: ExampleMaker, layout: AudioLayout
+) -> ExampleSet | ExampleStream:
+    if not arguments.train_data:
+        raise ValueError("There is nothing to train on; set train_data, for instance train_data=rows.jsonl.")
+    sources = parse_sources(arguments.train_data, arguments.audio_root)
+    if any(source.streaming for source in sources):
+        if not all(source.streaming for source in sources):
+            raise ValueError("Some sources of train_data are streaming and some are not; set all alike.")
+        streams: list[Callable[[int], Iterable]] = [partial(load_stream, source, arguments.seed) for source in sources]
+        return ExampleStream(streams, maker, stream_weights(arguments, sources), arguments.seed)
+    return ExampleSet(
+        load_rows(sources, arguments.max_audio_seconds),
+        maker,
+        MadeOnTheFly(
+            arguments.overlap_examples,
+            arguments.overlap_task,
+            arguments.overlap_level_db,
+            arguments.verification_examples,
+        ),
+        task_weights=arguments.task_weights,
+        temperature=arguments.task_temperature,
+        examples_per_epoch=arguments.examples_per_epoch,
+        group_lengths=layout if arguments.group_lengths else None,
+        seed=arguments.seed,
+    )
+
+
+def stream_weights(arguments: SalmonnTrainingArguments, sources: Sequence[DataSource]) -> list[float]:
+    """How often each streaming source is drawn from.
+
+    Raises:
+        ValueError: for settings that need all rows to be known, and for weights that no source goes by.
+    """
+    defaults = {item.name: item.default for item in fields(SalmonnTrainingArguments)}
+    changed = [name for name in NEEDS_ALL_ROWS if getattr(arguments, name) != defaults[name]]
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)} needs all rows to be known, but train_data is streaming; leave it out, or set "
+            "streaming to false."
+        )
+    tasks = Counter(source.task or "" for source in sources)
+    unknown = sorted(arguments.task_weights.keys() - tasks.keys())
+    if unknown:
+        raise ValueError(
+            f"task_weights has {unknown}, but streaming sources are weighted by their own task, which is one of "
+            f"{sorted(tasks.keys() - {''})}; give each kind of row a source with its task."
+        )
+    task_shares(tasks, arguments.task_weights)  # refuses negative ones, and nothing but zeros
+    return [arguments.task_weights.get(source.task or "", 1.0) for source in sources]
+
+
+def build_cache(
+    arguments: SalmonnTrainingArguments, model: Any, processor: SalmonnProcessor, data: Sequence[Any]
+) -> Any:
+    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none.
+
+    Raises:
+        ValueError: for data that a cache cannot hold.
+    """
+    if not arguments.feature_cache:
+        return None
+    from modeling_salmonn.data.encoder_cache import EncoderCache
+
+    if any(isinstance(examples, ExampleStream) for examples in data):
+        raise ValueError("A feature cache cannot be filled from streaming sources; leave feature_cache out.")
+    clips = _clips_to_encode(row for examples in data for row in examples.rows)
+    cache = EncoderCache(arguments.feature_cache, model.to(arguments.device), processor.feature_extractor)
+    bad_clips = data[0].maker.reader.bad_clips
+    with arguments.main_process_first(desc="encoding the clips"):
+        for clip, error in cache.encode(clips):
+            bad_clips.report(clip, error)
+    return cache
+
+
+def _clips_to_encode(rows: Iterable[Row]) -> list[str]:
+    """The files of the rows, each once."""
+    clips: dict[str, None] = {}
+    for row in rows:
+        clip = row.get("path")
+        if clip and not isinstance(clip, str):
+            raise ValueError(
+                f"A feature cache holds clips of files, but the data have {clip_name(clip)} within a table; write the "
+                "clips to files, or leave feature_cache out."
+            )
+        if clip:
+            clips[clip] = None
+    return list(clips)
+
+
+def build_alignment_head(arguments: SalmonnTrainingArguments, model: Any) -> Any:
+    """The head of the alignment loss, as an earlier stage has left it or fresh; `None` if there is no such loss."""
+    if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
+        return None
+    from modeling_salmonn.training.alignment import AlignmentHead
+
+    head = AlignmentHead(model.get_input_embeddings().weight)
+    trained = Path(arguments.model or "") / ALIGNMENT_FILE
+    if arguments.model is not None and trained.is_file():
+        head.load_state_dict(load_file(trained))
+    return head
+
+
+def run_warm_start(
+    arguments: SalmonnTrainingArguments,
+    model: Any,
+    head: Any,
+    cache: Any,
+    processor: SalmonnProcessor,
+    train_data: Any,
+    eval_data: Mapping[str, ExampleSet],
+) -> None:
+    """The alignment warm start, on the clips of the stage that could be read."""
+    from modeling_salmonn.training.warm_start import warm_start_stage
+
+    bad = train_data.maker.reader.bad_clips.names
+    train_rows = [row for row in train_data.rows if row.get("path") not in bad]
+    eval_rows = [row for examples in eval_data.values() for row in examples.rows if row.get("path") not in bad]
+    warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows)
+
+
+def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
+    """The checkpoint to resume from: the one that is named, or the newest complete one of the output folder.
+
+    Raises:
+        ValueError: if the one that is named does not exist, or if a new run would leave its checkpoints among those of
+            an earlier one, from which a resumed run could not tell them.
+    """
+    wanted = arguments.resume_from_checkpoint
+    if not wanted:
+        refuse_earlier_run(str(arguments.output_dir))
+        return None
+    if isinstance(wanted, str):
+        if not os.path.isdir(wanted):
+            raise ValueError(f"There is no checkpoint {wanted}; give its folder, or true for the newest one.")
+        return wanted
+    found = last_complete_checkpoint(str(arguments.output_dir))
+    if found is None:
+        logger.warning("There is no complete checkpoint in %s; training starts anew.", arguments.output_dir)
+        return None
+    logger.info("Resuming from %s.", found)
+    return str(found)
+
+
+def show_progress(arguments: SalmonnTrainingArguments) -> None:
+    """Log to the terminal, from the main process alone."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("modeling_salmonn").setLevel(logging.INFO if arguments.should_log else logging.ERROR)
+
+
+def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
+    """The trainer that the words of a command line ask for, and its checkpoint; `None` after a dry run.
+
+    Raises:
+        ValueError: if the words, the model or the data cannot be used.
+    """
+    arguments = parse_arguments(words)
+    show_progress(arguments)
+    if arguments.dry_run:
+        report = dry_run(arguments, load_config(config_source(arguments)))
+        if arguments.should_log:
+            typer.echo(report)
+        return None
+    checkpoint = find_checkpoint(arguments)
+    return build_trainer(arguments, resumed=checkpoint is not None), checkpoint
+
+
+__all__ = ["build_trainer", "prepare", "run_training", "train"]

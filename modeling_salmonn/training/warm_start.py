@@ -1,0 +1,173 @@
+"""Runs the alignment warm start: the connector alone, with plain `Trainer`, on cached encoder states."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import torch
+from safetensors.torch import load_file, save
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from modeling_salmonn.data.alignment_labels import alignment_labels
+from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
+from modeling_salmonn.data.journal import write_bytes
+from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments
+from modeling_salmonn.training.checkpoints import ALIGNMENT_FOLDER, MarkingTrainer, last_complete_checkpoint
+
+
+FINISHED_FILE = "connector.safetensors"
+TARGETS = ("alignment_text", "alignment_words")
+
+
+class AlignmentCollator:
+    """Cached states of clips with the targets of the alignment loss."""
+
+    def __init__(self, cache: EncoderCache, tokenizer: PreTrainedTokenizerBase):
+        self.cache = cache
+        self.tokenizer = tokenizer
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """`encoder_hidden_states`, `input_features_mask`, `alignment_labels`, `bag_labels`."""
+        inputs = pad_states([self.cache.get(row["path"]) for row in rows])
+        return inputs | alignment_labels(rows, self.tokenizer)
+
+
+class AlignmentTrainer(MarkingTrainer):
+    """`Trainer` for a `ConnectorAligner` that also evaluates the word error rate of its greedy reading."""
+
+    data_collator: AlignmentCollator
+    model: Any
+
+    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Mean loss and word error rate (CTC without a language model)."""
+        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        aligner = self.accelerator.unwrap_model(self.model).eval()
+        losses: list[float] = []
+        read: list[list[int]] = []
+        for batch in DataLoader(rows, self.args.eval_batch_size, collate_fn=self.data_collator):
+            with torch.no_grad():
+                output = aligner(**{name: value.to(self.args.device) for name, value in batch.items()})
+            losses.append(float(output["loss"]))
+            read += aligner.read(output["audio_tokens"], output["token_counts"])
+        metrics = {"loss": sum(losses) / len(losses)}
+        said = [index for index, row in enumerate(rows) if row.get("alignment_text")]
+        if said:
+            texts = self.data_collator.tokenizer.batch_decode([read[index] for index in said])
+            heard = [" ".join(text.lower().split()) for text in texts]
+            spoken = [" ".join(rows[index]["alignment_text"].lower().split()) for index in said]
+            metrics["wer"] = jiwer.wer(spoken, heard)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        return metrics
+
+
+def warm_start_stage(
+    arguments: SalmonnTrainingArguments,
+    model: SalmonnForConditionalGeneration,
+    head: AlignmentHead,
+    cache: EncoderCache,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Iterable[Mapping[str, Any]],
+    eval_rows: Iterable[Mapping[str, Any]],
+) -> None:
+    """The warm start that the arguments of a stage ask for, before the stage's own training.
+
+    With `resume_from_checkpoint` it goes on where it was, and one that was finished is read from the output folder.
+
+    Args:
+        arguments: of the stage.
+        model, head: trained in place.
+        cache: holds the clips of all rows.
+        tokenizer: the language model's.
+        train_rows, eval_rows: rows of any task; those with the words of a clip are taken, once for each clip.
+
+    Raises:
+        ValueError: if no row has words to align with.
+    """
+    folder = Path(str(arguments.output_dir)) / ALIGNMENT_FOLDER
+    finished = folder / FINISHED_FILE
+    if arguments.resume_from_checkpoint and finished.is_file():
+        ConnectorAligner(model, head).load_state_dict(load_file(finished))
+        return
+    finished.unlink(missing_ok=True)
+    train_clips = list({row["path"]: row for row in train_rows if _has_words(row)}.values())
+    eval_clips = list({row["path"]: row for row in eval_rows if _has_words(row)}.values())
+    if not train_clips:
+        raise ValueError(f"alignment_epochs needs rows with {' or '.join(TARGETS)}; add them, or set it to 0.")
+    trainer = warm_start(
+        model, head, cache, tokenizer, train_clips, eval_clips, _trainer_arguments(arguments, folder, bool(eval_clips))
+    )
+    if arguments.should_save:
+        write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
+
+
+def _has_words(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("path")) and any(row.get(name) for name in TARGETS)
+
+
+def _trainer_arguments(arguments: SalmonnTrainingArguments, folder: Path, evaluates: bool) -> TrainingArguments:
+    checkpoint = last_complete_checkpoint(folder) if arguments.resume_from_checkpoint else None
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=arguments.alignment_epochs,
+        per_device_train_batch_size=arguments.alignment_batch_size,
+        per_device_eval_batch_size=arguments.alignment_batch_size,
+        learning_rate=arguments.alignment_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.01,
+        logging_steps=arguments.logging_steps,
+        eval_strategy="epoch" if evaluates else "no",
+        save_steps=arguments.save_steps,
+        save_total_limit=2,
+        report_to=arguments.report_to,
+        disable_tqdm=arguments.disable_tqdm,
+        use_cpu=arguments.use_cpu,
+        bf16=arguments.bf16,
+        seed=arguments.seed,
+        remove_unused_columns=False,
+        label_names=[],
+        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+    )
+
+
+def warm_start(
+    model: SalmonnForConditionalGeneration,
+    head: AlignmentHead,
+    cache: EncoderCache,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Sequence[Mapping[str, Any]],
+    eval_rows: Sequence[Mapping[str, Any]],
+    arguments: TrainingArguments,
+) -> Trainer:
+    """Train the connector of `model`, and the head, in place.
+
+    Args:
+        model: with frozen encoders and a language model that is not run.
+        head: the alignment head; later stages can go on with its blank and scale.
+        cache: holds the clips of all rows.
+        tokenizer: the language model's.
+        train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
+        arguments: of `Trainer`; `resume_from_checkpoint` is honoured.
+
+    Returns:
+        The trainer with its log; its model is the `ConnectorAligner`.
+    """
+    aligner = ConnectorAligner(model, head)
+    aligner.requires_grad_(True)
+    trainer = AlignmentTrainer(
+        model=aligner,
+        args=arguments,
+        data_collator=AlignmentCollator(cache, tokenizer),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    return trainer
+
+
+__all__ = ["AlignmentCollator", "AlignmentTrainer", "warm_start", "warm_start_stage"]

@@ -1,0 +1,99 @@
+"""Varied copies of training clips: faster or slower and so higher or lower, brighter or duller, with some noise.
+
+A connector that meets the same clips again and again learns them by heart; whatever a clip is, it stays in its copies.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+from modeling_salmonn.data.mixing import relative_gain
+from recipes.salmonn_smol.audiofolder import (
+    SAMPLING_RATE,
+    Clip,
+    digest_rows,
+    fit_peak,
+    read_clip,
+    tilt,
+    write_audiofolder,
+)
+from recipes.salmonn_smol.manifests import read_metadata
+
+
+COPIES = {"speech": 2, "event": 1, "music": 2}
+# Voices and sounds change by up to two or three semitones; a piece keeps its tempo.
+SPEEDS = {"speech": (0.87, 1.15), "event": (0.8, 1.25), "music": (0.95, 1.05)}
+MUSIC_SECONDS = (2.5, 4.5)  # its instruments are heard in a part as well
+MOST_TILT = 0.5  # of the sample before: about 10 dB between low and high
+NOISE_SHARE, NOISE_DB = 0.5, (20.0, 45.0)  # how many copies have noise, and how far below the clip it lies
+PEAKS = (0.2, 0.95)
+Row = dict[str, Any]
+
+
+class VariantMaker:
+    """Makes the clip of a name such as `speech/000017_1.flac`; the name alone decides how it is varied.
+
+    Args:
+        rows: clips by their place in the name, from `read_metadata`.
+        seed: of all choices.
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int = 0):
+        self.rows = rows
+        self.seed = seed
+
+    def names(self) -> list[str]:
+        """Names of all copies."""
+        return [
+            f"{row['kind']}/{index:06d}_{copy}.flac"
+            for index, row in enumerate(self.rows)
+            for copy in range(COPIES.get(row["kind"], 0))
+        ]
+
+    def __call__(self, name: str) -> Clip:
+        row = self.rows[int(Path(name).stem.split("_")[0])]
+        rng = random.Random(f"{self.seed}/{name}")
+        samples = read_clip(row["path"])
+        if row["kind"] == "music":
+            samples = _cut(samples, rng)
+        varied = fit_peak(vary(samples, SPEEDS[row["kind"]], rng), rng.uniform(*PEAKS))
+        kept = {key: value for key, value in row.items() if key not in ("file_name", "path", "seconds")}
+        return Clip(varied, kept)
+
+
+def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -> np.ndarray:
+    """A clip at another speed, with another balance of low and high, half of the time with noise.
+
+    Args:
+        samples: the clip `(samples,)`.
+        speeds: slowest and fastest speed; 1 is the clip's own.
+        rng: of all choices.
+    """
+    varied = soxr.resample(samples, SAMPLING_RATE * rng.uniform(*speeds), SAMPLING_RATE)
+    varied = tilt(varied, rng.uniform(-MOST_TILT, MOST_TILT))
+    if rng.random() < NOISE_SHARE:
+        decibels = -rng.uniform(*NOISE_DB)
+        noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(varied), dtype=np.float32)
+        varied = varied + relative_gain(noise, varied, decibels) * noise
+    return varied
+
+
+def _cut(samples: np.ndarray, rng: random.Random) -> np.ndarray:
+    length = min(len(samples), round(rng.uniform(*MUSIC_SECONDS) * SAMPLING_RATE))
+    start = rng.randint(0, len(samples) - length)
+    return samples[start : start + length]
+
+
+def make_variants(folders: Sequence[Path], output: Path, seed: int = 0, jobs: int = 1) -> list[Row]:
+    """Make varied copies of all clips of some audiofolders."""
+    rows = [row for folder in folders for row in read_metadata(folder)]
+    maker = VariantMaker(rows, seed)
+    recipe = {"seed": seed, "clips": digest_rows(rows)}
+    return write_audiofolder(output, maker.names(), maker, recipe, jobs, title="Variants")
+
+
+__all__ = ["VariantMaker", "make_variants", "vary"]

@@ -1,0 +1,359 @@
+"""Kinds of data for activation tuning: what is made, left out and kept, and what the comparison shows."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, tiny_processor
+from overfitted import PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
+from typer.testing import CliRunner
+
+from modeling_salmonn import SalmonnConfig
+from modeling_salmonn.activation.tuning import TuningSettings
+from modeling_salmonn.activation.writing import WritingSettings
+from modeling_salmonn.commands.app import app
+from modeling_salmonn.evaluation.comparison import ComparisonSettings, Figures
+from modeling_salmonn.studies.activation_data import (
+    ActivationData,
+    KindResult,
+    activation_data_report,
+    compare_activation_data,
+    draw_activation_data,
+)
+from modeling_salmonn.studies.activation_kinds import join_transcripts, speech_rows
+
+
+KINDS = ["story", "qa", "asr_long", "text_story"]
+# All that the model knows is a story, and questions have its instruction: it tells the same one about everything.
+QUESTIONS = PROMPTS | {"audio_qa": ["Tell a story."]}
+SPEECH = "the quick brown fox jumps over the lazy dog while all of us just stand there and watch them go"
+WRITING = WritingSettings(answers=2, lora_scale=0.0, min_words=20, max_new_tokens=170)
+TUNING = TuningSettings(steps=12, learning_rate=1e-2)
+COMPARING = ComparisonSettings(max_new_tokens=170)
+
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Overfitted:
+    return overfitted_model(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def clips(overfitted: Overfitted) -> list[dict[str, Any]]:
+    """Four clips with transcripts, two of which together are a little longer than a story."""
+    return [{"path": str(overfitted.folder / f"clip{n}.wav"), "task": "asr", "text": SPEECH} for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def rows(overfitted: Overfitted) -> list[dict[str, Any]]:
+    """Rows of two other clips, and one of a clip that is tuned on."""
+    return [{"path": str(overfitted.folder / f"clip{n}.wav"), "task": "asr", "text": TRANSCRIPT} for n in (4, 5, 0)]
+
+
+def compare(model: str, clips: Any, rows: Any, output: Path, **changes: Any) -> ActivationData:
+    settings = {"prompts": QUESTIONS, "writing": WRITING, "tuning": TUNING, "comparing": COMPARING} | changes
+    return compare_activation_data(model, clips, rows, output, **settings)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    overfitted: Overfitted,
+    clips: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, ActivationData]:
+    output = tmp_path_factory.mktemp("activation data")
+    return output, compare(overfitted.model, clips, rows, output)
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def times(output: Path) -> dict[Path, int]:
+    made = [*output.glob("*/model/*.safetensors"), *output.glob("*/after.jsonl"), output / "before.jsonl"]
+    return {file: file.stat().st_mtime_ns for file in made}
+
+
+def test_stories_cure_the_model_and_long_transcripts_do_not(finished: tuple[Path, ActivationData]) -> None:
+    found = finished[1]
+    assert list(found.kinds) == KINDS
+    assert found.left_out == {}
+    rates = {kind: figures["story"].following_rate for kind, figures in found.columns().items()}
+    assert (rates["before"], rates["story"], rates["asr_long"]) == (0.0, 1.0, 0.0)
+    assert all(len(result.losses) == 12 for result in found.kinds.values())
+    assert found.kinds["story"].losses[-1] < 0.2 * found.kinds["story"].losses[0]
+
+
+def test_each_kind_is_what_it_is_called(finished: tuple[Path, ActivationData], clips: list[dict[str, Any]]) -> None:
+    output, found = finished
+    made = {kind: lines_of(output / kind / "answers.jsonl") for kind in KINDS}
+    assert [(row["task"], row["text"]) for row in made["story"]] == [("story", STORY)] * 2
+    assert [(row["task"], row["text"]) for row in made["qa"]] == [("audio_qa", STORY)] * 2
+    assert all(row["Q"] for row in made["qa"])
+    assert [row["path"] for row in made["qa"]] == [row["path"] for row in made["story"]]
+    assert made["text_story"] == [{"task": "story", "prompt": "Tell a story.", "text": STORY}] * 2
+    paths = [row["path"] for row in clips]
+    joined = {"task": "asr", "text": f"{SPEECH} {SPEECH}", "prompt": "Write it down."}
+    assert made["asr_long"] == [
+        joined | {"path": paths[0], "expand_wav": [paths[1]]},
+        joined | {"path": paths[2], "expand_wav": [paths[3]]},
+    ]
+    words = len(STORY.split())
+    assert {kind: result.words for kind, result in found.kinds.items()} == {
+        "story": words, "qa": words, "asr_long": 2 * len(SPEECH.split()), "text_story": words,
+    }  # fmt: skip
+
+
+def test_models_answer_the_same_rows_of_clips_that_none_is_tuned_on(
+    finished: tuple[Path, ActivationData], rows: list[dict[str, Any]]
+) -> None:
+    output, found = finished
+    asked = [[(row["task"], row["path"]) for row in lines_of(output / "before.jsonl")]]
+    asked += [[(row["task"], row["path"]) for row in lines_of(output / kind / "after.jsonl")] for kind in KINDS]
+    assert set(asked[0]) == {(task, row["path"]) for task in ("story", "asr") for row in rows[:2]}
+    assert all(others == asked[0] for others in asked)
+    assert found.before["asr"].word_error_rate == 0.0
+
+
+def test_finished_comparison_is_read(
+    finished: tuple[Path, ActivationData],
+    overfitted: Overfitted,
+    clips: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+) -> None:
+    output, found = finished
+    before = times(output)
+    assert len(before) == 1 + 3 * len(KINDS)  # answers; weights of model and adapter
+    assert compare(overfitted.model, clips, rows, output) == found
+    assert times(output) == before
+
+
+def test_stopped_comparison_does_only_what_is_left(
+    finished: tuple[Path, ActivationData],
+    overfitted: Overfitted,
+    clips: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+) -> None:
+    output, found = finished
+    before = times(output)
+    (output / "qa" / "model" / "activation.json").unlink()  # tuning was stopped
+    (output / "asr_long" / "after.json").unlink()  # answering was
+    assert compare(overfitted.model, clips, rows, output) == found
+    changed = {str(file.relative_to(output)) for file, time in times(output).items() if time != before[file]}
+    assert changed == {"qa/model/model.safetensors", "qa/model/adapter_model.safetensors", "asr_long/after.jsonl"}
+
+
+def test_changed_comparison_is_answered_anew_without_tuning(
+    finished: tuple[Path, ActivationData],
+    overfitted: Overfitted,
+    clips: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    output = shutil.copytree(finished[0], tmp_path / "copy")
+    before = times(output)
+    found = compare(overfitted.model, clips, rows, output, comparing=ComparisonSettings(limit=1, max_new_tokens=4))
+    changed = {file.name for file, time in times(output).items() if time != before[file]}
+    assert changed == {"before.jsonl", "after.jsonl"}
+    assert found.before["asr"].clips == 1
+
+
+def test_kinds_that_cannot_be_made_are_left_out_with_the_reason(
+    overfitted: Overfitted, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    clips = [{"path": str(overfitted.folder / f"clip{n}.wav")} for n in range(3)]
+    prompts = {task: lines for task, lines in PROMPTS.items() if task != "audio_qa"}
+    short = {"tuning": TuningSettings(steps=1), "comparing": ComparisonSettings(max_new_tokens=3)}
+    found = compare(overfitted.model, clips, rows, tmp_path, prompts=prompts, **short)
+    assert list(found.kinds) == ["story", "text_story"]
+    assert found.left_out == {
+        "qa": "there are no instructions for audio_qa; add them to the prompts.",
+        "asr_long": "all 3 transcripts together have fewer words than one story (35); give more.",
+    }
+    saved = json.loads((tmp_path / "activation_data.json").read_text())
+    assert saved["left_out"] == found.left_out
+    assert list(saved["kinds"]) == ["story", "text_story"]
+    assert "- asr_long is left out: all 3 transcripts" in (tmp_path / "activation_data.md").read_text()
+
+
+def test_kinds_that_the_model_does_not_write_are_left_out(
+    overfitted: Overfitted, clips: list[dict[str, Any]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    writing = WritingSettings(answers=1, tries=1, min_words=30, lora_scale=0.0, max_new_tokens=20)
+    short = {"tuning": TuningSettings(steps=1), "comparing": ComparisonSettings(max_new_tokens=3)}
+    found = compare(overfitted.model, clips, rows, tmp_path, writing=writing, **short)
+    assert list(found.kinds) == ["asr_long"]  # of as many words as an answer needs
+    assert found.left_out["story"].startswith("No answer about 4 clips was kept: 4 too short")
+    assert found.left_out["qa"].startswith("No answer about 4 clips was kept: 4 too short")
+    assert found.left_out["text_story"] == "there are no stories; see why story is left out."
+
+
+def test_nothing_to_tune_on_raises(overfitted: Overfitted, tmp_path: Path) -> None:
+    clips = [{"path": str(overfitted.folder / "clip0.wav")}]
+    writing = WritingSettings(answers=1, tries=1, lora_scale=0.0, max_new_tokens=5)
+    with pytest.raises(
+        ValueError, match=r"no kind of data to tune on\. story: No answer .* asr_long: neither the clip"
+    ):
+        compare(overfitted.model, clips, [], tmp_path, writing=writing)
+
+
+def test_nothing_left_to_compare_on_raises(
+    overfitted: Overfitted, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="All 4 rows to compare on have clips that are tuned on; give others"):
+        compare(overfitted.model, clips, clips, tmp_path)
+
+
+def test_missing_instructions_raise(overfitted: Overfitted, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no instructions for asr, audio_caption; add them"):
+        compare(overfitted.model, [], [], tmp_path, prompts={"story": ["Tell a story."]})
+
+
+def test_answers_of_other_settings_raise(
+    finished: tuple[Path, ActivationData],
+    overfitted: Overfitted,
+    clips: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+) -> None:
+    other = WritingSettings(answers=1, lora_scale=0.0, min_words=20, max_new_tokens=170)
+    with pytest.raises(ValueError, match="answers 2 instead of 1; give another output folder"):
+        compare(overfitted.model, clips, rows, finished[0], writing=other)
+
+
+def test_model_without_adapter_raises(
+    bucket_config: SalmonnConfig, clips: list[dict[str, Any]], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    tiny_model(bucket_config).save_pretrained(tmp_path / "bare")
+    tiny_processor(bucket_config).save_pretrained(tmp_path / "bare")
+    half = WritingSettings(answers=1)
+    with pytest.raises(ValueError, match="needs a LoRA adapter, but this model has none"):
+        compare(str(tmp_path / "bare"), clips, rows, tmp_path / "out", writing=half)
+
+
+def test_longest_transcripts_are_joined_until_they_are_long() -> None:
+    speech = [{"path": f"/{words}.wav", "text": "word " * words} for words in (2, 5, 1, 4)]
+    assert [row["path"] for row in join_transcripts(speech, 9, words=1)] == ["/5.wav", "/4.wav", "/2.wav", "/1.wav"]
+    (joined,) = join_transcripts(speech, 9, words=7)  # what is left would not be long enough
+    assert (joined["path"], joined["expand_wav"], len(joined["text"].split())) == ("/5.wav", ["/4.wav"], 9)
+    assert [row["path"] for row in join_transcripts(speech, 2, words=4)] == ["/5.wav", "/4.wav"]
+    assert join_transcripts(speech, 9, words=13) == []
+
+
+def test_transcript_of_joined_clips_keeps_them() -> None:
+    speech = [{"path": "/a.wav", "expand_wav": ["/b.wav"], "text": "one two"}, {"path": "/c.wav", "text": "three"}]
+    assert join_transcripts(speech, 1, words=3) == [
+        {"path": "/a.wav", "expand_wav": ["/b.wav", "/c.wav"], "task": "asr", "text": "one two three"}
+    ]
+
+
+def test_speech_rows_are_transcripts_of_files() -> None:
+    good = {"path": "/a.wav", "task": "asr", "text": "Yes."}
+    others = [
+        good | change for change in ({"task": "audio_qa"}, {"text": " . "}, {"text": None}, {"path": {"bytes": 1}})
+    ]
+    assert speech_rows([*others, good, good]) == [good]
+
+
+@pytest.fixture
+def made_up() -> ActivationData:
+    before = {
+        "story": Figures(8, 0.125, 9.5, 0.0, None, {"empty": 7}),
+        "slot_filling": Figures(4, 0.5, 3.0, 0.25, None),
+        "asr": Figures(9, None, None, 0.0, 0.021),
+    }
+    after = before | {"story": Figures(8, 1.0, 80.0, 0.5, None)}
+    return ActivationData(before, {"story": KindResult(12, 61.4, [2.0, 0.5], after)}, {"qa": "no questions."})
+
+
+def test_report_has_figures_data_reasons_and_how_to_read_them(made_up: ActivationData) -> None:
+    title, figures, data, left_out, reading = activation_data_report("m", made_up, 12).strip().split("\n\n")
+    assert title == "`m`, tuned on different data"
+    assert figures.splitlines() == [
+        "| task | clips | figure | before | story |",
+        "| --- | --- | --- | --- | --- |",
+        "| story | 8 | following rate | 0.12 | 1.00 |",
+        "| story | 8 | diversity | 9.5 | 80.0 |",
+        "| story | 8 | repeat rate | 0.00 | 0.50 |",
+        "| slot_filling | 4 | following rate | 0.50 | 0.50 |",
+        "| slot_filling | 4 | diversity | 3.0 | 3.0 |",
+        "| slot_filling | 4 | repeat rate | 0.25 | 0.25 |",
+        "| asr | 9 | repeat rate | 0.00 | 0.00 |",
+        "| asr | 9 | word error rate | 2.1% | 2.1% |",
+    ]
+    assert data.splitlines()[-1] == "| story | 12 | 61 | 2.000 | 0.500 |"
+    assert left_out == "- qa is left out: no questions."
+    assert reading.startswith("Each column but the first is the same model after 12 steps")
+
+
+def test_bars_are_the_figures_of_each_kind(made_up: ActivationData, tmp_path: Path) -> None:
+    figure = draw_activation_data(made_up)
+    assert [panel.get_title("left") for panel in figure.axes] == ["following rate", "repeat rate", "word error rate"]
+    heights = [[[bar.get_height() for bar in bars] for bars in panel.containers] for panel in figure.axes]
+    assert heights == [[[0.125, 0.5], [1.0, 0.5]], [[0.0, 0.25, 0.0], [0.5, 0.25, 0.0]], [[0.021], [0.021]]]
+    labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in figure.axes]
+    assert labels == [["story", "slot_filling"], ["story", "slot_filling", "asr"], ["asr"]]
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["activation-data", *map(str, arguments)])
+
+
+def test_command_writes_figures_picture_and_reading(
+    overfitted: Overfitted, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "out"
+    result = run(
+        overfitted.model, "--clips", overfitted.clips, "--data", data, "--output", output, "--answers", 1,
+        "--limit", 1, "--tries", 1, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170,
+        "--steps", 1, "--learning-rate", 1e-4, "--compared-tokens", 4, "--prompts", overfitted.prompts, "--seed", 3,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(
+        f"Wrote activation_data.json, activation_data.png and activation_data.md to {output}.\n"
+    )
+    assert "asr_long is left out: all 6 transcripts together" in result.stderr
+    assert (output / "activation_data.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((output / "activation_data.json").read_text())
+    assert saved["model"] == overfitted.model
+    assert (saved["settings"]["tuning"]["steps"], saved["settings"]["writing"]["seed"]) == (1, 3)
+    assert saved["before"]["asr"]["clips"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "./absent"}, "There is no folder ./absent"),
+        ({"--clips": "/none.jsonl"}, "There is no manifest /none.jsonl"),
+        ({"--data": "/none.jsonl"}, "There is no manifest /none.jsonl"),
+        ({"--prompts": "/none.json"}, "There is no prompt file /none.json"),
+        ({"--temperature": 0}, "temperature must be positive"),
+        ({"--dtype": "int8"}, "dtype is 'int8'"),
+    ],
+)
+def test_command_tells_wrong_arguments(
+    change: dict[str, Any], message: str, overfitted: Overfitted, tmp_path: Path
+) -> None:
+    given = {"model": overfitted.model, "--clips": overfitted.clips, "--data": overfitted.clips, "--output": tmp_path}
+    given |= change
+    model = given.pop("model")
+    result = run(model, *(word for option in given.items() for word in option))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_missing_matplotlib_is_told_before_anything_is_written(
+    overfitted: Overfitted, clips: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    with pytest.raises(ImportError, match="Figures need matplotlib; install it"):
+        compare(overfitted.model, clips, clips, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
