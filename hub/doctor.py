@@ -8,6 +8,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -35,7 +36,7 @@ from modeling_salmonn.hub.doctor_model import (
     check_weights,
 )
 from modeling_salmonn.hub.doctor_subject import Finding, Status, Subject
-from modeling_salmonn.hub.installation import check_versions
+from modeling_salmonn.versions_salmonn import LOWEST, find_mismatch
 
 
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
@@ -109,6 +110,14 @@ def print_report(checks: Sequence[Check], console: Console) -> None:
     console.print(table)
     counts = Counter(check.status for check in checks)
     console.print(f"{counts['failed']} failed, {counts['warning']} warnings, {counts['skipped']} skipped.")
+
+
+def check_versions() -> Finding:
+    """Whether the installed libraries work together."""
+    mismatch = find_mismatch()
+    if mismatch is not None:
+        return "failed", mismatch
+    return "ok", ", ".join(f"{name} {version(name)}" for name in LOWEST) + "."
 
 
 def _run(check: Callable[[Subject], Finding], subject: Subject) -> Finding:

@@ -10,6 +10,7 @@ import torch
 
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -67,20 +68,20 @@ class Answerer:
         self.collator = SalmonnCollator(processor)
 
     @classmethod
-    def from_pretrained(cls, model: str, dtype: str = "float32") -> "Answerer":
-        """Load a model onto the accelerator, if there is one.
+    def from_pretrained(cls, model: str, dtype: str = "float32", device: str = AUTO) -> "Answerer":
+        """Load a model.
 
         Args:
             model: folder or Hub id.
             dtype: type of the weights: `float32`, `bfloat16` or `float16`.
+            device: see `resolve_device`.
 
         Raises:
-            ValueError: if the model is incomplete, or for another type.
+            ValueError: if the model is incomplete, for another type, and for a device that is not there.
         """
         require_dtype(dtype)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype))
-        return cls(loaded.to(device or "cpu"), SalmonnProcessor.from_pretrained(model))
+        return cls(loaded.to(resolve_device(device)), SalmonnProcessor.from_pretrained(model))
 
     @property
     def extractor(self) -> SalmonnFeatureExtractor:

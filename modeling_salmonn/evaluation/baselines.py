@@ -19,6 +19,7 @@ from transformers import (
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
+from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 
 
@@ -102,12 +103,13 @@ class ReadingAnswerer:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def load_answerer(model: str, dtype: str = "float32") -> Any:
+def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any:
     """A SALMONN, a Whisper or a language model, told apart by its configuration.
 
     Args:
         model: folder or Hub id.
         dtype: type of a SALMONN's weights.
+        device: of a SALMONN; see `resolve_device`. Its peers run on the CPU.
 
     Raises:
         ValueError: if there is no model.
@@ -118,7 +120,7 @@ def load_answerer(model: str, dtype: str = "float32") -> Any:
         raise ValueError(f"{model} holds no model whose configuration can be read ({error}).") from error
     if kind == "whisper":
         return WhisperAnswerer(model)
-    return Answerer.from_pretrained(model, dtype) if kind == "salmonn" else ReadingAnswerer(model)
+    return Answerer.from_pretrained(model, dtype, device) if kind == "salmonn" else ReadingAnswerer(model)
 
 
 def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:

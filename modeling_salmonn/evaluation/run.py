@@ -26,6 +26,7 @@ from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, cla
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
 from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, read_summary, summarise, table
+from modeling_salmonn.hub.devices import AUTO
 
 
 SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
@@ -42,6 +43,7 @@ class EvaluationSettings:
         num_beams: beams of the search; 1 is greedy, the research code used 4.
         seed: of the choice of rows, and of the intervals.
         dtype: type of the weights.
+        device: see `resolve_device`.
 
     Raises:
         ValueError: if a number but the seed is below 1, or the scale below 0.
@@ -53,6 +55,7 @@ class EvaluationSettings:
     num_beams: int = 1
     seed: int = 0
     dtype: str = "float32"
+    device: str = AUTO
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_beams", "most"):
@@ -90,7 +93,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = answerer or load_answerer(model, settings.dtype)
+    answerer = answerer or load_answerer(model, settings.dtype, settings.device)
     weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
     used = {"lora_scale": decoding.lora_scale, "num_beams": decoding.num_beams, "dtype": settings.dtype}

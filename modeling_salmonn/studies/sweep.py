@@ -77,7 +77,7 @@ def sweep_scales(
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = load_answerer(model, settings.dtype)
+    answerer = load_answerer(model, settings.dtype, settings.device)
     if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
     summaries = {

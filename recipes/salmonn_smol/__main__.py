@@ -1,24 +1,15 @@
 """`python -m recipes.salmonn_smol ...` rebuilds data and weights of salmonn-smol; what was stopped is resumed."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from modeling_salmonn.commands.errors import readable_errors
-
-
-class ReadableErrors(TyperGroup):
-    """Commands that tell what is wrong in a line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        with readable_errors(quiet=False):
-            return super().invoke(ctx)
+from modeling_salmonn.commands.errors import ReadableGroup, take_debug_option
 
 
-app = typer.Typer(cls=ReadableErrors, help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
+app = typer.Typer(cls=ReadableGroup, help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
+app.callback()(take_debug_option)
 
 Folder = Annotated[Path, typer.Argument(help="Folder to make or to complete.")]
 Corpus = Annotated[

@@ -1,4 +1,4 @@
-"""Activation tuning from end to end, in Python and by command, on a model that over-fits to transcripts."""
+"""Activation tuning from end to end, on a model that over-fits to transcripts."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from overfitted import CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
-from typer.testing import CliRunner
 from workspace import write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration
@@ -21,7 +20,6 @@ from modeling_salmonn.activation.tuning import (
     tuning_record,
 )
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.comparison import ComparisonSettings
 from modeling_salmonn.training.stages import part_of
@@ -30,7 +28,6 @@ from modeling_salmonn.training.stages import part_of
 WRITING = WritingSettings(answers=2, question_share=0.0, lora_scale=0.0, min_words=20, max_new_tokens=170)
 TUNING = TuningSettings(steps=12, learning_rate=1e-2)
 COMPARING = ComparisonSettings(max_new_tokens=170)
-WRITE_OPTIONS = ["--answers", 2, "--question-share", 0, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170]
 
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -56,10 +53,6 @@ def answers(overfitted: Overfitted, tmp_path_factory: pytest.TempPathFactory) ->
     """A manifest of one answer, as someone might write it."""
     row = {"path": str(overfitted.folder / "clip0.wav"), "task": "story", "prompt": "Tell a story.", "text": STORY}
     return write_jsonl(tmp_path_factory.mktemp("answers") / "mine.jsonl", [row])
-
-
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["activate", *(str(argument) for argument in arguments)])
 
 
 def state(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -147,72 +140,6 @@ def test_tuning_sees_the_full_scale(overfitted: Overfitted, answers: Path, tmp_p
 def test_settings_out_of_range_raise(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TuningSettings(**change)
-
-
-@pytest.mark.parametrize("name", [(), ("run",)])
-def test_command_does_all_three_steps(name: tuple[str, ...], overfitted: Overfitted, tmp_path: Path) -> None:
-    result = run(
-        *name, overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, "--prompts", overfitted.prompts,
-        "--steps", 12, "--learning-rate", 1e-2, "--compared-tokens", 170, "--limit", 2, *WRITE_OPTIONS,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    first, second, *table = result.stdout.splitlines()
-    assert first == f"2 answers in {tmp_path / 'answers.jsonl'}; not kept: none."
-    assert second.startswith("12 steps; loss of the first ")
-    assert any("story" in line and "0.00 -> 1.00" in line for line in table)
-    assert {path.name for path in tmp_path.iterdir()} >= {"answers.jsonl", "model", "comparison.md", "comparison.json"}
-    assert {row["text"] for row in map(json.loads, (tmp_path / "answers.jsonl").open())} == {STORY}
-
-
-def test_help_lists_the_commands() -> None:
-    for arguments in ((), ("--help",)):
-        output = run(*arguments).output
-        assert all(name in output for name in ("MODEL", "run", "write", "train", "compare"))
-
-
-def test_commands_do_one_step_each(overfitted: Overfitted, tmp_path: Path) -> None:
-    prompts = ["--prompts", overfitted.prompts]
-    written = run(
-        "write", overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, *prompts, *WRITE_OPTIONS
-    )
-    assert (written.exit_code, written.stdout) == (0, f"2 answers in {tmp_path / 'answers.jsonl'}; not kept: none.\n")
-    model = tmp_path / "tuned"
-    trained = run("train", overfitted.model, tmp_path / "answers.jsonl", "--output", model, "--steps", 2)
-    assert trained.exit_code == 0, trained.output
-    assert trained.stdout.startswith("2 steps; loss of the first ")
-    assert trained.stdout.endswith(f"Wrote {model}.\n")
-    compared = run(
-        "compare", overfitted.model, model, "--data", overfitted.clips, "--limit", 1, "--max-new-tokens", 20, *prompts
-    )
-    assert compared.exit_code == 0, compared.output
-    assert "before -> after" in compared.stdout
-    assert json.loads((model / "comparison.json").read_text())["settings"]["limit"] == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["write", "./absent", "--clips", "CLIPS", "--output", "OUT"], "There is no folder ./absent"),
-        (["write", "MODEL", "--clips", "/none.jsonl", "--output", "OUT"], "There is no manifest /none.jsonl"),
-        (
-            ["write", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--temperature", 0],
-            "temperature must be positive",
-        ),
-        (["write", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--prompts", "/n.json"], "no prompt file /n.json"),
-        (["train", "MODEL", "/none.jsonl", "--output", "OUT"], "There is no manifest /none.jsonl"),
-        (["compare", "MODEL", "./absent", "--data", "CLIPS"], "There is no folder ./absent"),
-        (["compare", "MODEL", "user/name", "--data", "CLIPS"], "user/name is no folder to write the comparison to"),
-        (["run", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--dtype", "int8"], "dtype is 'int8'"),
-        (["--clips", "CLIPS", "--output", "OUT", "./absent"], "There is no folder ./absent"),
-    ],
-)
-def test_mistake_is_told_in_a_line(arguments: list[Any], message: str, overfitted: Overfitted, tmp_path: Path) -> None:
-    names = {"MODEL": overfitted.model, "CLIPS": overfitted.clips, "OUT": tmp_path / "out"}
-    result = run(*(names.get(argument, argument) for argument in arguments))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "null", '{"losses": '])

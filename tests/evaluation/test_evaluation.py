@@ -1,4 +1,4 @@
-"""An evaluation as a whole: what it writes, going on after a stop, several processes, its command."""
+"""An evaluation as a whole: what it writes, going on after a stop, several processes."""
 
 import json
 import os
@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import torch
 from evaluated_clips import write_data, write_jsonl
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.data.examples import USUAL_SECONDS
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation import run
@@ -158,8 +156,8 @@ def test_numbers_below_one_raise() -> None:
 def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "modeling_salmonn", "evaluate", str(saved_folder)]
-    command += ["--data", str(data), "--output", str(tmp_path), "--suite", "words", "--suite", "tale"]
-    command += ["--tasks", str(data.parent / "tasks.yaml")]
+    command += ["--data", str(data), "--output", str(tmp_path), "--tasks", "words", "--tasks", "tale"]
+    command += ["--include-path", str(data.parent / "tasks.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
@@ -246,59 +244,6 @@ def test_rows_without_path_or_task_raise(tmp_path: Path) -> None:
     file.write_text('{"task": "asr", "text": "a"}\n')
     with pytest.raises(ValueError, match="has no path or no task"):
         read_data([str(file)])
-
-
-@pytest.mark.usefixtures("restored_logging")
-def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, data: Path, tmp_path: Path) -> None:
-    card = tmp_path / "README.md"
-    card.write_text("---\nlicence: apache-2.0\n---\n# A model\n")
-    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
-    arguments += ["--suite", "words", "--tasks", str(data.parent / "tasks.yaml"), "--most", "2", "--card", str(card)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "| words | wer | 2 |" in result.stdout
-    again = CliRunner().invoke(app, arguments)
-    assert again.stdout == result.stdout
-    text = card.read_text()
-    assert text.count("type: wer") == 1
-    assert "model-index:" in text
-    assert text.endswith("# A model\n")
-
-
-@pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--suite", "level9"], "no suite or task 'level9'"),
-        (["--data", "./nothing"], "no data at ./nothing"),
-        (["--judge", "./nobody"], "nobody"),
-        (["--card", "./nothing.md"], "There is no model card nothing.md"),
-        (["--card", "weights.safetensors"], "weights.safetensors is no model card; give its README.md"),
-        (["--output", "/dev/null"], "/dev/null is no folder; give one to write to"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    arguments: list[str], message: str, saved_folder: Path, data: Path, tmp_path: Path
-) -> None:
-    base = ["evaluate", str(saved_folder)]
-    base += [] if "--data" in arguments else ["--data", str(data)]
-    base += [] if "--output" in arguments else ["--output", str(tmp_path)]
-    result = CliRunner().invoke(app, base + arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.usefixtures("restored_logging")
-def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: Path) -> None:
-    rows = [{"path": f"moved{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
-    data = write_jsonl(tmp_path / "rows.jsonl", rows)
-    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*arguments, "--suite", "asr"])
-    assert result.exit_code == 1
-    assert "No clip could be read; see" in result.stderr
-    assert (tmp_path / "out" / "bad_clips.txt").read_text().count("\n") == 3
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["asr"]["unreadable"] == 3
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from conftest import tiny_model, tiny_processor
 from overfitted import PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnConfig
 from modeling_salmonn.activation.tuning import TuningSettings
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.evaluation.comparison import ComparisonSettings, Figures
 from modeling_salmonn.studies.activation_data import (
     ActivationData,
@@ -297,56 +295,6 @@ def test_bars_are_the_figures_of_each_kind(made_up: ActivationData, tmp_path: Pa
     assert heights == [[[0.125, 0.5], [1.0, 0.5]], [[0.0, 0.25, 0.0], [0.5, 0.25, 0.0]], [[0.021], [0.021]]]
     labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in figure.axes]
     assert labels == [["story", "slot_filling"], ["story", "slot_filling", "asr"], ["asr"]]
-
-
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["activation-data", *map(str, arguments)])
-
-
-def test_command_writes_figures_picture_and_reading(
-    overfitted: Overfitted, rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    output = tmp_path / "out"
-    result = run(
-        overfitted.model, "--clips", overfitted.clips, "--data", data, "--output", output, "--answers", 1,
-        "--limit", 1, "--tries", 1, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170,
-        "--steps", 1, "--learning-rate", 1e-4, "--compared-tokens", 4, "--prompts", overfitted.prompts, "--seed", 3,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert result.stdout.endswith(
-        f"Wrote activation_data.json, activation_data.png and activation_data.md to {output}.\n"
-    )
-    assert "asr_long is left out: all 6 transcripts together" in result.stderr
-    assert (output / "activation_data.png").read_bytes().startswith(b"\x89PNG")
-    saved = json.loads((output / "activation_data.json").read_text())
-    assert saved["model"] == overfitted.model
-    assert (saved["settings"]["tuning"]["steps"], saved["settings"]["writing"]["seed"]) == (1, 3)
-    assert saved["before"]["asr"]["clips"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": "./absent"}, "There is no folder ./absent"),
-        ({"--clips": "/none.jsonl"}, "There is no manifest /none.jsonl"),
-        ({"--data": "/none.jsonl"}, "There is no manifest /none.jsonl"),
-        ({"--prompts": "/none.json"}, "There is no prompt file /none.json"),
-        ({"--temperature": 0}, "temperature must be positive"),
-        ({"--dtype": "int8"}, "dtype is 'int8'"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    change: dict[str, Any], message: str, overfitted: Overfitted, tmp_path: Path
-) -> None:
-    given = {"model": overfitted.model, "--clips": overfitted.clips, "--data": overfitted.clips, "--output": tmp_path}
-    given |= change
-    model = given.pop("model")
-    result = run(model, *(word for option in given.items() for word in option))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 def test_missing_matplotlib_is_told_before_anything_is_written(
