@@ -28,7 +28,7 @@ DEBUG_VARIABLE = "SALMONN_DEBUG"
 INTERRUPTED = 130  # what shells give for a command that was stopped by Ctrl-C
 # Packages that raise errors on purpose, and pools, which raise again what their workers did.
 OWN = "modeling_salmonn"
-SPEAKING = {OWN, "transformers", "huggingface_hub", "datasets", "peft", "accelerate"}
+SPEAKING = {OWN, "recipes", "transformers", "huggingface_hub", "datasets", "peft", "accelerate"}
 SPEAKING |= {"multiprocessing", "concurrent"}
 debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 
