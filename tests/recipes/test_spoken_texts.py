@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.salmonn_smol.synthetic_phrases import (
-    SLOTS,
-    TEMPLATES,
-    Phrases,
-    spell_number,
-    spell_ordinal,
-    spell_year,
-)
-from recipes.salmonn_smol.synthetic_texts import (
+from recipes.salmonn_smol.spoken_phrases import SpokenPhrases, say_number
+from recipes.salmonn_smol.spoken_texts import (
     SHARES,
     definitions,
     example_sentences,
@@ -129,16 +122,16 @@ def test_planned_texts_follow_the_seed_and_never_end(wordnet: Path) -> None:
         (120_700, "one hundred and twenty thousand seven hundred"),
     ],
 )
-def test_spell_number_says_numbers(number: int, words: str) -> None:
-    assert spell_number(number) == words
+def test_say_number_says_numbers(number: int, words: str) -> None:
+    assert say_number(number) == words
 
 
 @pytest.mark.parametrize(
     ("number", "words"),
     [(1, "first"), (12, "twelfth"), (20, "twentieth"), (23, "twenty third"), (100, "one hundredth")],
 )
-def test_spell_ordinal_says_ordinals(number: int, words: str) -> None:
-    assert spell_ordinal(number) == words
+def test_say_number_says_ordinals(number: int, words: str) -> None:
+    assert say_number(number, "ordinal") == words
 
 
 @pytest.mark.parametrize(
@@ -151,14 +144,15 @@ def test_spell_ordinal_says_ordinals(number: int, words: str) -> None:
         (2031, "twenty thirty one"),
     ],
 )
-def test_spell_year_says_years(year: int, words: str) -> None:
-    assert spell_year(year) == words
+def test_say_number_says_years(year: int, words: str) -> None:
+    assert say_number(year, "year") == words
 
 
 def test_phrases_fill_every_template_with_speakable_words() -> None:
-    phrases = list(islice(Phrases(["harp"], seed=0), 4000))
-    assert not [phrase for phrase in phrases if not re.fullmatch(r"[A-Z][A-Za-z', -]*[.?]", phrase)]
-    assert "Harp, H, A, R, P." in phrases
-    named = {slot for template in TEMPLATES for slot in re.findall(r"\{(\w+)\}", template)}
-    assert set(SLOTS) <= named
-    assert all(hasattr(Phrases, f"_{slot}") for slot in named - set(SLOTS))
+    phrases = SpokenPhrases(["harp"], seed=0)
+    composed = list(islice(phrases, 4000))
+    assert not [phrase for phrase in composed if not re.fullmatch(r"[A-Z][A-Za-z', -]*[.?]", phrase)]
+    assert "Harp, H, A, R, P." in composed
+    named = {slot for template in phrases.templates for slot in re.findall(r"\{(\w+)\}", template)}
+    assert set(phrases.values) <= named
+    assert named == set(phrases.values) | set(phrases.composers)

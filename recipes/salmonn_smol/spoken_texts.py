@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from random import Random
 
-from recipes.salmonn_smol.synthetic_phrases import Phrases
+from recipes.salmonn_smol.spoken_phrases import SpokenPhrases
 
 
 WORDNET = Path("/usr/share/wordnet")
@@ -76,29 +75,32 @@ def _glosses(wordnet: Path) -> list[tuple[list[str], str]]:
     return senses
 
 
-def _sentences(lines: Iterator[str], shortest: int, longest: int, random: Random) -> Iterator[str]:
+def _sentences(lines: list[str], shortest: int, longest: int, random: Random) -> Iterator[str]:
     """Tidy lines in random order and give the distinct sentences of a length in words."""
-    shuffled = list(lines)
-    random.shuffle(shuffled)
+    random.shuffle(lines)
     seen = set()
-    for line in shuffled:
+    for line in lines:
         text = tidy_sentence(line)
-        if text and text.casefold() not in seen and shortest <= len(text.replace("-", " ").split()) <= longest:
+        if text is None or text.casefold() in seen:
+            continue
+        if shortest <= len(text.replace("-", " ").split()) <= longest:
             seen.add(text.casefold())
             yield text
 
 
 def example_sentences(wordnet: Path, seed: int) -> Iterator[str]:
     """Give all of WordNet's usage examples of 3 to 18 words in random order."""
-    balanced = (gloss for _, gloss in _glosses(wordnet) if gloss.count('"') % 2 == 0)
-    quoted = (example for gloss in balanced for example in re.findall(r'"([^"]*)"', gloss))
+    quoted = []
+    for _, gloss in _glosses(wordnet):
+        if gloss.count('"') % 2 == 0:  # other quotes cannot be told to begin or to end
+            quoted += re.findall(r'"([^"]*)"', gloss)
     return _sentences(quoted, 3, 18, Random(f"{seed} examples"))
 
 
 def definitions(wordnet: Path, seed: int) -> Iterator[str]:
     """Give all of WordNet's definitions of 3 to 14 words in random order."""
-    meanings = (gloss.split('; "')[0] for _, gloss in _glosses(wordnet))
-    plain = (meaning for meaning in meanings if "genus" not in meaning)  # those are Latin names
+    meanings = [gloss.split('; "')[0] for _, gloss in _glosses(wordnet)]
+    plain = [meaning for meaning in meanings if "genus" not in meaning]  # those are Latin names
     return _sentences(plain, 3, 14, Random(f"{seed} definitions"))
 
 
@@ -110,7 +112,9 @@ def vocabulary(wordnet: Path) -> dict[str, int]:
         key, _, count = line.split()
         lemma = key.partition("%")[0]
         counts[lemma] = counts.get(lemma, 0) + int(count)
-    decent = {lemma.partition("(")[0] for lemmas, _ in _glosses(wordnet) for lemma in lemmas}
+    decent: set[str] = set()
+    for lemmas, _ in _glosses(wordnet):
+        decent.update(lemma.partition("(")[0] for lemma in lemmas)
     return {word: counts[word] for word in sorted(counts) if word in decent and _is_list_word(word)}
 
 
@@ -123,12 +127,17 @@ def _is_list_word(word: str) -> bool:
 def word_lists(wordnet: Path, seed: int) -> Iterator[str]:
     """Deal out the vocabulary in lists of two to seven words, without end; a frequent word comes thrice in a round."""
     random = Random(f"{seed} lists")
-    deck = [word for word, count in vocabulary(wordnet).items() for _ in range(1 + (count > 9) + (count > 99))]
+    deck = []
+    for word, count in vocabulary(wordnet).items():
+        deck += [word] * (1 + (count > 9) + (count > 99))
     while True:
         random.shuffle(deck)
-        cards = iter(deck)
-        while words := list(islice(cards, random.randint(2, 7))):
-            yield (", " if random.random() < 0.75 else " ").join(words).capitalize() + "."
+        start = 0
+        while start < len(deck):
+            length = random.randint(2, 7)
+            separator = ", " if random.random() < 0.75 else " "
+            yield separator.join(deck[start : start + length]).capitalize() + "."
+            start += length
 
 
 def planned_texts(seed: int = 0, wordnet: Path = WORDNET) -> Iterator[Text]:
@@ -146,7 +155,7 @@ def planned_texts(seed: int = 0, wordnet: Path = WORDNET) -> Iterator[Text]:
         "wordnet-example": example_sentences(wordnet, seed),
         "wordnet-definition": definitions(wordnet, seed),
         "word-list": lists,
-        "phrase": iter(Phrases(list(vocabulary(wordnet)), seed)),
+        "phrase": iter(SpokenPhrases(list(vocabulary(wordnet)), seed)),
     }
     random = Random(f"{seed} kinds")
     while True:
@@ -155,3 +164,6 @@ def planned_texts(seed: int = 0, wordnet: Path = WORDNET) -> Iterator[Text]:
         if text is None:
             source, text = "word-list", next(lists)
         yield Text(text, source, OWN_LICENCE if source == "phrase" else WORDNET_LICENCE)
+
+
+__all__ = ["SHARES", "WORDNET", "Text", "planned_texts"]

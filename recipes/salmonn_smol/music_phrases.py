@@ -7,37 +7,27 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
-from modeling_salmonn.data.whole_files import write_bytes
+from modeling_salmonn.data.journal import write_json
+from recipes.salmonn_smol.tables import read_table
 
 
-TEST_COMPOSERS = ("trecento", "haydn", "airdsAirs", "mozart", "schoenberg")
-SCORE_SHARES = {"ryansMammoth": 280, "bach": 130, "palestrina": 25, "monteverdi": 20, "josquin": 8}
+TABLE = read_table("music")
+TONICS: list[str] = TABLE["tonics"]
 SCORE_SUFFIXES = (".abc", ".mxl", ".krn")
 EXCERPTS_PER_SCORE = 3
+EXCERPT_BEATS = 32.0
 MAX_VOICES = 4
 MIN_NOTES = 6
-TONICS = ("C", "C#", "D", "E-", "E", "F", "F#", "G", "A-", "A", "B-", "B")  # as music21 spells them
-MAJOR_STEPS, MINOR_STEPS = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
-PROGRESSIONS = ((0, 3, 4, 0), (0, 5, 3, 4), (0, 4, 5, 3), (0, 3, 0, 4), (5, 3, 0, 4), (0, 1, 4, 0), (0, 0, 3, 4))
-RHYTHMS = (
-    (1.0, 1.0, 1.0, 1.0),
-    (1.0, 0.5, 0.5, 1.0, 1.0),
-    (0.5,) * 8,
-    (1.5, 0.5, 1.0, 1.0),
-    (2.0, 1.0, 1.0),
-    (0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
-    (0.75, 0.25, 1.0, 0.75, 0.25, 1.0),
-    (0.25, 0.25, 0.5, 1.0, 0.5, 0.5, 1.0),
-)
 BEATS_PER_BAR = 4
+LEGATO = 0.95  # of its time that a note sounds
+MIDDLE_C = 60
 
 PhraseNote = tuple[float, float, int]  # start and length in beats, MIDI pitch
 
@@ -58,11 +48,12 @@ class Phrase:
 
     def first_beats(self, beats: float) -> "Phrase":
         """The notes that start within the first beats, cut at their end."""
-        voices = [
-            [(start, min(length, beats - start), pitch) for start, length, pitch in voice if start < beats]
-            for voice in self.voices
-        ]
-        return Phrase([voice for voice in voices if voice], self.key, self.mode, self.composer)
+        voices = []
+        for voice in self.voices:
+            notes = [(start, min(length, beats - start), pitch) for start, length, pitch in voice if start < beats]
+            if notes:
+                voices.append(notes)
+        return Phrase(voices, self.key, self.mode, self.composer)
 
     @property
     def note_count(self) -> int:
@@ -76,6 +67,21 @@ class Phrase:
         return (min(pitches) + max(pitches)) / 2
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A scale whose degrees run on over the octaves; degree 0 is the tonic in the middle octave."""
+
+    tonic: int
+    mode: str
+
+    def pitch(self, degree: int, chord: int = 0) -> int:
+        """The MIDI pitch of a degree; a minor scale raises its seventh in the chord of the fifth degree."""
+        octave, step = divmod(degree, 7)
+        raised = self.mode == "minor" and step == 6 and chord == 4
+        tonic = self.tonic if self.tonic < 7 else self.tonic - 12
+        return MIDDLE_C + tonic + 12 * octave + TABLE["steps"][self.mode][step] + raised
+
+
 def compose(rng: random.Random, voices: int, beats: float) -> Phrase:
     """Compose a phrase.
 
@@ -87,7 +93,7 @@ def compose(rng: random.Random, voices: int, beats: float) -> Phrase:
     tonic, mode = rng.randrange(12), rng.choice(("major", "minor"))
     scale = Scale(tonic, mode)
     bars = int(-(-beats // BEATS_PER_BAR))
-    progression = rng.choice(PROGRESSIONS)
+    progression = rng.choice(TABLE["progressions"])
     chords = [progression[bar % len(progression)] for bar in range(bars)]
     chords[-1] = 0  # the key is plainest when the end comes home
     tune = rng.choice((scale_run, arpeggio, melody, melody, melody))
@@ -99,24 +105,9 @@ def compose(rng: random.Random, voices: int, beats: float) -> Phrase:
     return Phrase(parts, TONICS[tonic], mode).first_beats(beats)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A scale whose degrees run on over the octaves; degree 0 is the tonic in the middle octave."""
-
-    tonic: int
-    mode: str
-
-    def pitch(self, degree: int, chord: int = 0) -> int:
-        """The MIDI pitch of a degree; a minor scale raises its seventh in the chord of the fifth degree."""
-        octave, step = divmod(degree, 7)
-        steps = MAJOR_STEPS if self.mode == "major" else MINOR_STEPS
-        raised = self.mode == "minor" and step == 6 and chord == 4
-        return 60 + (self.tonic if self.tonic < 7 else self.tonic - 12) + 12 * octave + steps[step] + raised
-
-
 def bar_rhythm(rng: random.Random, chords: Sequence[int]) -> list[tuple[float, float, int]]:
     """Start, length and chord of each note, one rhythm a bar out of two that alternate."""
-    rhythms = rng.sample(RHYTHMS, 2)
+    rhythms = rng.sample(TABLE["rhythms"], 2)
     slots = []
     for bar, chord in enumerate(chords):
         start = float(bar * BEATS_PER_BAR)
@@ -133,8 +124,9 @@ def melody(rng: random.Random, scale: Scale, chords: Sequence[int]) -> list[Phra
         degree += rng.choice((-2, -1, -1, 0, 1, 1, 2, rng.choice((-4, 3))))
         degree = min(max(degree, -3), 11)
         if start % 2 == 0:
-            degree = min(range(-4, 13), key=lambda d: ((d - chord) % 7 not in (0, 2, 4), abs(d - degree)))
-        notes.append((start, length * 0.95, scale.pitch(degree, chord)))
+            near = [d for d in range(-4, 13) if (d - chord) % 7 in (0, 2, 4)]
+            degree = min(near, key=lambda d: abs(d - degree))
+        notes.append((start, length * LEGATO, scale.pitch(degree, chord)))
     return notes
 
 
@@ -143,69 +135,56 @@ def scale_run(rng: random.Random, scale: Scale, chords: Sequence[int]) -> list[P
     length, top = rng.choice((0.5, 0.5, 1.0)), rng.choice((7, 9, 14))
     cycle = [*range(top), *range(top, 0, -1)]
     count = round(len(chords) * BEATS_PER_BAR / length)
-    return [(i * length, length * 0.95, scale.pitch(cycle[i % len(cycle)])) for i in range(count)]
+    return [(i * length, length * LEGATO, scale.pitch(cycle[i % len(cycle)])) for i in range(count)]
+
+
+def even_notes(
+    scale: Scale, chords: Sequence[int], length: float, degree: Callable[[int, int], int]
+) -> list[PhraseNote]:
+    """Notes of one length; `degree` gives the degree of a note by its number and the root of its chord."""
+    notes = []
+    for i in range(round(len(chords) * BEATS_PER_BAR / length)):
+        chord = chords[int(i * length) // BEATS_PER_BAR]
+        notes.append((i * length, length * LEGATO, scale.pitch(degree(i, chord), chord)))
+    return notes
 
 
 def arpeggio(rng: random.Random, scale: Scale, chords: Sequence[int]) -> list[PhraseNote]:
-    """Broken chords in even notes."""
+    """Broken chords."""
     pattern = rng.choice(((0, 2, 4, 7), (0, 2, 4, 7, 9, 7, 4, 2), (7, 4, 2, 0), (0, 4, 2, 4)))
-    length = 0.5
-    count = round(len(chords) * BEATS_PER_BAR / length)
-    notes = []
-    for i in range(count):
-        chord = chords[int(i * length) // BEATS_PER_BAR]
-        notes.append((i * length, length * 0.95, scale.pitch(chord + pattern[i % len(pattern)], chord)))
-    return notes
+    return even_notes(scale, chords, 0.5, lambda i, chord: chord + pattern[i % len(pattern)])
 
 
 def bass(rng: random.Random, scale: Scale, chords: Sequence[int]) -> list[PhraseNote]:
     """The root of each chord, low and long, or in turn with its fifth."""
     length = rng.choice((4.0, 2.0, 1.0))
-    notes = []
-    for i in range(round(len(chords) * BEATS_PER_BAR / length)):
-        chord = chords[int(i * length) // BEATS_PER_BAR]
-        degree = chord + (4 if i % 2 and length < 4 else 0)
-        notes.append((i * length, length * 0.95, scale.pitch(degree - 14, chord)))
-    return notes
+    fifth = 4 if length < BEATS_PER_BAR else 0
+    return even_notes(scale, chords, length, lambda i, chord: chord - 14 + fifth * (i % 2))
 
 
 def chord_voice(rng: random.Random, scale: Scale, chords: Sequence[int], inner: int) -> list[PhraseNote]:
     """An inner voice of held or repeated chord notes: the third, then the fifth."""
     length = rng.choice((4.0, 2.0, 1.0))
-    notes = []
-    for i in range(round(len(chords) * BEATS_PER_BAR / length)):
-        chord = chords[int(i * length) // BEATS_PER_BAR]
-        notes.append((i * length, length * 0.95, scale.pitch(chord + 2 * inner - 7, chord)))
-    return notes
+    return even_notes(scale, chords, length, lambda i, chord: chord - 7 + 2 * inner)
 
 
-def cache_excerpts(file: Path, seed: int, scale: float = 1.0) -> None:
-    """Cut excerpts out of music21's scores and keep them in a file, unless it is there.
+def load_excerpts(file: Path, seed: int, scale: float = 1.0) -> list[Phrase]:
+    """Excerpts of music21's scores, which are kept in a file.
 
     Args:
-        file (`Path`): JSON file of the excerpts.
+        file (`Path`): JSON file of the excerpts; made if it is not there.
         seed (`int`): Chooses the scores and the places.
         scale (`float`): Share of the usual number of scores.
 
     Raises:
         ImportError: If music21 is not installed.
-    """
-    if file.exists():
-        return
-    phrases: list[Phrase] = []
-    for composer, path in track(choose_works(seed, scale), description="Scores"):
-        phrases += excerpts(random.Random(f"{seed}:{path.name}"), path, composer)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, json.dumps([asdict(phrase) for phrase in phrases]).encode())
-
-
-@cache
-def cached_excerpts(file: Path) -> list[Phrase]:
-    """The excerpts of a file, read once a process.
-
-    Raises:
         ValueError: If the file is damaged.
     """
+    if not file.exists():
+        phrases: list[Phrase] = []
+        for composer, path in track(choose_works(seed, scale), description="Scores"):
+            phrases += excerpts(random.Random(f"{seed}:{path.name}"), path, composer)
+        write_json(file, [asdict(phrase) for phrase in phrases])
     try:
         return [Phrase(**fields) for fields in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
@@ -214,12 +193,10 @@ def cached_excerpts(file: Path) -> list[Phrase]:
 
 def choose_works(seed: int, scale: float) -> list[tuple[str, Path]]:
     """Composer and file of the scores to read."""
-    try:
-        import music21
-    except ImportError as error:
-        raise ImportError("Reading scores needs music21; install it: pip install music21") from error
+    import music21
+
     works = []
-    for composer, count in SCORE_SHARES.items():
+    for composer, count in TABLE["scores"].items():
         folder = Path(music21.__file__).parent / "corpus" / composer
         paths = sorted(path for path in folder.rglob("*") if path.suffix in SCORE_SUFFIXES)
         count = min(len(paths), round(count * scale))
@@ -236,13 +213,17 @@ def excerpts(rng: random.Random, path: Path, composer: str) -> list[Phrase]:
         key: Any = score.analyze("key")
     except Exception:  # music21 fails in many ways on odd files, and a score more or less is no loss
         return []
-    parts = list(getattr(score, "parts", ()))[:MAX_VOICES]
-    voices = [voice for part in parts if (voice := part_notes(part))]
+    voices = [part_notes(part) for part in list(getattr(score, "parts", ()))[:MAX_VOICES]]
+    voices = [voice for voice in voices if voice]
     if not voices or key.mode not in ("major", "minor") or key.tonic.name not in TONICS:
         return []
     voices.sort(key=lambda voice: -sum(pitch for _, _, pitch in voice) / len(voice))
-    found = [cut(rng, voices, Phrase([], key.tonic.name, key.mode, composer)) for _ in range(EXCERPTS_PER_SCORE)]
-    return [phrase for phrase in found if phrase is not None]
+    found = []
+    for _ in range(EXCERPTS_PER_SCORE):
+        cut = cut_voices(rng, voices)
+        if sum(map(len, cut)) >= MIN_NOTES:
+            found.append(Phrase(cut, key.tonic.name, key.mode, composer))
+    return found
 
 
 def part_notes(part: Any) -> list[PhraseNote]:
@@ -255,15 +236,16 @@ def part_notes(part: Any) -> list[PhraseNote]:
     return notes
 
 
-def cut(rng: random.Random, voices: list[list[PhraseNote]], key: Phrase, beats: float = 32.0) -> Phrase | None:
-    """Some beats from a random bar on, in all voices or in the highest alone; `None` if too few notes are there."""
+def cut_voices(rng: random.Random, voices: list[list[PhraseNote]]) -> list[list[PhraseNote]]:
+    """Some beats from a random bar on, in all voices or in the highest alone; the first note comes at once."""
     last = max(start for voice in voices for start, _, _ in voice)
-    begin = float(BEATS_PER_BAR * rng.randint(0, max(0, int((last - beats / 2) // BEATS_PER_BAR))))
+    begin = float(BEATS_PER_BAR * rng.randint(0, max(0, int((last - EXCERPT_BEATS / 2) // BEATS_PER_BAR))))
+    end = begin + EXCERPT_BEATS
     chosen = voices[:1] if rng.random() < 0.4 else voices
-    moved = [[(s - begin, length, p) for s, length, p in voice if begin <= s < begin + beats] for voice in chosen]
-    moved = [voice for voice in moved if voice]
-    if sum(map(len, moved)) < MIN_NOTES:
-        return None
-    rest = min(voice[0][0] for voice in moved)
-    moved = [[(start - rest, length, pitch) for start, length, pitch in voice] for voice in moved]
-    return Phrase(moved, key.key, key.mode, key.composer)
+    cut = [[note for note in voice if begin <= note[0] < end] for voice in chosen]
+    cut = [voice for voice in cut if voice]
+    first = min((voice[0][0] for voice in cut), default=begin)
+    return [[(start - first, length, pitch) for start, length, pitch in voice] for voice in cut]
+
+
+__all__ = ["TONICS", "Phrase", "compose", "load_excerpts"]

@@ -6,8 +6,15 @@ import re
 import pytest
 from conftest import SHARED
 
-from recipes.salmonn_smol.caption_rules import CLASS_PHRASES, MISLABELLED
-from recipes.salmonn_smol.captions import clean_caption, describe, name_sound, names_class, plain_label
+from recipes.salmonn_smol.sound_captions import (
+    CLASS_PHRASES,
+    MISLABELLED,
+    clean_caption,
+    describe,
+    name_sound,
+    names_class,
+    plain_label,
+)
 
 
 CORPUS = SHARED / "corpus" / "train" / "metadata.jsonl"

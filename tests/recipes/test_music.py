@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.salmonn_smol import music_scores
-from recipes.salmonn_smol.music_scores import INSTRUMENTS, SCORES_FILE, SPEEDS, caption, plan, render_music
-from recipes.salmonn_smol.phrases import TONICS, Phrase, compose
+from recipes.salmonn_smol import music
+from recipes.salmonn_smol.music import INSTRUMENTS, SCORES_FILE, SPEEDS, caption, plan_piece, render_music
+from recipes.salmonn_smol.music_phrases import TONICS, Phrase, compose
 from recipes.salmonn_smol.soundfonts import (
     SOUNDFONTS,
     Note,
@@ -37,7 +37,7 @@ SCALE = Phrase([[(float(i), 0.9, 60 + i) for i in range(16)]], "C", "major", "ba
 @pytest.fixture
 def music_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one excerpt, to be filled with the smallest soundfont."""
-    monkeypatch.setattr(music_scores, "FONT_WEIGHTS", {FONT: 1.0})
+    monkeypatch.setattr(music, "FONT_WEIGHTS", {FONT: 1.0})
     folder = tmp_path / "music"
     folder.mkdir()
     (folder / SCORES_FILE).write_text(json.dumps([asdict(SCALE)]), encoding="utf-8")
@@ -46,7 +46,7 @@ def music_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @needs_soundfont
 def test_render_music_writes_clips_that_its_rows_describe(music_folder: Path) -> None:
-    rows = render_music(music_folder, clips=3)
+    rows = render_music(music_folder, limit=3)
 
     assert [json.loads(line) for line in (music_folder / "metadata.jsonl").read_text().splitlines()] == rows
     for row in rows:
@@ -60,18 +60,18 @@ def test_render_music_writes_clips_that_its_rows_describe(music_folder: Path) ->
 
 @needs_soundfont
 def test_render_music_completes_an_interrupted_run_with_the_same_clips(music_folder: Path) -> None:
-    rows = render_music(music_folder, clips=2)
+    rows = render_music(music_folder, limit=2)
     kept, lost = (music_folder / row["file_name"] for row in rows)
     before, written = soundfile.read(lost)[0], kept.stat().st_mtime_ns
     lost.unlink()
 
-    assert render_music(music_folder, clips=2) == rows
+    assert render_music(music_folder, limit=2) == rows
     assert kept.stat().st_mtime_ns == written
     np.testing.assert_array_equal(soundfile.read(lost)[0], before)
 
 
 def test_plan_takes_every_instrument_first_equally_often() -> None:
-    plans = [plan(random.Random(index), [SCALE], index) for index in range(2 * len(INSTRUMENTS))]
+    plans = [plan_piece(random.Random(index), [SCALE], index) for index in range(2 * len(INSTRUMENTS))]
 
     firsts = [clip.instruments[0] for clip in plans]
     assert {firsts.count(name) for name in INSTRUMENTS} == {2}
@@ -81,7 +81,7 @@ def test_plan_takes_every_instrument_first_equally_often() -> None:
 
 
 def test_caption_has_the_sentences_of_the_corpus() -> None:
-    clip = plan(random.Random(0), [], 0)
+    clip = plan_piece(random.Random(0), [], 0)
     captions = {caption(random.Random(seed), clip) for seed in range(30)}
 
     voices = "piece in several voices" if len(clip.phrase.voices) > 1 else "melody"
@@ -117,9 +117,16 @@ def test_midi_file_keeps_drums_on_their_channel() -> None:
     notes = [Note(0.0, 1.0, 60, channel=0), Note(0.0, 1.0, 36, channel=1)]
     data = midi_file(notes, [Preset(0, 0), Preset(128, 0)], 120, 0.0)
 
-    assert data.startswith(b"MThd")
-    assert bytes((0x90, 60, 90)) in data
-    assert bytes((0x99, 36, 90)) in data
+    started = {(event.channel, event.note) for event in data.tracks[0] if event.type == "note_on"}
+    assert started == {(0, 60), (9, 36)}
+
+
+def test_midi_file_ends_a_note_before_the_same_begins_again() -> None:
+    data = midi_file([Note(0.0, 1.0, 60), Note(1.0, 1.0, 60)], [Preset(0, 0)], 120, 0.0)
+
+    played = [event.type for event in data.tracks[0] if event.type.startswith("note")]
+    assert played == ["note_on", "note_off", "note_on", "note_off"]
+    assert data.length == pytest.approx(1.0)
 
 
 def test_require_soundfonts_missing_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

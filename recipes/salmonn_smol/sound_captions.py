@@ -8,12 +8,26 @@
 import re
 import zlib
 
-from recipes.salmonn_smol.caption_rules import CLASS_PHRASES, MISLABELLED, RULES, SPOKEN_WORDS
+from recipes.salmonn_smol.tables import read_table
 
 
+TABLE = read_table("sound_captions")
+CLASS_PHRASES: dict[str, str] = TABLE["class_phrases"]
+MISLABELLED: list[str] = TABLE["mislabelled"]
+SPOKEN_WORDS: dict[str, str] = TABLE["spoken_words"]
 SENTENCES = ("{0}.", "The sound of {0}.", "This is the sound of {0}.", "You can hear {0}.")
 VOWELS = tuple("aeiou")
 CONSONANT_SOUND = ("uni", "eu", "one")  # spelled with a vowel, spoken with a consonant
+
+
+def _with_alternatives(pattern: str) -> str:
+    """A pattern of the table with its words in place of `<guns>` and the like."""
+    for name, words in TABLE["alternatives"].items():
+        pattern = pattern.replace(f"<{name}>", "|".join(words))
+    return pattern
+
+
+RULES = [(_with_alternatives(pattern), phrase) for pattern, phrase in TABLE["rules"].items()]
 
 
 def clean_caption(text: str, sound_class: str | None = None) -> str | None:
@@ -50,14 +64,19 @@ def name_sound(label: str, sound_class: str | None) -> str | None:
 
 
 def rule_phrase(label: str) -> str | None:
-    """The phrase of the first rule that fits; `{0}` and `{a}` stand for what the pattern's group found."""
+    """The phrase of the first rule that fits."""
     for pattern, phrase in RULES:
         found = re.search(pattern, label)
         if found:
-            word = next((group for group in found.groups() if group), "")
-            word = SPOKEN_WORDS.get(word, word)
-            return phrase.replace("{a}", with_article(word)).replace("{0}", word) or None
+            return fill_phrase(phrase, found)
     return None
+
+
+def fill_phrase(phrase: str, found: re.Match[str]) -> str:
+    """A phrase with what the pattern's group found for `{0}`, and for `{a}` the same with an article."""
+    word = next((group for group in found.groups() if group), "").replace("_", " ")
+    word = SPOKEN_WORDS.get(word, word)
+    return phrase.replace("{a}", with_article(word)).replace("{0}", word)
 
 
 def names_class(phrase: str, sound_class: str) -> bool:
@@ -76,3 +95,6 @@ def with_article(noun: str) -> str:
     """A noun with `a` or `an`."""
     article = "an" if noun.startswith(VOWELS) and not noun.startswith(CONSONANT_SOUND) else "a"
     return f"{article} {noun}"
+
+
+__all__ = ["clean_caption", "describe", "fill_phrase", "name_sound", "names_class", "plain_label"]
