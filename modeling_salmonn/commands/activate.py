@@ -1,6 +1,5 @@
 """`salmonn activate MODEL ...`: activation tuning, all of it at once; or step by step, by a command for each."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +47,6 @@ Temperature = Annotated[float, typer.Option(help="Temperature of the sampling.")
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of one answer each.")]
 LearningRate = Annotated[float, typer.Option(help="Constant learning rate.")]
 Limit = Annotated[int, typer.Option(min=1, help="Rows of each task to compare on.")]
-ComparedTokens = Annotated[int, typer.Option(min=1, help="Longest answer to compare, in tokens.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips answered at once.")]
 
 
@@ -68,7 +66,6 @@ def run_activation_command(
     steps: Steps = 12,
     learning_rate: LearningRate = 3e-5,
     limit: Limit = 100,
-    compared_tokens: ComparedTokens = 200,
     batch_size: BatchSize = 4,
     prompts: Prompts = None,
     dtype: Dtype = "float32",
@@ -95,15 +92,10 @@ def run_activation_command(
                 batch_size=batch_size,
             ),
             tuning.TuningSettings(steps, learning_rate, seed, dtype),
-            tuning.ComparisonSettings(limit, seed, compared_tokens, batch_size),
+            tuning.EvaluationSettings(limit, batch_size, seed=seed),
             tuning.read_rows(data) if data else None,
         )
-        _say(report.written.summary())
-        _say(tuning.loss_summary(report.losses))
-        if report.comparison is None:
-            _say("Nothing to compare on: all clips were written about; give more clips, or --data.")
-        else:
-            _show(report.comparison.table())
+        _say(report.summary())
 
 
 @app.command("write")
@@ -162,33 +154,6 @@ def tune_on_answers_command(
         _say(f"Wrote {output}.")
 
 
-@app.command("compare")
-def compare_models_command(
-    before: Model,
-    after: Annotated[str, typer.Argument(help="Folder or Hub id of the tuned model.")],
-    data: Annotated[list[str], typer.Option(help="Rows of untrained tasks and of asr; can be repeated.")],
-    output: Annotated[str | None, typer.Option(help="Folder to write to; the tuned model's if not given.")] = None,
-    limit: Limit = 100,
-    max_new_tokens: ComparedTokens = 200,
-    batch_size: BatchSize = 8,
-    prompts: Prompts = None,
-    dtype: Dtype = "float32",
-    seed: Seed = 0,
-) -> None:
-    """Compare two models: following rate, diversity, repeat rate and word error rate by task."""
-    with _checked(before, after):
-        from modeling_salmonn.activation import tuning
-
-        if output is None and not os.path.isdir(after):
-            raise ValueError(f"{after} is no folder to write the comparison to; give --output.")
-        settings = tuning.ComparisonSettings(limit, seed, max_new_tokens, batch_size)
-        rows = tuning.read_rows(data)
-        comparison = tuning.compare_models(
-            before, after, rows, Path(output or after), _load_prompts(prompts), settings, dtype
-        )
-        _show(comparison.table())
-
-
 def _load_prompts(file: str | None) -> dict[str, list[str]]:
     """The bundled instructions, and those of a file, which win."""
     from modeling_salmonn.data.prompts import load_prompts
@@ -212,12 +177,6 @@ def _say(text: str) -> None:
     from modeling_salmonn.commands.app import console
 
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _show(table: Any) -> None:
-    from modeling_salmonn.commands.app import console
-
-    console.print(table)
 
 
 __all__ = ["app"]

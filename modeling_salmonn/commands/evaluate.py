@@ -12,7 +12,7 @@ Model = Annotated[str, typer.Argument(help="Folder or Hub id of a SALMONN, or of
 Suites = Annotated[list[str], typer.Option("--suite", help="level1, level2, level3, all, or a task; repeatable.")]
 Data = Annotated[list[str], typer.Option(help="Manifest, audio folder, or NAME[=FOLDER] of a public data set.")]
 Output = Annotated[Path, typer.Option(help="Folder for answers and figures; a stopped command goes on there.")]
-Most = Annotated[int | None, typer.Option(min=1, help="Rows of each task, drawn at random.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows of each task, drawn at random.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips answered at once.")]
 Tasks = Annotated[Path | None, typer.Option("--tasks", help="YAML file with tasks of your own.")]
 Judged = Annotated[str, typer.Option(help="rules, URL#MODEL of a chat endpoint, or a local language model.")]
@@ -26,7 +26,7 @@ def evaluate(
     batch_size: BatchSize = 8,
     lora_scale: Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")] = None,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy, the research code used 4.")] = 1,
-    most: Most = None,
+    limit: Limit = None,
     tasks: Tasks = None,
     judge: Judged = "rules",
     card: Annotated[Path | None, typer.Option(help="Model card to put the figures into, as model-index.")] = None,
@@ -40,19 +40,17 @@ def evaluate(
         from modeling_salmonn.data.tasks import choose_tasks, load_tasks
         from modeling_salmonn.evaluation import run
         from modeling_salmonn.evaluation.judges import parse_judge
-        from modeling_salmonn.evaluation.summary import load_card, missing_lines, table, write_model_index
+        from modeling_salmonn.evaluation.summary import comparison, load_card, write_model_index
 
         require_model(model)
         if card is not None:
             load_card(card)
         chosen = choose_tasks(load_tasks(tasks), suite)
-        settings = run.EvaluationSettings(most, batch_size, lora_scale, num_beams, seed, dtype)
+        settings = run.EvaluationSettings(limit, batch_size, lora_scale, num_beams, seed, dtype)
         summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
         if not run.process_state().is_main_process:
             return
-        typer.echo(table({Path(model).name: summary}))
-        for line in missing_lines(summary):
-            typer.echo(line, err=True)
+        typer.echo(comparison({Path(model).name: summary}), nl=False)
         if not any(entry["rows"] for entry in summary.values()):
             raise ValueError(f"No clip could be read; see {output / run.BAD_CLIPS_FILE}.")
         if card is not None:
@@ -68,7 +66,7 @@ def sweep(
         list[float] | None, typer.Option(min=0.0, help="LoRA scaling; repeatable; 0, 0.5 and so on to 4 if not given.")
     ] = None,
     batch_size: BatchSize = 8,
-    most: Most = None,
+    limit: Limit = None,
     tasks: Tasks = None,
     judge: Judged = "rules",
     seed: Annotated[int, typer.Option(help="Of the choice of rows and of the intervals.")] = 0,
@@ -85,7 +83,7 @@ def sweep(
 
         require_model(model)
         chosen = choose_tasks(load_tasks(tasks), suite)
-        settings = run.EvaluationSettings(most, batch_size, seed=seed, dtype=dtype)
+        settings = run.EvaluationSettings(limit, batch_size, seed=seed, dtype=dtype)
         sweep_scales(model, chosen, run.read_data(data), output, parse_judge(judge), scale or SCALES, settings)
         if run.process_state().is_main_process:
             typer.echo(f"Wrote sweep.json, sweep.png and sweep.md to {output}.")
@@ -125,7 +123,6 @@ def activation_data(
     steps: activate.Steps = 12,
     learning_rate: activate.LearningRate = 3e-5,
     limit: activate.Limit = 100,
-    compared_tokens: activate.ComparedTokens = 200,
     batch_size: activate.BatchSize = 4,
     prompts: activate.Prompts = None,
     dtype: activate.Dtype = "float32",
@@ -158,7 +155,7 @@ def activation_data(
             tuning.load_prompts(prompts),
             writing,
             tuning.TuningSettings(steps, learning_rate, seed, dtype),
-            tuning.ComparisonSettings(limit, seed, compared_tokens, batch_size),
+            tuning.EvaluationSettings(limit, batch_size, seed=seed),
         )
         for line in found.left_out_lines():
             typer.echo(line, err=True)

@@ -24,9 +24,9 @@ from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import claim_folder
+from modeling_salmonn.evaluation.harness import claim_folder, rows_hash
 from modeling_salmonn.evaluation.metrics import Metric, ratio
-from modeling_salmonn.evaluation.summary import figure
+from modeling_salmonn.evaluation.summary import score
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 
@@ -116,7 +116,8 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     """
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
-    claim_folder(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
+    record = {"weights": weights_hash(answerer), "dtype": dtype, "data": rows_hash(probes)}
+    claim_folder(output, "settings.json", record | {"instructions": instructions}, [])
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
     for index, (probe, texts) in enumerate(zip(tqdm(probes, desc="Probes", disable=None), instructions, strict=True)):
@@ -160,7 +161,7 @@ def perplexity_table(losses: Sequence[Losses]) -> Table:
         columns = {name: np.array([probe[kind, name] for probe in own]) for name in (NO_INSTRUCTION, *KINDS)}
         columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)
         under = {
-            name: figure(PERPLEXITY, np.stack([column, np.ones(len(own))], axis=1)) for name, column in columns.items()
+            name: score(PERPLEXITY, np.stack([column, np.ones(len(own))], axis=1)) for name, column in columns.items()
         }
         table[kind] = {"probes": len(own), "under": under}
     return table

@@ -15,9 +15,8 @@ from typing import Any
 from modeling_salmonn.data.journal import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.answering import Answerer, process_state
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import process_state
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
@@ -76,8 +75,7 @@ def sweep_scales(
     require_matplotlib()
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
-    process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = load_answerer(model, settings.dtype)
+    answerer = load_answerer(model, settings.dtype, settings.device)
     if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
     summaries = {

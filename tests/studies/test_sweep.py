@@ -147,7 +147,7 @@ def test_panels_show_curve_band_and_trained_scale() -> None:
 
 def test_scales_come_in_order_and_once(saved_folder: Path, data: Path, tmp_path: Path) -> None:
     tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["tale"])
-    settings = EvaluationSettings(most=1)
+    settings = EvaluationSettings(limit=1)
     rows = read_data([str(data)])
     summaries = sweep_scales(str(saved_folder), tasks, rows, tmp_path, RuleJudge(), (1.5, 0.25, 1.5), settings)
     assert list(summaries) == [0.25, 1.5]
