@@ -23,9 +23,17 @@ from modeling_salmonn.data.text_files import shown
 from modeling_salmonn.evaluation.answering import Answerer, Decoding, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
 from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
-from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, read_summary, summarise, table
+from modeling_salmonn.evaluation.summary import (
+    ALL_METRICS,
+    judge_answers,
+    missing_lines,
+    read_summary,
+    summarise,
+    table,
+)
 
 
 SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
@@ -86,8 +94,10 @@ def evaluate(
         The figures by task; see `summarise`.
 
     Raises:
-        ValueError: if there is nothing to ask, or the folder holds answers to something else.
+        ValueError: if there is nothing to ask, a metric or rule is unknown, or the folder holds answers to something
+            else.
     """
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
     answerer = answerer or load_answerer(model, settings.dtype)
@@ -105,6 +115,23 @@ def evaluate(
     if state.is_main_process:
         write_summary(output, Path(model).name, summary)
     return summary
+
+
+def require_measures(tasks: Sequence[Task]) -> None:
+    """Make sure that tasks name metrics and rules that there are.
+
+    Raises:
+        ValueError: for one with an unknown metric or rule, or with neither.
+    """
+    for task in tasks:
+        named = f"The task {task.name!r}" + (f" ({task.place})" if task.place else "")
+        unknown = sorted(set(task.metrics) - ALL_METRICS.keys())
+        if unknown:
+            raise ValueError(f"{named} has the metrics {unknown}; there are {', '.join(ALL_METRICS)}.")
+        if task.rule is not None and task.rule not in RULES:
+            raise ValueError(f"{named} has the rule {task.rule!r}; there are {', '.join(RULES)}.")
+        if not task.is_measured:
+            raise ValueError(f"{named} measures nothing; give it metrics, or a rule.")
 
 
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
@@ -159,4 +186,4 @@ def _check_references(row: Row, place: str) -> None:
         raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
 
 
-__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data"]
+__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data", "require_measures"]

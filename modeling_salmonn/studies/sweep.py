@@ -19,7 +19,7 @@ from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.baselines import load_answerer
 from modeling_salmonn.evaluation.harness import process_state
 from modeling_salmonn.evaluation.judges import Judge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 
@@ -74,6 +74,7 @@ def sweep_scales(
         ImportError: if matplotlib is missing.
     """
     require_matplotlib()
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
