@@ -22,11 +22,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.writing import ANSWER_FIELDS, WritingReport, WritingSettings, write_answers
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, read_record, write_json
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, Rows, load_rows
 from modeling_salmonn.data.sources import parse_sources
-from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
 from modeling_salmonn.evaluation.comparison import Comparison, ComparisonSettings, compare_models
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
@@ -165,12 +164,10 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
 
 def finished_losses(model: str, answers: Path, output: Path, settings: TuningSettings) -> list[float] | None:
     """The losses of an earlier call that tuned on the same answers in the same way; `None` if there was none."""
-    file = output / RECORD_FILE
-    if not file.exists():
-        return None
-    found = read_json_object(file, "delete it to tune the model anew")
-    losses = found.pop("losses", None)
-    return losses if found == tuning_record(model, answers, settings) and _are_losses(losses) else None
+    record = tuning_record(model, answers, settings)
+    found = read_record(output / RECORD_FILE, record, "delete it to tune the model anew") or {}
+    losses = found.get("losses")
+    return losses if _are_losses(losses) else None
 
 
 def _are_losses(value: Any) -> bool:

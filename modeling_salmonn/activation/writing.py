@@ -27,10 +27,8 @@ from tqdm.auto import tqdm
 from modeling_salmonn.activation.clips import asks_question, choose_clips, question_of
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.data.examples import Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder, write_json
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, weights_hash
 from modeling_salmonn.evaluation.instruction_following import (
     FALLBACK_TASKS,
@@ -145,10 +143,9 @@ def write_answers(
         "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
         "prompts": _hash(used_prompts(chosen, prompts)),
     }
-    make_output_folder(output, RECORD_FILE, [ANSWERS_FILE, REJECTED_FILE])
-    finished = _require_same_record(output / RECORD_FILE, record)
+    found = claim_folder(output, RECORD_FILE, record, [ANSWERS_FILE, REJECTED_FILE])
+    finished = found.get("finished") is True
     if not finished:
-        write_json(output / RECORD_FILE, record | {"finished": False})
         SelfWriter(answerer, output, prompts, settings).write(chosen)
     report = report_of(output)
     if not report.kept:
@@ -296,22 +293,6 @@ def report_of(output: Path) -> WritingReport:
     rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS).rows)
     kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS).rows
     return WritingReport(output / ANSWERS_FILE, len(kept), dict(sorted(rejected.items())))
-
-
-def _require_same_record(file: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the folder was finished; raises if it holds other answers."""
-    if not file.exists():
-        return False
-    mend = "give another output folder, or delete this one"
-    found = read_json_object(file, mend)
-    if not isinstance(found.get("settings"), dict) or not isinstance(found.get("finished"), bool):
-        raise ValueError(f"{file} is no record of written answers: it lacks 'settings' or 'finished'; {mend}.")
-    theirs, ours = found["settings"] | found, {**record["settings"], **record}
-    differing = [name for name in ours if name != "settings" and theirs.get(name) != ours[name]]
-    if differing:
-        changes = ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in differing)
-        raise ValueError(f"{file.parent} holds answers that were written with other settings: {changes}; {mend}.")
-    return found["finished"]
 
 
 def _listing(counts: Mapping[str, int]) -> str:

@@ -35,7 +35,7 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
     if path is None:
         # Tasks with rows of their own, such as en2de, are parts of others.
         return {task.name: list(task.instructions) for task in load_tasks().values() if not task.rows}
-    table = read_json_object(path, "give a JSON file that maps tasks to lists of instructions")
+    table = read_json_object(path, "give a JSON file that maps tasks to lists of instructions", "prompt file")
     return {task: _read_instructions(entry, task, path) for task, entry in table.items()}
 
 

@@ -18,9 +18,8 @@ from modeling_salmonn.activation.clips import references_of
 from modeling_salmonn.activation.writing import STORY_TASK
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.data.examples import Example, ExampleMaker
-from modeling_salmonn.data.journal import write_bytes, write_json, write_rows
+from modeling_salmonn.data.files import make_output_folder, write_bytes, write_json, write_rows
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.instruction_following import (
     FALLBACK_TASKS,

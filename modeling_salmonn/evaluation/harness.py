@@ -22,13 +22,11 @@ from tqdm.auto import tqdm
 
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name, joined_seconds
 from modeling_salmonn.data.examples import USUAL_SECONDS, Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.row_checks import SECONDS_COLUMNS, usable_seconds
 from modeling_salmonn.data.rows import Row, row_clips
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.evaluation.answering import Answer, Decoding
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, FALLBACK_TOKENS
 from modeling_salmonn.evaluation.metrics import METRICS
@@ -166,7 +164,7 @@ def read_answers(output: Path) -> dict[tuple[str, int, str], Row]:
     return {(row["task"], row["row"], row["part"]): row for row in rows}
 
 
-def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
+def claim_answers(output: Path, rows: Sequence[Row], **settings: Any) -> None:
     """Note in a folder what its answers are to, so that those to something else are never taken for them.
 
     Args:
@@ -177,17 +175,9 @@ def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
     Raises:
         ValueError: if it is no folder, or has answers of other settings or files of others.
     """
-    make_output_folder(output, SETTINGS_FILE, REPLACED_FILES)
     named = [row | {"path": clip_name(row.get("path"))} for row in rows]  # a clip may be held in memory
     digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=repr).encode()).hexdigest()
-    wanted = settings | {"data": digest}
-    file = output / SETTINGS_FILE
-    found = read_json_object(file, "choose another folder, or delete this one") if file.is_file() else wanted
-    if found != wanted:
-        changed = ", ".join(sorted(name for name in wanted | found if wanted.get(name) != found.get(name)))
-        raise ValueError(f"{output} holds answers of another {changed}; choose another folder, or delete this one.")
-    if process_state().is_main_process:
-        write_json(file, wanted)
+    claim_folder(output, SETTINGS_FILE, settings | {"data": digest}, REPLACED_FILES)
 
 
 def process_state() -> PartialState:
@@ -247,4 +237,4 @@ def _record(job: Job, example: Example, answer: Answer) -> Row:
     return record | {"instruction": example["instruction"], "answer": answer.text, "finished": answer.finished}
 
 
-__all__ = ["Job", "answer_jobs", "claim_folder", "make_jobs", "process_state", "read_answers"]
+__all__ = ["Job", "answer_jobs", "claim_answers", "make_jobs", "process_state", "read_answers"]

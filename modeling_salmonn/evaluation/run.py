@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_salmonn.activation.clips import locate_clips
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.sources import parse_sources
@@ -22,7 +22,7 @@ from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import shown
 from modeling_salmonn.evaluation.answering import Answerer, Decoding, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
-from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_answers, make_jobs, process_state
 from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
@@ -104,7 +104,7 @@ def evaluate(
     weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
     used = {"lora_scale": decoding.lora_scale, "num_beams": decoding.num_beams, "dtype": settings.dtype}
-    claim_folder(output, rows, model=model, weights=weights, **used)
+    claim_answers(output, rows, model=model, weights=weights, **used)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.most, settings.seed)
     answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding)
     state = process_state()

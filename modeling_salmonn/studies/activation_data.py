@@ -25,7 +25,7 @@ from typing import Any
 from modeling_salmonn.activation.tuning import MODEL_FOLDER, TuningSettings, finished_losses, tune_on_answers
 from modeling_salmonn.activation.tuning import RECORD_FILE as TUNING_FILE
 from modeling_salmonn.activation.writing import STORY_TASK, WritingSettings
-from modeling_salmonn.data.journal import Journal, write_bytes, write_json, write_rows
+from modeling_salmonn.data.files import Journal, read_record, write_bytes, write_json, write_rows
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.answering import Answerer, weights_hash
@@ -201,7 +201,7 @@ class Questioner:
         record = {"model": identity, "rows": _hash(self.rows), "prompts": _hash(self.prompts)}
         record |= {"settings": asdict(self.settings), "dtype": self.dtype}
         done = file.with_suffix(".json")
-        if not done.exists() or read_json_object(done, "delete it to have the model answer again") != record:
+        if read_record(done, record, "delete it to have the model answer again") is None:
             done.unlink(missing_ok=True)
             answerer = model if isinstance(model, Answerer) else Answerer.from_pretrained(str(model), self.dtype)
             write_rows(file, answer_rows(answerer, self.rows, self.prompts, self.settings))

@@ -13,7 +13,7 @@ from modeling_salmonn.activation.writing import (
     report_of,
     write_answers,
 )
-from modeling_salmonn.data.journal import Journal, write_rows
+from modeling_salmonn.data.files import Journal, write_rows
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.comparison import SPEECH_TASK

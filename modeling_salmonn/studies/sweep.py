@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer

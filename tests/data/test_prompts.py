@@ -108,7 +108,7 @@ def test_load_prompts_takes_one_string_for_a_task(tmp_path: Path) -> None:
 
 
 def test_load_prompts_missing_file_raises(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no file .*absent\.json; give a JSON file"):
+    with pytest.raises(ValueError, match=r"no prompt file .*absent\.json; give a JSON file"):
         load_prompts(tmp_path / "absent.json")
 
 

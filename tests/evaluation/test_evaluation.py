@@ -19,7 +19,7 @@ from modeling_salmonn.data.examples import USUAL_SECONDS
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation import run
 from modeling_salmonn.evaluation.answering import Answerer
-from modeling_salmonn.evaluation.harness import KEYS, Job, claim_folder, make_jobs, read_answers
+from modeling_salmonn.evaluation.harness import KEYS, Job, claim_answers, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data, require_measures
 from modeling_salmonn.studies import sweep
@@ -104,7 +104,7 @@ def test_tasks_that_were_evaluated_before_keep_their_figures(saved_folder: Path,
 
 
 def test_folder_with_answers_to_something_else_raises(finished: Path, saved_folder: Path, data: Path) -> None:
-    with pytest.raises(ValueError, match="answers of another lora_scale; choose another folder"):
+    with pytest.raises(ValueError, match=r"other settings: lora_scale None instead of 1\.0; choose another folder"):
         run_evaluation(saved_folder, data, finished, lora_scale=1.0)
 
 
@@ -330,14 +330,14 @@ def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: P
 def test_damaged_settings_of_a_folder_raise(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        claim_folder(tmp_path, [], model="a")
+        claim_answers(tmp_path, [], model="a")
     assert (tmp_path / "settings.json").read_text() == content
 
 
 def test_summary_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("mine")
     with pytest.raises(ValueError, match=r"has summary\.json, but no settings\.json: they are of something else"):
-        claim_folder(tmp_path, [], model="a")
+        claim_answers(tmp_path, [], model="a")
 
 
 @pytest.mark.parametrize(
