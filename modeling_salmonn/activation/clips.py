@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_salmonn.data.journal import Journal
+from modeling_salmonn.data.files import Journal
 from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.rows import METADATA_FILES, Row
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS

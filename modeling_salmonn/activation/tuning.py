@@ -24,16 +24,16 @@ from transformers.trainer_callback import PrinterCallback
 
 from modeling_salmonn.activation.clips import read_clips, references_of, unused_rows
 from modeling_salmonn.activation.writing import STORY_TASK, WritingReport, WritingSettings, write_answers
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import read_record, write_bytes, write_json
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, Rows, load_rows
 from modeling_salmonn.data.sources import parse_sources
 from modeling_salmonn.data.tasks import Task, load_tasks
-from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.answering import AUTO, Answerer, find_device, require_dtype
+from modeling_salmonn.evaluation.harness import SETTINGS_FILE
 from modeling_salmonn.evaluation.judges import RuleJudge
 from modeling_salmonn.evaluation.metrics import english_normaliser
-from modeling_salmonn.evaluation.run import SETTINGS_FILE, EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
 from modeling_salmonn.evaluation.summary import comparison
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.run import build_trainer, run_training
@@ -276,14 +276,12 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
 
 def finished_losses(model: str, answers: Path, output: Path, settings: TuningSettings) -> list[float] | None:
     """The losses of an earlier call that tuned on the same answers in the same way; `None` if there was none."""
-    file = output / RECORD_FILE
-    if not file.exists():
+    record = tuning_record(model, answers, settings)
+    found = read_record(output / RECORD_FILE, record, "delete it to tune the model anew") or {}
+    losses = found.get("losses")
+    if not isinstance(losses, list) or not all(isinstance(loss, (int, float)) for loss in losses):
         return None
-    found = read_json_object(file, "delete it to tune the model anew")
-    losses = found.pop("losses", None)
-    if found != tuning_record(model, answers, settings) or not isinstance(losses, list):
-        return None
-    return losses if losses and all(isinstance(loss, (int, float)) for loss in losses) else None
+    return losses or None
 
 
 def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[str, object]:

@@ -26,10 +26,10 @@ from tqdm.auto import tqdm
 from modeling_salmonn.activation.clips import asks_question, choose_clips, question_of
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.data.examples import Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, weights_hash
-from modeling_salmonn.evaluation.harness import claim_folder, content_hash
+from modeling_salmonn.evaluation.harness import content_hash
 from modeling_salmonn.evaluation.instruction_following import (
     FALLBACK_TASKS,
     FALLBACK_TOKENS,
@@ -40,8 +40,7 @@ from modeling_salmonn.evaluation.instruction_following import (
 from modeling_salmonn.evaluation.text_statistics import end_at_sentence, repeats_itself, split_words
 
 
-ANSWERS_FILE, REJECTED_FILE = "answers.jsonl", "rejected.jsonl"
-RECORD_FILE, FINISHED_FILE = "writing.json", "writing_finished.json"
+ANSWERS_FILE, REJECTED_FILE, RECORD_FILE = "answers.jsonl", "rejected.jsonl", "writing.json"
 ANSWER_FIELDS, REJECTED_FIELDS = {"path": str, "text": str}, {"path": str, "reason": str}
 STORY_TASK, QUESTION_TASK = "story", "audio_qa"
 # For clips without a question of their own.
@@ -147,8 +146,8 @@ def write_answers(
         "clips": content_hash(sorted(chosen, key=lambda row: row["path"])),
         "prompts": content_hash(used_prompts(chosen, prompts)),
     }
-    claim_folder(output, RECORD_FILE, record, [ANSWERS_FILE, REJECTED_FILE, FINISHED_FILE])
-    finished = (output / FINISHED_FILE).is_file()
+    found = claim_folder(output, RECORD_FILE, record, [ANSWERS_FILE, REJECTED_FILE])
+    finished = found.get("finished") is True
     if not finished:
         SelfWriter(answerer, output, prompts, settings).write(chosen)
     report = report_of(output)
@@ -158,7 +157,7 @@ def write_answers(
             "another lora_scale or temperature, a smaller min_words, or more clips."
         )
     if not finished:
-        write_json(output / FINISHED_FILE, {"kept": report.kept, "rejected": report.rejected})
+        write_json(output / RECORD_FILE, record | {"finished": True, "rejected": report.rejected})
     return report
 
 

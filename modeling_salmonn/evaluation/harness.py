@@ -20,12 +20,10 @@ from tqdm.auto import tqdm
 
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.data.examples import USUAL_SECONDS, Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import read_json_object, shown
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.evaluation.answering import Answer, Decoding, process_state
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, FALLBACK_TOKENS
 from modeling_salmonn.evaluation.metrics import METRICS
@@ -38,7 +36,8 @@ Key = tuple[str, int, str]
 KEYS = ("task", "row", "part")
 ANSWER_FIELDS = {"task": str, "row": int, "part": str, "instruction": str, "answer": str}
 ANSWER = "answer"  # the part of a row that counts; the others are what a model that does not follow might say
-ANSWERS_FILES, BAD_CLIPS_FILE = "answers-*.jsonl", "bad_clips.txt"
+ANSWERS_FILES, SETTINGS_FILE, BAD_CLIPS_FILE = "answers-*.jsonl", "settings.json", "bad_clips.txt"
+REPLACED_FILES = ("summary.json", "summary.md")  # once the settings are there; all others are added to
 
 
 class AnswersExamples(Protocol):
@@ -170,39 +169,24 @@ def read_answers(output: Path) -> dict[Key, Row]:
     return answers
 
 
-def claim_folder(folder: Path, file: str, record: Mapping[str, Any], written: Sequence[str]) -> None:
-    """Note in a folder what its files come from, so that those of something else are never taken for them.
+def claim_answers(output: Path, rows: Sequence[Row], **settings: Any) -> None:
+    """Note in a folder what its answers are to, so that those to something else are never taken for them.
 
     Args:
-        folder: the folder; made if there is none.
-        file: name of the note.
-        record: what the files come from, as JSON has it.
-        written: names, or patterns of names, that are written to the folder.
+        output: the folder; made if there is none.
+        rows: the data.
+        **settings: whatever else answers depend on.
 
     Raises:
-        ValueError: if it is no folder, or has files that come from something else.
+        ValueError: if it is no folder, or has answers of other settings or files of others.
     """
-    make_output_folder(folder, file, written)
-    mend = "choose another folder, or delete this one"
-    found = read_json_object(folder / file, mend) if (folder / file).is_file() else record
-    changes = []
-    for name in sorted(record.keys() | found.keys()):
-        theirs, ours = found.get(name), record.get(name)
-        if theirs != ours:
-            changes.append(f"{name} ({shown(theirs)} instead of {shown(ours)})")
-    if changes:
-        raise ValueError(f"{folder} holds answers of another {', '.join(changes)}; {mend}.")
-    write_json(folder / file, record)
+    named = [row | {"path": clip_name(row.get("path"))} for row in rows]  # a clip may be held in memory
+    claim_folder(output, SETTINGS_FILE, settings | {"data": content_hash(named)}, REPLACED_FILES)
 
 
 def content_hash(content: Any) -> str:
     """Tells data apart in a record."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
-
-
-def rows_hash(rows: Sequence[Row]) -> str:
-    """Tells rows apart; a clip that is held in memory goes by its name and content."""
-    return content_hash([row | {"path": clip_name(row.get("path"))} for row in rows])
 
 
 def _require_usable_references(task: Task, rows: Sequence[Row]) -> None:
@@ -278,4 +262,4 @@ def _make_example(maker: ExampleMaker, job: Job) -> Example:
     return example | {"transcript": job.row.get("transcript") or job.row.get("alignment_text")}
 
 
-__all__ = ["Job", "answer_jobs", "claim_folder", "content_hash", "make_jobs", "read_answers", "rows_hash"]
+__all__ = ["Job", "answer_jobs", "claim_answers", "content_hash", "make_jobs", "read_answers"]

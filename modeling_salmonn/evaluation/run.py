@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_salmonn.activation.clips import locate_clips
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.sources import parse_sources
@@ -22,13 +22,21 @@ from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import shown
 from modeling_salmonn.evaluation.answering import AUTO, Answerer, Decoding, process_state, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
-from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, rows_hash
+from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_answers, make_jobs
+from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
-from modeling_salmonn.evaluation.summary import SUMMARY_FILE, comparison, judge_answers, read_summary, summarise
+from modeling_salmonn.evaluation.summary import (
+    ALL_METRICS,
+    SUMMARY_FILE,
+    comparison,
+    judge_answers,
+    read_summary,
+    summarise,
+)
 
 
-SETTINGS_FILE, TABLE_FILE = "settings.json", "summary.md"
+TABLE_FILE = "summary.md"
 
 
 @dataclass(frozen=True)
@@ -91,19 +99,16 @@ def evaluate(
         The scores by task; see `summarise`.
 
     Raises:
-        ValueError: if there is nothing to ask, or the folder holds answers to something else.
+        ValueError: if there is nothing to ask, a metric or rule is unknown, or the folder holds answers to something
+            else.
     """
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
-    record = {
-        "model": model,
-        "weights": weights_hash(answerer) if isinstance(answerer, Answerer) else None,  # they may change in its folder
-        "lora_scale": settings.lora_scale,
-        "num_beams": settings.num_beams,
-        "dtype": settings.dtype,
-        "data": rows_hash(rows),
-    }
-    claim_folder(output, SETTINGS_FILE, record, [SUMMARY_FILE, TABLE_FILE])
+    # A model may change in its folder.
+    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None
+    used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams, "dtype": settings.dtype}
+    claim_answers(output, rows, model=model, weights=weights, **used)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.limit, settings.seed)
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
     answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding, prompts)
@@ -115,6 +120,23 @@ def evaluate(
     if state.is_main_process:
         write_summary(output, Path(model).name, summary)
     return summary
+
+
+def require_measures(tasks: Sequence[Task]) -> None:
+    """Make sure that tasks name metrics and rules that there are.
+
+    Raises:
+        ValueError: for one with an unknown metric or rule, or with neither.
+    """
+    for task in tasks:
+        named = f"The task {task.name!r}" + (f" ({task.place})" if task.place else "")
+        unknown = sorted(set(task.metrics) - ALL_METRICS.keys())
+        if unknown:
+            raise ValueError(f"{named} has the metrics {unknown}; there are {', '.join(ALL_METRICS)}.")
+        if task.rule is not None and task.rule not in RULES:
+            raise ValueError(f"{named} has the rule {task.rule!r}; there are {', '.join(RULES)}.")
+        if not task.is_measured:
+            raise ValueError(f"{named} measures nothing; give it metrics, or a rule.")
 
 
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
@@ -170,4 +192,4 @@ def _check_references(row: Row, place: str) -> None:
         raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
 
 
-__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data"]
+__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data", "require_measures"]

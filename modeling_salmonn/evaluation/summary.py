@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard
 
-from modeling_salmonn.data.journal import Journal, write_bytes
+from modeling_salmonn.data.files import Journal, write_bytes
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import read_json_object, read_text

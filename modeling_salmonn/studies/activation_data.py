@@ -31,7 +31,7 @@ from modeling_salmonn.activation.tuning import (
     tune_unless_finished,
 )
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.data.journal import Journal, write_bytes, write_json
+from modeling_salmonn.data.files import Journal, write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.run import EvaluationSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 from modeling_salmonn.activation.clips import clips_of
 from modeling_salmonn.activation.tuning import SPEECH_TASK
 from modeling_salmonn.activation.writing import ANSWERS_FILE, WritingSettings, report_of, write_answers
-from modeling_salmonn.data.journal import Journal, write_rows
+from modeling_salmonn.data.files import Journal, write_rows
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.text_statistics import split_words

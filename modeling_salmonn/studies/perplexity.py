@@ -19,12 +19,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
-from modeling_salmonn.data.journal import Journal, Kinds, write_bytes, write_json
+from modeling_salmonn.data.files import Journal, Kinds, write_bytes, write_json
 from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import claim_folder, rows_hash
+from modeling_salmonn.evaluation.harness import claim_answers
 from modeling_salmonn.evaluation.metrics import Metric, ratio
 from modeling_salmonn.evaluation.summary import score
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
@@ -116,8 +116,7 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     """
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
-    record = {"weights": weights_hash(answerer), "dtype": dtype, "data": rows_hash(probes)}
-    claim_folder(output, "settings.json", record | {"instructions": instructions}, [])
+    claim_answers(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
     for index, (probe, texts) in enumerate(zip(tqdm(probes, desc="Probes", disable=None), instructions, strict=True)):

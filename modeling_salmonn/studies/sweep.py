@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer, process_state
 from modeling_salmonn.evaluation.baselines import load_answerer
 from modeling_salmonn.evaluation.judges import Judge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 
@@ -73,6 +73,7 @@ def sweep_scales(
         ImportError: if matplotlib is missing.
     """
     require_matplotlib()
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
     answerer = load_answerer(model, settings.dtype, settings.device)

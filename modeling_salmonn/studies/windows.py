@@ -30,10 +30,8 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import make_output_folder, read_record, write_bytes, write_json
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -348,8 +346,8 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
 def finished_figures(file: Path, record: Mapping[str, Any]) -> WindowFigures | None:
     """The figures of an earlier call that trained in the same way; `None` if there was none."""
     mend = "delete it to train this length anew"
-    found = read_json_object(file, mend) if file.exists() else {}
-    if found.get("record") != record:
+    found = read_record(file, {"record": record}, mend)
+    if found is None:
         return None
     try:
         return WindowFigures(**found["figures"])

@@ -18,9 +18,7 @@ import numpy as np
 import soundfile
 from rich.progress import track
 
-from modeling_salmonn.data.journal import write_json, write_rows
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder, replaced_whole
+from modeling_salmonn.data.files import claim_folder, replaced_whole, write_rows
 
 
 SAMPLING_RATE = 16_000
@@ -67,7 +65,6 @@ def write_audiofolder(
     Raises:
         ValueError: If the folder has clips of another recipe.
     """
-    make_output_folder(folder, RECIPE_FILE, [METADATA_FILE])
     keep_recipe(folder, recipe)
     rows = read_rows(folder)
     missing = [name for name in names if name not in rows]
@@ -92,11 +89,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the folder has clips of another recipe.
     """
-    file = folder / RECIPE_FILE
-    if not file.exists():
-        write_json(file, recipe)
-    elif (found := read_json_object(file, "delete it if the folder is to be made anew")) != recipe:
-        raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
+    claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])
 
 
 def digest_rows(rows: Sequence[Row]) -> str:

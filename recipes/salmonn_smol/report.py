@@ -8,7 +8,7 @@ EVALUATIONS/stage 2/test/summary.json -> {"test": {"stage 2": {"asr": {...}}}}
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_json
+from modeling_salmonn.data.files import write_json
 from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.run import SUMMARY_FILE
 from modeling_salmonn.evaluation.summary import read_summary, table

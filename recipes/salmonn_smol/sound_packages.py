@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from modeling_salmonn.data.whole_files import rename_folder
+from modeling_salmonn.data.files import rename_folder
 from recipes.salmonn_smol.sound_rules import SOUND_PACKAGES, Rule
 
 

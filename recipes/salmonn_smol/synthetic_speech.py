@@ -23,8 +23,7 @@ import soundfile
 import soxr
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modeling_salmonn.data.journal import Journal, write_rows
-from modeling_salmonn.data.whole_files import replaced_whole
+from modeling_salmonn.data.files import Journal, replaced_whole, write_rows
 from recipes.salmonn_smol.audiofolder import keep_recipe
 from recipes.salmonn_smol.synthetic_texts import WORDNET, Text, planned_texts
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.data.journal import write_rows
+from modeling_salmonn.data.files import write_rows
 from modeling_salmonn.data.rows import Row, read_manifest
 
 

@@ -224,7 +224,8 @@ def test_killed_writing_loses_no_whole_line(answerer: Answerer, clips: list[dict
     settings = WritingSettings(seed=3, **NOISE)
     write_answers(Wavering(answerer), clips, tmp_path, PROMPTS, settings)
     expected = files(tmp_path)
-    (tmp_path / "writing_finished.json").unlink()
+    record = json.loads(expected["writing.json"]) | {"finished": False}
+    (tmp_path / "writing.json").write_text(json.dumps(record))
     (tmp_path / "answers.jsonl").write_bytes(expected["answers.jsonl"][:-25])
     write_answers(Wavering(answerer), clips, tmp_path, PROMPTS, settings)
     assert files(tmp_path) == expected
@@ -244,7 +245,7 @@ def test_finished_answers_that_were_changed_by_hand_stay_so(
 
 
 OTHERS = [
-    ("writing.json", '{"seed": 9}', r"seed \(9 instead of 0\).*; choose another folder"),
+    ("writing.json", '{"seed": 9}', "other settings: .*seed 9 instead of 0.*; choose another folder"),
     ("writing.json", "[]", r"writing\.json holds a list, but it needs an object"),
     ("answers.jsonl", "[]", r"but no writing\.json"),
 ]
@@ -266,11 +267,11 @@ def test_folder_with_answers_of_other_settings_raises(
     write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     expected = files(tmp_path)
     other = Answerer(bucket_model, bucket_processor)
-    with pytest.raises(ValueError, match=r"answers \(1 instead of 2\), seed \(0 instead of 5\); choose another"):
+    with pytest.raises(ValueError, match="other settings: answers 1 instead of 2, seed 0 instead of 5; choose"):
         write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=2, seed=5, **STORIES))
-    with pytest.raises(ValueError, match=r"another clips \(\S+ instead of \S+\);"):
+    with pytest.raises(ValueError, match=r"other settings: clips \S+ instead of \S+;"):
         write_answers(answerer, clips[:2], tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    with pytest.raises(ValueError, match=r"another model \(\S+ instead of \S+\);"):
+    with pytest.raises(ValueError, match=r"other settings: model \S+ instead of \S+;"):
         write_answers(other, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     assert files(tmp_path) == expected
 
@@ -283,7 +284,7 @@ def test_folder_with_answers_to_other_prompts_raises(
     expected = files(tmp_path)
     for task in PROMPTS:
         other = PROMPTS | {task: ["Do something else."]}
-        with pytest.raises(ValueError, match=r"another prompts \(\S+ instead of \S+\); choose another"):
+        with pytest.raises(ValueError, match=r"other settings: prompts \S+ instead of \S+; choose another"):
             write_answers(answerer, clips, tmp_path, other, settings)
     write_answers(answerer, clips, tmp_path, PROMPTS | {"slot_filling": ["Fill in {slots}."]}, settings)
     assert files(tmp_path) == expected

@@ -20,9 +20,9 @@ from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation import baselines
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import KEYS, Job, claim_folder, make_jobs, read_answers
+from modeling_salmonn.evaluation.harness import KEYS, Job, claim_answers, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data, require_measures
 
 
 TASKS = """
@@ -117,7 +117,7 @@ def test_tasks_that_were_evaluated_before_keep_their_scores(saved_folder: Path, 
 
 
 def test_folder_with_answers_to_something_else_raises(finished: Path, saved_folder: Path, data: Path) -> None:
-    with pytest.raises(ValueError, match=r"of another lora_scale \(None instead of 1\.0\); choose another folder"):
+    with pytest.raises(ValueError, match=r"other settings: lora_scale None instead of 1\.0; choose another folder"):
         run_evaluation(saved_folder, data, finished, lora_scale=1.0)
 
 
@@ -222,7 +222,7 @@ def test_unreadable_clips_of_an_earlier_task_do_not_end_another(saved_folder: Pa
     tasks = load_tasks()
     rows = [{"path": f"{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
     rows.append({"path": "3.wav", "task": "gender_recognition", "text": "male"})
-    for name, unreadable in (("asr", 3), ("gr", 1)):
+    for name, unreadable in (("asr", 3), ("gender_recognition", 1)):
         summary = evaluate(str(saved_folder), [tasks[name]], rows, tmp_path, RuleJudge())
         assert summary[name]["unreadable"] == unreadable
 
@@ -240,6 +240,25 @@ def test_references_that_a_metric_cannot_read_raise_before_any_row_is_answered()
     rows = [{"path": "a.wav", "task": "emotion_recognition", "text": text} for text in ("happy", "surprised")]
     with pytest.raises(ValueError, match=r"Row 2 has no reference that can be used, but \['surprised'\]"):
         make_jobs(choose_tasks(load_tasks(), ["er"]), rows)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("metrics: [charm]", r"has the metrics \['charm'\]; there are wer"),
+        ("rule: nice", "has the rule 'nice'; there are story"),
+        ("level: 1", "measures nothing; give it metrics, or a rule"),
+    ],
+)
+def test_task_that_cannot_be_measured_is_told_with_its_line(fields: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text(f"new: {{instruction: Sing., {fields}}}\n")
+    tasks = choose_tasks(load_tasks(tmp_path / "tasks.yaml"), ["new"])
+    with pytest.raises(ValueError, match=rf"The task 'new' \(line 1 of .*tasks\.yaml\) {message}"):
+        evaluate("./nothing", tasks, [], tmp_path, RuleJudge())
+
+
+def test_bundled_tasks_can_be_measured() -> None:
+    require_measures(choose_tasks(load_tasks(), ["all"]))
 
 
 def test_rows_of_other_tasks_raise() -> None:
@@ -285,7 +304,7 @@ def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, dat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "level9"], "no suite or task 'level9'"),
+        (["--suite", "level9"], "no task 'level9'"),
         (["--data", "./nothing"], "no data at ./nothing"),
         (["--judge", "./nobody"], "nobody"),
         (["--card", "./nothing.md"], "There is no model card nothing.md"),
@@ -327,14 +346,14 @@ def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: P
 def test_damaged_settings_of_a_folder_raise(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        claim_folder(tmp_path, "settings.json", {"model": "a"}, ["summary.json"])
+        claim_answers(tmp_path, [], model="a")
     assert (tmp_path / "settings.json").read_text() == content
 
 
 def test_summary_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("mine")
     with pytest.raises(ValueError, match=r"has summary\.json, but no settings\.json: they are of something else"):
-        claim_folder(tmp_path, "settings.json", {"model": "a"}, ["summary.json"])
+        claim_answers(tmp_path, [], model="a")
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,11 @@ def test_caption_metrics_without_java_are_missing_with_the_reason(
     monkeypatch.setenv("PATH", "")
     tasks = choose_tasks(load_tasks(), ["aac"])
     jobs = make_jobs(tasks, [{"task": "audio_caption", "path": "a.wav", "text": "A dog barks."}])
-    answered = [{"task": "aac", "row": 0, "part": "answer", "instruction": "Say.", "answer": "A dog."}]
+    answered = [{"task": "audio_caption", "row": 0, "part": "answer", "instruction": "Say.", "answer": "A dog."}]
     summary = summarise(jobs, answered, "rules", tmp_path)
-    assert summary["aac"]["metrics"] == {}
-    assert "no Java" in summary["aac"]["missing"]["meteor"]
-    assert missing_lines(summary)[0].startswith("aac: no meteor: There is no Java here")
+    assert summary["audio_caption"]["metrics"] == {}
+    assert "no Java" in summary["audio_caption"]["missing"]["meteor"]
+    assert missing_lines(summary)[0].startswith("audio_caption: no meteor: There is no Java here")
 
 
 def test_table_has_a_column_for_each_summary() -> None:

@@ -49,9 +49,9 @@ def test_the_name_decides_how_a_clip_is_varied(folder: Path) -> None:
 def test_folder_is_of_one_recipe(folder: Path, tmp_path: Path) -> None:
     rows = make_variants([folder], tmp_path / "variants")
     assert make_variants([folder], tmp_path / "variants") == rows
-    with pytest.raises(ValueError, match=r"has clips made of .*; give a new folder"):
+    with pytest.raises(ValueError, match=r"holds files of other settings: .*; choose another folder"):
         make_variants([folder], tmp_path / "variants", seed=1)
-    with pytest.raises(ValueError, match="give a new folder"):  # a name is a place among the clips
+    with pytest.raises(ValueError, match="holds files of other settings"):  # a name is a place among the clips
         make_variants([folder, folder], tmp_path / "variants")
 
 

@@ -202,7 +202,7 @@ def test_answers_of_other_settings_raise(
     rows: list[dict[str, Any]],
 ) -> None:
     other = WritingSettings(answers=1, lora_scale=0.0, min_words=20, max_new_tokens=170)
-    with pytest.raises(ValueError, match=r"answers \(2 instead of 1\); choose another folder"):
+    with pytest.raises(ValueError, match="answers 2 instead of 1; choose another folder"):
         compare(overfitted.model, clips, rows, finished[0], writing=other)
 
 

@@ -173,7 +173,7 @@ def test_model_without_adapter_raises(data: Path, tmp_path: Path, bucket_config:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "level9"], "no suite or task 'level9'"),
+        (["--suite", "level9"], "no task 'level9'"),
         (["--dtype", "int8", "--suite", "words"], "dtype is 'int8'"),
         (["--judge", "./nobody"], "nobody"),
     ],
@@ -198,7 +198,7 @@ def test_answers_of_other_data_raise(swept: Path, saved_folder: Path, data: Path
     fewer.write_text("".join(data.read_text().splitlines(keepends=True)[1:]))
     result = run_sweep(saved_folder, fewer, swept, "--suite", "words", "--scale", "0")
     assert result.exit_code == 1
-    assert "answers of another data" in result.stderr
+    assert "other settings: data " in result.stderr
 
 
 def test_missing_matplotlib_is_told_before_anything_is_answered(
