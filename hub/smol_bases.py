@@ -26,7 +26,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from modeling_salmonn.data.whole_files import rename_folder
+from modeling_salmonn.data.files import rename_folder
 from modeling_salmonn.hub.ctranslate2 import read_ctranslate2, whisper_state_dict
 
 

@@ -48,7 +48,7 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
         files = [path for path in folder.glob("*") if path.suffix in (".py", ".json", ".yaml")]
         files += [path for path in (folder / "salmonn-smol").rglob("*") if path.is_file() and name == "hub"]
         expected |= {f"modeling_salmonn/{name}/{path.relative_to(folder)}": path for path in files}
-    assert "modeling_salmonn/data/prompts.json" in expected
+    assert "modeling_salmonn/data/tasks.yaml" in expected
     packed = {name for name in wheel.namelist() if name.startswith("modeling_salmonn/")}
     assert packed == expected.keys()
     assert all(wheel.read(name) == path.read_bytes() for name, path in expected.items())

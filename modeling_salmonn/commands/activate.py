@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.tuning import (
-    ComparisonSettings,
+    EVALUATED_ROWS,
     TuningSettings,
     loss_summary,
     read_rows,
@@ -38,6 +37,7 @@ from modeling_salmonn.commands.options import (
 )
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.hub.devices import AUTO
 
 
@@ -83,13 +83,14 @@ def run_command(
     temperature: Temperature = WritingSettings.temperature,
     steps: Steps = TuningSettings.steps,
     learning_rate: LearningRate = TuningSettings.learning_rate,
-    limit: Limit = ComparisonSettings.limit,
+    limit: Limit = EVALUATED_ROWS,
     batch_size: BatchSize = WritingSettings.batch_size,
     prompts: Prompts = None,
     seed: Seed = WritingSettings.seed,
+    device: Device = AUTO,
     dtype: Dtype = TuningSettings.dtype,
 ) -> None:
-    """Write and tune, as without a command's name; what was stopped resumes where it was."""
+    """Write, tune and evaluate before and after, as without a command's name; what was stopped resumes."""
     report = run_activation(
         model,
         read_clips(clips),
@@ -106,16 +107,11 @@ def run_command(
             temperature=temperature,
             batch_size=batch_size,
         ),
-        TuningSettings(steps, learning_rate, seed, dtype),
-        ComparisonSettings(limit or ComparisonSettings.limit, seed, batch_size=batch_size),
+        TuningSettings(steps, learning_rate, seed, dtype, device),
+        EvaluationSettings(limit, batch_size, seed=seed),
         read_rows(data) if data else None,
     )
-    typer.echo(report.written.summary())
-    typer.echo(loss_summary(report.losses))
-    if report.comparison is None:
-        typer.echo("Nothing to compare on: all clips were written about; give more clips, or --data.")
-    else:
-        Console().print(report.comparison.table())
+    typer.echo(report.summary(), nl=False)
 
 
 @app.command("write")
@@ -161,9 +157,10 @@ def tune_command(
     steps: Steps = TuningSettings.steps,
     learning_rate: LearningRate = TuningSettings.learning_rate,
     seed: Seed = TuningSettings.seed,
+    device: Device = AUTO,
     dtype: Dtype = TuningSettings.dtype,
 ) -> None:
     """Tune a model on answers at its full LoRA scale, one answer a step."""
-    settings = TuningSettings(steps, learning_rate, seed, dtype)
+    settings = TuningSettings(steps, learning_rate, seed, dtype, device)
     typer.echo(loss_summary(tune_on_answers(model, answers, output, settings)))
     typer.echo(f"Wrote {output}.")

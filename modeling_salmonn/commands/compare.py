@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.evaluation.run import SUMMARY_FILE
-from modeling_salmonn.evaluation.summary import read_summary, table
+from modeling_salmonn.evaluation import summary
 
 
 app = typer.Typer(add_completion=False)
@@ -20,5 +19,4 @@ def compare(
 
     Before and after some training, for instance: evaluate both models on the same rows, and compare the two folders.
     """
-    summaries = {str(folder): read_summary(folder / SUMMARY_FILE) for folder in evaluations}
-    typer.echo(table(summaries))
+    typer.echo(summary.compare(evaluations), nl=False)

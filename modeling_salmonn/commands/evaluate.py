@@ -23,7 +23,7 @@ from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
 from modeling_salmonn.evaluation import run
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings
-from modeling_salmonn.evaluation.summary import load_card, missing_lines, table, write_model_index
+from modeling_salmonn.evaluation.summary import comparison, load_card, write_model_index
 from modeling_salmonn.hub.devices import AUTO
 
 
@@ -65,9 +65,7 @@ def evaluate(
     summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
     if not run.process_state().is_main_process:
         return
-    typer.echo(table({Path(model).name: summary}))
-    for line in missing_lines(summary):
-        typer.echo(line, err=True)
+    typer.echo(comparison({Path(model).name: summary}), nl=False)
     if not any(entry["rows"] for entry in summary.values()):
         raise ValueError(f"No clip could be read; see {output / run.BAD_CLIPS_FILE}.")
     if card is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modeling_salmonn.activation.clips import read_clips
-from modeling_salmonn.activation.tuning import ComparisonSettings, TuningSettings, read_rows
+from modeling_salmonn.activation.tuning import EVALUATED_ROWS, TuningSettings, read_rows
 from modeling_salmonn.activation.writing import WritingSettings
 from modeling_salmonn.commands.options import (
     Answers,
@@ -83,13 +83,14 @@ def perplexity(
     after: Annotated[
         str | None, typer.Argument(help="The model after activation tuning.", callback=check_salmonn)
     ] = None,
+    device: Device = AUTO,
     dtype: Dtype = EvaluationSettings.dtype,
 ) -> None:
     """Measure how likely answers of each kind are under each instruction, before and after tuning (Fig. 4)."""
     models = {"before": before}
     if after is not None:
         models["after"] = after
-    measure_perplexities(models, read_probes_of_kinds(probes), output, dtype)
+    measure_perplexities(models, read_probes_of_kinds(probes), output, dtype, device)
     tell_written("perplexity", output)
 
 
@@ -107,10 +108,11 @@ def activation_data(
     temperature: Temperature = WritingSettings.temperature,
     steps: Steps = TuningSettings.steps,
     learning_rate: LearningRate = TuningSettings.learning_rate,
-    limit: Limit = ComparisonSettings.limit,
+    limit: Limit = EVALUATED_ROWS,
     batch_size: BatchSize = WritingSettings.batch_size,
     prompts: Prompts = None,
     seed: Seed = WritingSettings.seed,
+    device: Device = AUTO,
     dtype: Dtype = TuningSettings.dtype,
 ) -> None:
     """Tune a model on stories, long answers, long transcripts and stories without audio, and compare (Table 4)."""
@@ -131,8 +133,8 @@ def activation_data(
         output,
         load_prompts(prompts),
         writing,
-        TuningSettings(steps, learning_rate, seed, dtype),
-        ComparisonSettings(limit or ComparisonSettings.limit, seed, batch_size=batch_size),
+        TuningSettings(steps, learning_rate, seed, dtype, device),
+        EvaluationSettings(limit, batch_size, seed=seed),
     )
     for line in found.left_out_lines():
         typer.echo(line, err=True)
@@ -151,10 +153,11 @@ def windows(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in each step.")] = WindowSettings.batch_size,
     learning_rate: LearningRate = WindowSettings.learning_rate,
     seed: Seed = WindowSettings.seed,
+    device: Device = AUTO,
 ) -> None:
     """Train the connector alone with windows of several lengths, and measure what it reads."""
     settings = WindowSettings(steps, batch_size, learning_rate, seed)
-    compare_windows(model, window, read_rows(data), read_rows(eval_data), feature_cache, output, settings)
+    compare_windows(model, window, read_rows(data), read_rows(eval_data), feature_cache, output, settings, device)
     tell_written("windows", output)
 
 

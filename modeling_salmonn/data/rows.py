@@ -70,12 +70,13 @@ class Rows(Sequence[Row]):
         """Length of each row's audio: from a column, else from the headers of its clips; `None` if neither tells one
         that can be true."""
         if self.known_seconds is None:
-            columns = zip(*(self.column(name) for name in SECONDS_COLUMNS), strict=True)
-            told = [next((value for value in values if value is not None), None) for values in columns]
-            self.known_seconds = [
-                usable_seconds(joined_seconds(row_clips(self[index])) if value is None else value)
-                for index, value in enumerate(tqdm(told, desc="Clip lengths", leave=False))
-            ]
+            columns = [self.column(name) for name in SECONDS_COLUMNS]
+            known = []
+            for index, values in enumerate(tqdm(list(zip(*columns, strict=True)), desc="Clip lengths", leave=False)):
+                # A row is read, with audio that it may hold, only if no column tells its length.
+                told = any(value is not None for value in values)
+                known.append(row_seconds(dict(zip(SECONDS_COLUMNS, values, strict=True)) if told else self[index]))
+            self.known_seconds = known
         return self.known_seconds
 
     def select(self, keep: Sequence[bool] | np.ndarray) -> "Rows":
@@ -132,6 +133,15 @@ def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
 def row_clips(row: Mapping[str, Any]) -> list[Any]:
     """The clips of a row that are joined, in their order; none for a row of text alone."""
     return ([row["path"]] if row.get("path") else []) + list(row.get("expand_wav") or [])
+
+
+def row_seconds(row: Mapping[str, Any]) -> float | None:
+    """Length of a row's audio: from a column, else from the headers of its clips; `None` if neither tells one that can
+    be true."""
+    for name in SECONDS_COLUMNS:
+        if row.get(name) is not None:
+            return usable_seconds(row[name])
+    return usable_seconds(joined_seconds(row_clips(row)))
 
 
 def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
@@ -296,4 +306,4 @@ def _load_dataset(source: DataSource) -> Any:
     return table
 
 
-__all__ = ["Row", "Rows", "load_rows", "load_stream", "read_manifest", "row_clips"]
+__all__ = ["Row", "Rows", "load_rows", "load_stream", "read_manifest", "row_clips", "row_seconds"]

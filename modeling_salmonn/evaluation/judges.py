@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
@@ -24,6 +24,7 @@ from urllib.request import Request, urlopen
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import pipeline
 
+from modeling_salmonn.data.tasks import load_tasks
 from modeling_salmonn.evaluation.instruction_following import Context, why_not_followed
 
 
@@ -34,14 +35,6 @@ TIMEOUT_SECONDS = 120.0
 MAX_NEW_TOKENS = 512  # models that think write some hundred words before their verdict
 SHOWN_CHARACTERS = 200  # of a reply, in errors
 USER_AGENT = "modeling-salmonn"  # the one of urllib is refused by some hosts
-
-WANTED_BY_TASK: Mapping[str, str] = {
-    "story": "a story that the clip inspires, told in several sentences",
-    "speech_qa": "an answer to a written question about what is said; words of the speech may be that answer",
-    "spoken_query": "an answer to the question that is spoken in the clip",
-    "slot_filling": "a value for each of the slots",
-    "co_reasoning": "an answer to the spoken question that rests on the other sounds; naming them may be that answer",
-}
 
 PROMPT = """\
 A system listens to a sound clip and is given an instruction. Such systems have a bad habit: whatever they are told, \
@@ -270,7 +263,8 @@ def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> 
         ("Answer to judge", [answer]),
     ]
     lines = [f"{name}: {quote(text)}" for name, texts in material for text in texts]
-    wanted = WANTED_BY_TASK.get(task, task.replace("_", " "))
+    known = load_tasks().get(task)
+    wanted = task.replace("_", " ") if known is None or known.judge is None else known.judge
     return PROMPT.format(wanted=wanted, material="\n".join(lines), form=FORM)
 
 

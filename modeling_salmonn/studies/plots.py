@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_bytes
+from modeling_salmonn.data.files import write_bytes
 
 
 STYLE: Any = {

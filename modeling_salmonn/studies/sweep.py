@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.answering import Answerer, process_state
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import process_state
 from modeling_salmonn.evaluation.judges import Judge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 
@@ -74,9 +73,9 @@ def sweep_scales(
         ImportError: if matplotlib is missing.
     """
     require_matplotlib()
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
-    process_state()  # before the model is loaded: it gives each process an accelerator of its own
     answerer = load_answerer(model, settings.dtype, settings.device)
     if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")

@@ -30,10 +30,9 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import make_output_folder, read_record, write_bytes, write_json
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -130,6 +129,7 @@ def compare_windows(
     feature_cache: Path,
     output: Path,
     settings: WindowSettings | None = None,
+    device: str = AUTO,
 ) -> list[WindowFigures]:
     """Train and measure the connector with each window length; one that an earlier call has finished is not trained.
 
@@ -141,6 +141,7 @@ def compare_windows(
         feature_cache: folder for the encoders' outputs.
         output: folder for the figures.
         settings: how to train.
+        device: see `resolve_device`.
 
     Returns:
         The figures, by increasing length.
@@ -161,9 +162,9 @@ def compare_windows(
     if missing:
         make_output_folder(output)
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        place = resolve_device(device)
         for window in tqdm(missing, desc="Window lengths", disable=None):
-            fresh = fresh_model(configs[window], bases, settings.seed).to(device)
+            fresh = fresh_model(configs[window], bases, settings.seed).to(place)
             cache = EncoderCache(feature_cache, fresh, window_extractor(processor, window))
             trained = train_window(fresh, cache, processor.tokenizer, batches, spoken, settings)
             write_json(files[window], {"record": record, "figures": asdict(trained)})
@@ -289,7 +290,7 @@ def train_window(
     with TemporaryDirectory() as unused:  # a trainer wants a folder, but there is nothing to keep
         trainer = AlignmentTrainer(
             model=aligner,
-            args=training_arguments(unused, settings),
+            args=training_arguments(unused, settings, model.device.type == "cpu"),
             data_collator=AlignmentCollator(cache, tokenizer),
             train_dataset=batches,
             eval_dataset=eval_clips,
@@ -313,10 +314,11 @@ def train_window(
     )
 
 
-def training_arguments(folder: str, settings: WindowSettings) -> TrainingArguments:
+def training_arguments(folder: str, settings: WindowSettings, use_cpu: bool) -> TrainingArguments:
     """The arguments of the warm start."""
     return TrainingArguments(
         output_dir=folder,
+        use_cpu=use_cpu,
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
@@ -348,8 +350,8 @@ def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
 def finished_figures(file: Path, record: Mapping[str, Any]) -> WindowFigures | None:
     """The figures of an earlier call that trained in the same way; `None` if there was none."""
     mend = "delete it to train this length anew"
-    found = read_json_object(file, mend) if file.exists() else {}
-    if found.get("record") != record:
+    found = read_record(file, {"record": record}, mend)
+    if found is None:
         return None
     try:
         return WindowFigures(**found["figures"])

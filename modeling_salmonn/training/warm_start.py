@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
-from modeling_salmonn.data.journal import write_bytes
+from modeling_salmonn.data.files import write_bytes
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments

@@ -17,10 +17,8 @@ import soundfile
 import typer
 from rich.progress import track
 
-from modeling_salmonn.data.journal import Journal, write_json, write_rows
+from modeling_salmonn.data.files import Journal, claim_folder, replaced_whole, write_rows
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder, replaced_whole
 from recipes.salmonn_smol.waveforms import SAMPLING_RATE
 
 
@@ -82,14 +80,7 @@ def write_audiofolder(
 
 def claim_audiofolder(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Make a folder and note what it is made of; two recipes are not mixed in one."""
-    make_output_folder(folder, RECIPE_FILE, [METADATA_FILE])
-    file = folder / RECIPE_FILE
-    if not file.exists():
-        write_json(file, recipe)
-        return
-    found = read_json_object(file, "delete it if the folder is to be made anew")
-    if found != recipe:
-        raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
+    claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])
 
 
 def read_audiofolder(folder: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.progress import track
 
-from modeling_salmonn.data.journal import write_json
+from modeling_salmonn.data.files import write_json
 from recipes.salmonn_smol.tables import read_table
 
 

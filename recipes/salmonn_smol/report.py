@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modeling_salmonn.data.journal import write_json
+from modeling_salmonn.data.files import write_json
 from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.run import SUMMARY_FILE
 from modeling_salmonn.evaluation.summary import read_summary, table

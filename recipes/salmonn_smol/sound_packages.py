@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.progress import track
 
-from modeling_salmonn.data.whole_files import rename_folder
+from modeling_salmonn.data.files import rename_folder
 from recipes.salmonn_smol.sound_captions import fill_phrase
 from recipes.salmonn_smol.tables import read_table
 

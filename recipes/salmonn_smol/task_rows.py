@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from modeling_salmonn.data.journal import write_rows
+from modeling_salmonn.data.files import write_rows
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
 from recipes.salmonn_smol.audiofolder import read_audiofolder

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.data.journal import write_rows
+from modeling_salmonn.data.files import write_rows
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.audiofolder import METADATA_FILE, read_audiofolder
 

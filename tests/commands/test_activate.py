@@ -28,8 +28,8 @@ def test_command_does_all_three_steps(name: tuple[str, ...], overfitted: Overfit
     first, second, *table = printed.splitlines()
     assert first == f"2 answers in {tmp_path / 'answers.jsonl'}; not kept: none."
     assert second.startswith("12 steps; loss of the first ")
-    assert any("story" in line and "0.00 -> 1.00" in line for line in table)
-    assert {path.name for path in tmp_path.iterdir()} >= {"answers.jsonl", "model", "comparison.md", "comparison.json"}
+    assert "| story | following_rate | 2 | 0.0 % (0.0 to 0.0) | 100.0 % (100.0 to 100.0) |" in table
+    assert {path.name for path in tmp_path.iterdir()} >= {"answers.jsonl", "model", "before", "after", "comparison.md"}
     assert {row["text"] for row in map(json.loads, (tmp_path / "answers.jsonl").open())} == {STORY}
 
 

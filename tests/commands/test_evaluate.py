@@ -36,7 +36,7 @@ def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, dat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tasks", "level9"], "no suite or task 'level9'"),
+        (["--tasks", "level9"], "no task 'level9'"),
         (["--include-path", "./nothing.yaml"], "nothing.yaml"),
         (["--lora-scale", 2, "--device", "abacus"], "There is no device 'abacus' here"),
         (["--data", "./nothing"], "no data at ./nothing"),

@@ -92,7 +92,7 @@ def test_windows_trains_each_length(saved_folder: Path, rows: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("study", "change", "message"),
     [
-        ("sweep", {"--tasks": "level9"}, "no suite or task 'level9'"),
+        ("sweep", {"--tasks": "level9"}, "no task 'level9'"),
         ("sweep", {"--tasks": "asr", "--dtype": "int8"}, "dtype is 'int8'"),
         ("sweep", {"--judge": "./nobody"}, "nobody"),
         ("sweep", {"--device": "abacus"}, "There is no device 'abacus' here"),

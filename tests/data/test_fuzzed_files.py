@@ -17,7 +17,7 @@ from modeling_salmonn import SalmonnProcessor
 from modeling_salmonn.data.clips import BadClips, ClipReader
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import ExampleMaker, ExampleSet
-from modeling_salmonn.data.journal import Journal
+from modeling_salmonn.data.files import Journal
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.sources import parse_sources

@@ -71,8 +71,8 @@ def test_report_is_not_written_over_other_files(name: str, content: str, message
     [
         ("{", r"summary\.json is not JSON .*; delete it, and evaluate again"),
         ("[1]", r"summary\.json holds a list, but it needs an object .*; delete it, and evaluate again"),
-        ('{"asr": 1}', r"summary\.json has no figures of 'asr' that can be read; delete it, and evaluate again"),
-        ('{"asr": {"metrics": {"wer": {"value": "0.1"}}}}', r"has no figures of 'asr' that can be read"),
+        ('{"asr": 1}', r"summary\.json has no scores of 'asr' that can be read; delete it, and evaluate again"),
+        ('{"asr": {"metrics": {"wer": {"value": "0.1"}}}}', r"has no scores of 'asr' that can be read"),
     ],
 )
 def test_damaged_summary_is_named(content: str, message: str, tmp_path: Path) -> None:

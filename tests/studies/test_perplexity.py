@@ -178,7 +178,7 @@ def test_stopped_command_measures_what_is_left(
 def test_folder_with_losses_of_another_model_raises(measured: Path, tuned_folder: Path, probes: Path) -> None:
     result = run("study", "perplexity", tuned_folder, "--probes", probes, "--output", measured)
     assert result.exit_code == 1
-    assert "answers of another weights" in result.stderr
+    assert "other settings: weights " in result.stderr
 
 
 def test_heat_maps_share_their_scale_and_tell_figures() -> None:

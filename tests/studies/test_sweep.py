@@ -145,7 +145,7 @@ def test_panels_show_curve_band_and_trained_scale() -> None:
 
 def test_scales_come_in_order_and_once(saved_folder: Path, data: Path, tmp_path: Path) -> None:
     tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["tale"])
-    settings = EvaluationSettings(most=1)
+    settings = EvaluationSettings(limit=1)
     rows = read_data([str(data)])
     summaries = sweep_scales(str(saved_folder), tasks, rows, tmp_path, RuleJudge(), (1.5, 0.25, 1.5), settings)
     assert list(summaries) == [0.25, 1.5]
@@ -173,7 +173,7 @@ def test_answers_of_other_data_raise(swept: Path, saved_folder: Path, data: Path
     fewer.write_text("".join(data.read_text().splitlines(keepends=True)[1:]))
     result = run_sweep(saved_folder, fewer, swept, "--tasks", "words", "--lora-scale", "0")
     assert result.exit_code == 1
-    assert "answers of another data" in result.stderr
+    assert "other settings: data " in result.stderr
 
 
 def test_missing_matplotlib_is_told_before_anything_is_answered(
