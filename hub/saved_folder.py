@@ -30,6 +30,7 @@ from modeling_salmonn.checkpoint_files_salmonn import (
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.processing.processor_files_salmonn import NEEDED_FILES
+from modeling_salmonn.staged_saving_salmonn import STAGING_FOLDER
 
 
 REQUIRED_FILES = (CONFIG_FILE, *NEEDED_FILES)
@@ -173,7 +174,8 @@ def require_new_folder(output: Path) -> None:
     """
     if output.is_symlink():
         raise ValueError(f"{output} is a link, which would be replaced; give the folder itself.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # What a save that was killed has left is no one's.
+    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {STAGING_FOLDER}):
         raise ValueError(f"{output} exists and is not empty; choose another folder.")
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

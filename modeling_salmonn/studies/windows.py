@@ -34,13 +34,13 @@ from modeling_salmonn.data.journal import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.data.whole_files import make_output_folder
+from modeling_salmonn.hub.assembly import load_config
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
-from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.warm_start import TARGETS, AlignmentCollator, AlignmentTrainer
 

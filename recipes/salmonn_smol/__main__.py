@@ -44,7 +44,7 @@ def new(
     seed: Seed = 0,
 ) -> None:
     """Put the untrained salmonn-smol together, which stage 1 starts from."""
-    from modeling_salmonn.hub.smol_model import write_new_smol
+    from recipes.salmonn_smol.model import write_new_smol
 
     write_new_smol(bases, folder, seed)
 
@@ -159,7 +159,7 @@ def add_beats(
     folder: Annotated[Path, typer.Argument(help="Folder to write the model with both encoders to.")],
 ) -> None:
     """Give a speech-only model the small BEATs as its audio encoder."""
-    from modeling_salmonn.hub.smol_model import write_with_beats
+    from recipes.salmonn_smol.model import write_with_beats
 
     write_with_beats(model, tagger, folder)
 
@@ -200,7 +200,7 @@ def ship(
     folder: Annotated[Path, typer.Argument(help="Folder of the shipped weights, such as hub/salmonn-smol.")],
 ) -> None:
     """Write the trained weights in half precision, and the model's answers about the example clips."""
-    from modeling_salmonn.hub.build_smol import ship_smol
+    from recipes.salmonn_smol.model import ship_smol
 
     ship_smol(model, folder)
 

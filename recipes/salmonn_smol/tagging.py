@@ -16,12 +16,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from modeling_salmonn.configuration_salmonn import BeatsConfig
-from modeling_salmonn.hub.smol_model import BEATS
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
 from recipes.salmonn_smol.audiofolder import read_clip
 from recipes.salmonn_smol.manifests import read_metadata
+from recipes.salmonn_smol.model import BEATS
 
 
 CLIP_SECONDS = 2

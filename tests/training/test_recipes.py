@@ -12,10 +12,10 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT
 
+from modeling_salmonn.hub.assembly import load_config
 from modeling_salmonn.hub.smol_model import AUDIO_SETTINGS, BEATS, LORA, QFORMER
 from modeling_salmonn.training.arguments import parse_arguments
 from modeling_salmonn.training.dry_run import build_empty, dry_run
-from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import sharded_layers
 
 

@@ -42,8 +42,8 @@ def test_command_trains_and_saves_a_model(workspace: Workspace, tmp_path: Path) 
         (["learning_rte=1"], "did you mean 'learning_rate'?"),
         (["train_data=/none.jsonl"], "There is no manifest /none.jsonl."),
         (["train_data=[]"], "There is nothing to train on; set train_data"),
-        (["model=null"], "Give model, a SALMONN to go on from, or config"),
-        (["model=null", "dry_run=true"], "Give model, a SALMONN to go on from, or config"),
+        (["model=null"], "Give model, a SALMONN to start from, or config"),
+        (["model=null", "dry_run=true"], "Give model, a SALMONN to start from, or config"),
         (["prompts=/none.json"], "There is no prompt file /none.json"),
     ],
 )
@@ -195,7 +195,6 @@ def test_feature_cache_refuses_audio_within_tables(
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
-    pytest.importorskip("modeling_salmonn.data.encoder_cache")
     losses = []
     for cache in (None, str(tmp_path / "cache")):
         trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, save_strategy="no"))
