@@ -56,7 +56,7 @@ def test_stages_follow_each_other(bases: Path, workspace: Workspace, tmp_path: P
     assert "connector.safetensors" in files
     assert "model.safetensors" not in files
     trained = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "stage1").state_dict()
-    second = build_trainer(workspace.arguments(tmp_path / "stage2", model=str(tmp_path / "stage1"), stage=2))
+    second = build_trainer(workspace.arguments(tmp_path / "stage2", model=str(tmp_path / "stage1")))
     assert all(torch.equal(tensor, trained[name]) for name, tensor in second.model.state_dict().items())
     second.train()
     assert not all(torch.equal(tensor, trained[name]) for name, tensor in second.model.state_dict().items())
