@@ -18,6 +18,9 @@ from rich.text import Text
 
 from modeling_salmonn.hub.doctor_files import (
     PICKLE_SUFFIXES,
+    Finding,
+    Status,
+    Subject,
     check_code,
     check_files,
     check_git_lfs,
@@ -35,7 +38,6 @@ from modeling_salmonn.hub.doctor_model import (
     check_tokenizer,
     check_weights,
 )
-from modeling_salmonn.hub.doctor_subject import Finding, Status, Subject
 from modeling_salmonn.versions_salmonn import LOWEST, find_mismatch
 
 
@@ -77,16 +79,17 @@ def examine(path: str, device: str = "cpu") -> list[Check]:
     Returns:
         The checks in the order of the report; only the first one if there is no such folder. Nothing is raised.
     """
-    try:
-        if is_local := Path(path).expanduser().is_dir():
-            folder = Path(path).expanduser()
-        else:
+    folder = Path(path).expanduser()
+    is_local = folder.is_dir()
+    if not is_local:
+        try:
             folder = Path(snapshot_download(path, ignore_patterns=[f"*{suffix}" for suffix in PICKLE_SUFFIXES]))
-    except Exception as error:  # the Hub client raises many kinds
-        reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
-        return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
-    subject, blocked = Subject(folder, None if is_local else path, device), set[str]()
+        except Exception as error:  # the Hub client raises many kinds
+            reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
+            return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
+    subject = Subject(folder, None if is_local else path, device)
     checks = [Check("folder", "ok", str(folder)), Check("versions", *check_versions())]
+    blocked: set[str] = set()  # checks that others have to be skipped for
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         causes = [need for need in NEEDS.get(name, ("config",)) if need in blocked]

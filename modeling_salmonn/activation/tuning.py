@@ -253,7 +253,6 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
     """The arguments of stage 3."""
     dtype: Any = settings.dtype
     return SalmonnTrainingArguments(
-        stage=3,
         model=model,
         train_data=str(answers),
         output_dir=str(output),

@@ -10,12 +10,11 @@ from modeling_salmonn.commands.extras import explain_error
 
 
 try:
-    from modeling_salmonn.hub.build_smol import ship_smol
     from modeling_salmonn.hub.smol_bases import fetch_bases
-    from modeling_salmonn.hub.smol_model import write_new_smol, write_with_beats
     from recipes.salmonn_smol.arguments import Folder, Seed
     from recipes.salmonn_smol.corpus_sources import print_sources
     from recipes.salmonn_smol.mixtures import make_mixtures
+    from recipes.salmonn_smol.model import ship_smol, write_new_smol, write_with_beats
     from recipes.salmonn_smol.music import render_music
     from recipes.salmonn_smol.report import plot_curves, write_report
     from recipes.salmonn_smol.sound_events import collect_sounds

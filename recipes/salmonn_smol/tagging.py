@@ -18,12 +18,12 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_salmonn.configuration_salmonn import BeatsConfig
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.hub.smol_model import BEATS
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
 from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
 from recipes.salmonn_smol.audiofolder import read_audiofolder
+from recipes.salmonn_smol.model import BEATS
 from recipes.salmonn_smol.waveforms import read_clip
 
 

@@ -126,7 +126,6 @@ def test_feature_cache_refuses_audio_within_tables(
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
-    pytest.importorskip("modeling_salmonn.data.encoder_cache")
     losses = []
     for cache in (None, str(tmp_path / "cache")):
         trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, save_strategy="no"))

@@ -41,8 +41,8 @@ def test_command_trains_and_saves_a_model(workspace: Workspace, tmp_path: Path) 
         (["learning_rte=1"], "did you mean 'learning_rate'?"),
         (["train_data=/none.jsonl"], "There is no manifest /none.jsonl."),
         (["train_data=[]"], "There is nothing to train on; set train_data"),
-        (["model=null"], "Give model, a SALMONN to go on from, or config"),
-        (["model=null", "dry_run=true"], "Give model, a SALMONN to go on from, or config"),
+        (["model=null"], "Give model, a SALMONN to start from, or config"),
+        (["model=null", "dry_run=true"], "Give model, a SALMONN to start from, or config"),
         (["prompts=/none.json"], "There is no prompt file /none.json"),
     ],
 )

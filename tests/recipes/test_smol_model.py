@@ -1,15 +1,18 @@
-"""An audio encoder that joins a model that had none."""
+"""New generations of salmonn-smol: an untrained model, and an audio encoder that joins a model that had none."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from byte_tokenizer import byte_tokenizer
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_processor
+from model_bases import save_bases
 from transformers import BatchFeature
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.smol_model import add_beats, write_with_beats
+from modeling_salmonn.hub.smol_bases import SMOLLM2_FOLDER, WHISPER_FOLDER
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
+from recipes.salmonn_smol.model import SETTINGS, add_beats, write_new_smol, write_with_beats
 
 
 LAYOUT = {"segment_seconds": [2, 5, 10, 30], "trim_audio_tokens": True}
@@ -73,3 +76,25 @@ def test_folder_holds_both_encoders(
 def test_second_audio_encoder_is_refused(tagger: BeatsForAudioClassification) -> None:
     with pytest.raises(ValueError, match="has an audio encoder already"):
         add_beats(tiny_model(tiny_config(**LAYOUT)), tagger.beats)
+
+
+def test_new_model_has_the_weights_of_its_bases_and_the_seed_s_connector(
+    speech_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    bases = save_bases(tiny_model(speech_model.config), tmp_path / "bases")
+    for name, folder in (("speech_model_id", WHISPER_FOLDER), ("text_model_id", SMOLLM2_FOLDER)):
+        Path(bases[name]).rename(tmp_path / "bases" / folder)
+    byte_tokenizer(chatml=True).save_pretrained(tmp_path / "bases" / SMOLLM2_FOLDER)
+    for name, seed in (("new", 0), ("again", 0), ("other", 1)):
+        write_new_smol(tmp_path / "bases", tmp_path / name, seed)
+    new, again, other = (
+        SalmonnForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("new", "again", "other")
+    )
+    assert new.config.segment_seconds == SETTINGS["segment_seconds"]
+    assert new.config.audio_config is None
+    assert torch.equal(new.lm_head.weight, speech_model.lm_head.weight)
+    for name, tensor in speech_model.model.speech_encoder.state_dict().items():
+        assert torch.equal(new.model.speech_encoder.state_dict()[name], tensor)
+    assert torch.equal(new.model.projector.weight, again.model.projector.weight)
+    assert not torch.equal(new.model.projector.weight, other.model.projector.weight)
+    assert "audio_input_features" not in inputs_of(SalmonnProcessor.from_pretrained(tmp_path / "new"))

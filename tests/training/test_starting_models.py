@@ -11,8 +11,7 @@ from transformers import LlamaForCausalLM, WhisperConfig, WhisperModel
 from workspace import Workspace, make_workspace, quick_config
 
 from modeling_salmonn import BeatsModel, SalmonnForConditionalGeneration
-from modeling_salmonn.training.models import build_model, build_processor
-from modeling_salmonn.training.run import build_trainer, train
+from modeling_salmonn.training.run import build_trainer, load_model, load_processor, train
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_new_model_is_put_together_from_its_bases(bases: Path, workspace: Workspace, tmp_path: Path) -> None:
     arguments = workspace.arguments(tmp_path, model=None, config=str(bases))
-    processor = build_processor(arguments)
-    model = build_model(arguments, processor)
+    processor = load_processor(arguments)
+    model = load_model(arguments, processor)
     language_model = LlamaForCausalLM.from_pretrained(bases / "text")
     assert torch.equal(model.lm_head.weight, language_model.lm_head.weight)
     speech = WhisperModel.from_pretrained(bases / "speech").encoder.state_dict()
@@ -57,7 +56,7 @@ def test_stages_follow_each_other(bases: Path, workspace: Workspace, tmp_path: P
     assert "connector.safetensors" in files
     assert "model.safetensors" not in files
     trained = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "stage1").state_dict()
-    second = build_trainer(workspace.arguments(tmp_path / "stage2", model=str(tmp_path / "stage1"), stage=2))
+    second = build_trainer(workspace.arguments(tmp_path / "stage2", model=str(tmp_path / "stage1")))
     assert all(torch.equal(tensor, trained[name]) for name, tensor in second.model.state_dict().items())
     second.train()
     assert not all(torch.equal(tensor, trained[name]) for name, tensor in second.model.state_dict().items())
@@ -78,9 +77,9 @@ def test_configuration_that_names_no_base_raises(
     (tmp_path / "config.json").write_text(json.dumps(content | change))
     arguments = workspace.arguments(tmp_path, model=None, config=str(tmp_path / "config.json"))
     with pytest.raises(ValueError, match=message):
-        build_model(arguments, build_processor(arguments))
+        load_model(arguments, load_processor(arguments))
 
 
 def test_missing_configuration_raises(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="/none holds no configuration that can be read"):
-        build_processor(workspace.arguments(tmp_path, model=None, config="/none"))
+        load_processor(workspace.arguments(tmp_path, model=None, config="/none"))
