@@ -131,7 +131,7 @@ def activation_data(
         read_clips(clips),
         read_data(data),
         output,
-        load_prompts(prompts),
+        load_prompts() | load_prompts(prompts),
         writing,
         TuningSettings(steps, learning_rate, seed, dtype, device),
         EvaluationSettings(limit, batch_size, seed=seed),
