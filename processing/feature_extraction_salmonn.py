@@ -29,10 +29,15 @@ BATCH_SAMPLES = 30 * SAMPLING_RATE  # of segments that are transformed at once: 
 
 @dataclass(frozen=True, eq=False)
 class LoadedClip:
-    """A clip that has been read and checked: mono samples `(samples,)` at 16 kHz, and mel frames that they touch."""
+    """A clip that has been read and checked: the value that all steps behind the reading take.
 
-    samples: Waveform
-    num_frames: int
+    Args:
+        samples: `(samples,)`, mono float32 at 16 kHz; `None` for a clip of which only the length is known.
+        num_frames: mel frames (10 ms) that they touch.
+    """
+
+    samples: Any
+    num_frames: Any
 
 
 class SalmonnFeatureExtractor(SequenceFeatureExtractor):
@@ -139,7 +144,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for clips that cannot or may not be read or exceed `max_audio_seconds`; names the clip.
         """
-        reading: dict[str, Any] = {"sampling_rate": sampling_rate, "allow_paths": allow_paths, "allow_urls": allow_urls}
+        reading = dict[str, Any](sampling_rate=sampling_rate, allow_paths=allow_paths, allow_urls=allow_urls)
         if is_batch(audio):
             return [clip.samples for clip in self.load_clips(audio, **reading)]
         return self.load_clip(audio, **reading).samples
