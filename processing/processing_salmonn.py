@@ -71,7 +71,7 @@ class SalmonnProcessor(ProcessorMixin):
         self.default_transcription_prompt = default_transcription_prompt
         tokenizer.add_tokens([audio_token], special_tokens=True)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
-        if tokenizer.pad_token is None:
+        if tokenizer.pad_token is None:  # as in Llama, on which Vicuna is built
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or VICUNA_CHAT_TEMPLATE)
 
@@ -119,7 +119,7 @@ class SalmonnProcessor(ProcessorMixin):
         if not isinstance(formatted, bool):
             raise TypeError(f"formatted must be True or False, got {formatted!r:.80}.")
         if is_audio(text):
-            if audio is not None:
+            if audio is not None or loaded_clips is not None:
                 raise ValueError("Got audio both in the place of text and as audio; pass text=..., audio=...")
             return self.apply_transcription_request(text, **options)
         targets = take_options(options, "text_kwargs", ["text_target"])["text_target"]
@@ -204,7 +204,7 @@ class SalmonnProcessor(ProcessorMixin):
             conversation: messages with `role` (system, user or assistant) and `content`, or a list of such
                 conversations. Content is text or a list of `{"type": "text", "text": ...}` and
                 `{"type": "audio", "audio" | "path" | "url" | ...: ...}` parts, also in the form of OpenAI's clients
-                (see `read_message`). Text cannot inject placeholders or special tokens.
+                (see `read_messages`). Text cannot inject placeholders or special tokens.
             chat_template: another template, or the name of one.
             tokenize: whether to return model inputs instead of text.
             processor_kwargs: options of `__call__`.
@@ -222,6 +222,7 @@ class SalmonnProcessor(ProcessorMixin):
         options = dict(processor_kwargs or {})  # the library writes into it
         check_options(options)
         check_template_options(kwargs, f"{chat_template or self.chat_template}")
+        # Clips are read here, so the options of reading are taken from both places where they may be given.
         inner = take_options(options, "audio_kwargs", READING_OPTIONS)
         reading = take_options(kwargs, "audio_kwargs", READING_OPTIONS)
         for name in READING_OPTIONS:
@@ -270,6 +271,7 @@ class SalmonnProcessor(ProcessorMixin):
 
     def escape(self, text: str) -> str:
         """Text in which no token of the vocabulary is spelled out: placeholders and special tokens stay text."""
+        # The longest first: a shorter one may be a part of it.
         for token in sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True):
             if len(token) > 1:
                 text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
@@ -312,7 +314,7 @@ class SalmonnProcessor(ProcessorMixin):
         """Features of clips, if their samples are known, and what takes the place of each placeholder."""
         layout = self.feature_extractor.audio_layout
         replacements = [self.audio_token * layout.num_audio_tokens(clip.num_frames) for clip in audio]
-        if audio[0].samples is None:
+        if audio[0].samples is None:  # of `audio_frames`
             return {}, replacements
         return self.feature_extractor.extract(audio, layout, kwargs.get("return_tensors")), replacements
 
@@ -343,12 +345,13 @@ class SalmonnProcessor(ProcessorMixin):
                 f"An instruction spells {self.audio_token}, which is read as plain text, with the audio in front of "
                 "it. If it is a whole prompt of trusted origin, pass formatted=True."
             )
+        # The template decides where audio goes; it escapes the instruction on its way.
         content = [{"type": "audio"}] * num_clips + [{"type": "text", "text": instruction}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def _load_part(self, clip: Any, own_rate: int | None, reading: dict[str, Any]) -> LoadedClip:
         rate = reading["sampling_rate"] if own_rate is None else own_rate
-        return self.feature_extractor.load_clip(clip, **{**reading, "sampling_rate": rate})
+        return self.feature_extractor.load_clip(clip, **reading | {"sampling_rate": rate})
 
     def _prepare(
         self,
@@ -374,7 +377,7 @@ class SalmonnProcessor(ProcessorMixin):
             num_clips = len(sources if clips is None else clips)
             is_text_alone = audio is None and clips is None
             prompts = self._as_prompts(text, None if is_text_alone else num_clips, owned, formatted)
-            if self._adds_bos(options):
+            if self._adds_bos(options):  # the templates render one, too
                 prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
         if clips is None:  # once all else has been checked, since it may take long
             clips = self.feature_extractor.load_clips(sources, **reading)

@@ -30,6 +30,3 @@ def explain_failed_loading(folder: str | os.PathLike) -> None:
             raise ValueError(f"{file} cannot be read as JSON ({error}); {MEND}.") from error
         if not isinstance(content, dict):
             raise ValueError(f"{file} holds a {type(content).__name__}, but a JSON object is needed; {MEND}.")
-
-
-__all__ = ["explain_failed_loading"]

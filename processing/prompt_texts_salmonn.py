@@ -122,7 +122,7 @@ def assign_clips(
     elif len(placeholders) == 1:
         owned = [num_clips]
     else:
-        owned = [1 if count is None else count for count in placeholders]
+        owned = [1 if count is None else count for count in placeholders]  # an instruction asks about one clip
         if sum(owned) != num_clips:
             found = sum(count or 0 for count in placeholders)
             raise ValueError(
@@ -141,7 +141,7 @@ def is_audio(value: Any) -> bool:
     Strings are text, whatever they say.
     """
     if isinstance(value, (list, tuple)):
-        is_samples = len(value) > 1 and isinstance(value[0], Real)
+        is_samples = len(value) > 1 and isinstance(value[0], Real)  # one number is a text that is none
         return is_samples or any(is_audio(item) for item in value)
     if isinstance(value, np.ndarray):
         return np.issubdtype(value.dtype, np.number)
