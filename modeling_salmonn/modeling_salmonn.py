@@ -11,11 +11,13 @@ fbank   -> BEATs           -> LayerNorm -+
 - the LoRA adapter is a PEFT adapter of the language model; its scale can be changed at test time
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -32,11 +34,38 @@ from .configuration_salmonn import SalmonnConfig
 from .context_length_salmonn import warn_if_too_long
 from .generation_salmonn import CACHE_NAME, SalmonnGenerationMixin
 from .modeling_beats import BeatsModel
-from .outputs_salmonn import SalmonnAudioOutput, SalmonnCausalLMOutputWithPast, SalmonnModelOutputWithPast
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
 from .speech_encoder_salmonn import SalmonnSpeechEncoder
+
+
+@dataclass
+class SalmonnAudioOutput(BaseModelOutputWithPooling):
+    """What the encoders and the Q-Former made of a batch of clips.
+
+    Args:
+        last_hidden_state: frames of the audio encoder (of the speech encoder in a speech-only model), zero where
+            there is no audio, `(clips, frames, hidden)`.
+        pooler_output: audio tokens of all clips one after the other, `(audio_tokens, text_hidden)`.
+        token_counts: audio tokens of each clip, `(clips,)`.
+    """
+
+    token_counts: torch.Tensor | None = None
+
+
+@dataclass
+class SalmonnModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `SalmonnModel`; `audio_hidden_states` are the audio tokens `(audio_tokens, text_hidden)`."""
+
+    audio_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
+
+    audio_hidden_states: torch.Tensor | None = None
 
 
 class SalmonnModel(SalmonnPreTrainedModel):
@@ -187,9 +216,10 @@ class SalmonnModel(SalmonnPreTrainedModel):
     def _plan_features(self, audio: AudioInputs) -> tuple[list[int], list[SegmentGroup]]:
         """The same from features, of either encoder."""
         speech, sounds, mask = audio.input_features, audio.audio_input_features, audio.input_features_mask
-        audio.check_mel_bins(input_features=self.config.speech_config.num_mel_bins)
+        mel_bins = {"input_features": self.config.speech_config.num_mel_bins}
         if self.audio_encoder is not None:
-            audio.check_mel_bins(audio_input_features=self.config.audio_config.num_mel_bins)
+            mel_bins["audio_input_features"] = self.config.audio_config.num_mel_bins
+        audio.check_mel_bins(mel_bins)
         if speech is not None:
             clips, frames = speech.shape[0], speech.shape[-1]
         else:
