@@ -19,6 +19,7 @@ from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text
 from modeling_salmonn.checkpoint_files_salmonn import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
+    ADAPTER_FILES,
     CONFIG_FILE,
     CONNECTOR_FILE,
     INDEX_FILE,
@@ -35,7 +36,6 @@ from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 
 SHIPPED = Path(__file__).with_name("salmonn-smol")
 SHIPPED_PREFIXES = (*CONNECTOR_PREFIXES, "model.audio_encoder.")
-ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 COPIED = ("README.md", GOLDEN_FILE, "report.json", "clips")
 
 

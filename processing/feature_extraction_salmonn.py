@@ -1,8 +1,7 @@
 """Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from transformers.utils import logging
 from .audio_features_salmonn import FBANK_WINDOW_SAMPLES, HOP_SAMPLES, SAMPLING_RATE, kaldi_fbank, log_mel
 from .audio_io_salmonn import Waveform, is_batch, is_rated, load_mono
 from .audio_samples_salmonn import check_rate
-from .audio_segments_salmonn import LONGEST_CLIP_FRAMES, AudioLayout, Segment, is_finite_number, whole_length
+from .audio_segments_salmonn import LONGEST_CLIP_FRAMES, AudioLayout, SegmentGroup, is_finite_number, whole_length
 from .audio_sources_salmonn import AudioAccess
 from .processor_options_salmonn import EXTRACTOR_OPTIONS, check_names
 
@@ -259,44 +258,34 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
         audio_input_features_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
 
-        for padded_frames, members in self._batch_segments(clips, frames, layout):
-            waveforms = torch.zeros(len(members), padded_frames * HOP_SAMPLES, device=device)
-            for row, (_, _, samples) in enumerate(members):
-                waveforms[row, : len(samples)] = samples
+        for group in _batched(layout.plan(frames)):
+            spans = [slice(segment.offset * HOP_SAMPLES, segment.end * HOP_SAMPLES) for segment in group.segments]
+            samples = [clips[segment.clip][span] for segment, span in zip(group.segments, spans, strict=True)]
+            waveforms = torch.zeros(len(samples), group.padded_frames * HOP_SAMPLES, device=device)
+            for row, waveform in enumerate(samples):
+                waveforms[row, : len(waveform)] = waveform
             log_mels = log_mel(waveforms, self.feature_size)
-            fbanks = self._normalised_fbank(waveforms) if self.num_fbank_bins else None
-            for row, (clip, segment, samples) in enumerate(members):
-                span = slice(segment.offset, segment.offset + padded_frames)
-                input_features[clip, :, span] = log_mels[row]
-                if fbanks is not None:
-                    count = (max(len(samples), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
-                    fbank[clip, segment.offset : segment.offset + count] = fbanks[row, :count]
-                    audio_input_features_mask[clip, segment.offset : segment.offset + count] = 1
+            for row, segment in enumerate(group.segments):
+                input_features[segment.clip, :, segment.offset : segment.end] = log_mels[row]
+            if not self.num_fbank_bins:
+                continue
+            fbanks = self._normalised_fbank(waveforms)
+            for row, segment in enumerate(group.segments):
+                # whole windows of the audio alone, which is padded to no more than 1 s
+                count = (max(len(samples[row]), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
+                span = slice(segment.offset, segment.offset + count)
+                fbank[segment.clip, span] = fbanks[row, :count]
+                audio_input_features_mask[segment.clip, span] = 1
 
         lengths = torch.tensor(frames, device=device)
         features = {
             "input_features": input_features,
             "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
         }
-        return features | (
-            {"audio_input_features": fbank, "audio_input_features_mask": audio_input_features_mask}
-            if self.num_fbank_bins
-            else {}
-        )
-
-    def _batch_segments(
-        self, clips: list[torch.Tensor], frames: list[int], layout: AudioLayout
-    ) -> Iterator[tuple[int, list[tuple[int, Segment, torch.Tensor]]]]:
-        """Padded lengths, and some segments of this length with the clips they are of and their samples."""
-        longest = layout.longest_segment * HOP_SAMPLES
-        groups = defaultdict(list)
-        for index, clip in enumerate(clips):
-            for number, segment in enumerate(layout.split(frames[index])):
-                groups[segment.padded_frames].append((index, segment, clip[number * longest : (number + 1) * longest]))
-        for padded_frames, members in groups.items():
-            count = max(1, BATCH_SAMPLES // (padded_frames * HOP_SAMPLES))
-            for start in range(0, len(members), count):
-                yield padded_frames, members[start : start + count]
+        if self.num_fbank_bins:
+            features["audio_input_features"] = fbank
+            features["audio_input_features_mask"] = audio_input_features_mask
+        return features
 
     def _normalised_fbank(self, waveforms: torch.Tensor) -> torch.Tensor:
         """BEATs' input `(B, frames, bins)` of waveforms `(B, samples)`."""
@@ -330,6 +319,14 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             )
         AudioAccess(self.allow_paths, self.allow_urls)  # checks both
         _ = self.audio_layout  # checks the settings of segments and windows
+
+
+def _batched(groups: list[SegmentGroup]) -> Iterator[SegmentGroup]:
+    """The groups in parts of at most `BATCH_SAMPLES`, or of one segment."""
+    for group in groups:
+        count = max(1, BATCH_SAMPLES // (group.padded_frames * HOP_SAMPLES))
+        for start in range(0, len(group.segments), count):
+            yield replace(group, segments=group.segments[start : start + count])
 
 
 def _as_tensor(samples: Waveform) -> torch.Tensor:

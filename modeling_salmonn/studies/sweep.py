@@ -78,7 +78,7 @@ def sweep_scales(
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
     answerer = load_answerer(model, settings.dtype)
-    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
+    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "has_lora", False)):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
     summaries = {
         scale: evaluate(model, tasks, rows, output / f"scale-{scale:g}", judge, own, answerer)
