@@ -15,7 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from modeling_salmonn.base_weights_salmonn import load_speech_weights, load_text_weights
-from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_CONFIG_FILE, ADAPTER_FILE, CONFIG_FILE, CONNECTOR_FILE
+from modeling_salmonn.checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    CONNECTOR_FILE,
+)
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.hub.assembly import assemble_model, build_extractor, build_generation_config, load_config
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder

@@ -28,7 +28,7 @@ from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.hub.assembly import build_extractor
 from modeling_salmonn.hub.doctor_files import Finding, Subject
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
-from modeling_salmonn.lora_checks_salmonn import common_scaling, require_saved_options
+from modeling_salmonn.lora_layers_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor

@@ -23,19 +23,16 @@ from modeling_salmonn.checkpoint_files_salmonn import (
     ADAPTER_FILE,
     CONFIG_FILE,
     CONNECTOR_FILE,
-    INDEX_FILE,
-    LFS_HEADER,
     WEIGHTS_FILE,
-    read_json,
+    weight_file_names,
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.processing.processor_files_salmonn import NEEDED_FILES
-from modeling_salmonn.staged_saving_salmonn import STAGING_FOLDER
+from modeling_salmonn.staged_saving_salmonn import LFS_HEADER, STAGING_FOLDER, read_json
 
 
 REQUIRED_FILES = (CONFIG_FILE, *NEEDED_FILES)
 GOLDEN_FILE = "golden_answers.json"
-MAX_JSON_BYTES = 2**28  # several times the largest tokenizer
 LFS_MAX_BYTES = 1024  # a pointer has three short lines
 
 
@@ -57,12 +54,11 @@ class SavedFolder:
     @cached_property
     def weight_names(self) -> list[str]:
         """The weight files that loading reads, whether they are there or not."""
-        names = [CONNECTOR_FILE if self.has(CONNECTOR_FILE) else WEIGHTS_FILE]
-        if self.has(INDEX_FILE) and not self.has(names[0]):
-            names = self._shard_names()
-        if self.has(ADAPTER_CONFIG_FILE) or self.has(ADAPTER_FILE):
-            names.append(ADAPTER_FILE)
-        return names
+        names = [CONNECTOR_FILE]
+        if not self.has(CONNECTOR_FILE):
+            names = weight_file_names(self.folder) or [WEIGHTS_FILE]
+        has_adapter = self.has(ADAPTER_CONFIG_FILE) or self.has(ADAPTER_FILE)
+        return names + ([ADAPTER_FILE] if has_adapter else [])
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -94,9 +90,6 @@ class SavedFolder:
         Raises:
             ValueError: if the file is enormous, damaged, a Git-LFS pointer, or holds something else.
         """
-        size = (self.folder / name).stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise ValueError(f"{name} has {size:,} bytes, more than any such file; save or download it again.")
         return read_json(self.folder / name)
 
     def tensors(self) -> Iterator[tuple[str, str, Any]]:
@@ -111,12 +104,6 @@ class SavedFolder:
                     yield from ((name, key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
             except SafetensorError as error:  # noqa: PERF203  tells which file
                 raise ValueError(f"{name} is truncated or damaged ({error}); download it again.") from error
-
-    def _shard_names(self) -> list[str]:
-        shards = self.read_json(INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-            raise ValueError(f"{INDEX_FILE} has no weight_map of file names; save or download it again.")
-        return sorted(set(shards.values()))
 
 
 def require_model(path: str) -> None:

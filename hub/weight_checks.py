@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 from transformers.utils import cached_file
 
-from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, is_finite, listing, require_floats
+from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, check_weight_file, is_finite, listing
 
 
 SMALLEST_SCALE = 0.3  # of normalisation, on average
@@ -76,7 +76,7 @@ def require_floats_in_files(base: str) -> None:
     folder = Path(str(cached_file(base, CONFIG_FILE))).parent
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
-        require_floats(file)
+        check_weight_file(file)
     for file in () if files else sorted(folder.glob("*.bin")):
         whole = []
         for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():

@@ -77,7 +77,7 @@ def sweep_scales(
     settings = settings or EvaluationSettings()
     chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
     answerer = load_answerer(model, settings.dtype, settings.device)
-    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
+    if not (isinstance(answerer, Answerer) and answerer.model.has_lora):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
     summaries = {
         scale: evaluate(model, tasks, rows, output / f"scale-{scale:g}", judge, own, answerer)

@@ -42,7 +42,7 @@ def prepare_stage(
     """
     if train_audio_encoder and model.model.audio_encoder is None:
         raise ValueError("train_audio_encoder is set, but this model has no audio encoder; leave it out.")
-    if train_lora and not model._hf_peft_config_loaded:
+    if train_lora and not model.has_lora:
         model.add_lora()
     chosen = {
         "connector": True,

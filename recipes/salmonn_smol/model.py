@@ -82,7 +82,7 @@ def add_beats(model: SalmonnForConditionalGeneration, beats: BeatsModel) -> Salm
     settings = model.config.to_dict() | {"audio_config": architecture, "audio_model_id": None}
     settings["qformer_config"] |= {"encoder_hidden_size": None}
     widened = SalmonnForConditionalGeneration(SalmonnConfig(**settings))
-    if model._hf_peft_config_loaded:
+    if model.has_lora:
         widened.add_lora()
     weights = model.state_dict() | {f"model.audio_encoder.{name}": value for name, value in beats.state_dict().items()}
     for name in weights:
