@@ -2,45 +2,10 @@
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
-from modeling_salmonn.data.manifest_files import read_numbered
-from modeling_salmonn.data.rows import METADATA_FILES, Row
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.tasks import canonical_name
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS
-
-
-def read_clips(source: str) -> list[Row]:
-    """Clips to answer about: rows of a manifest or an audio folder that have a `path`; nothing else is needed.
-
-    Args:
-        source: `.jsonl` or `.json` manifest, or a folder with `metadata.jsonl`, whose `file_name` is the path.
-
-    Raises:
-        ValueError: if the source cannot be read, or a row names no file.
-    """
-    file = Path(source).expanduser()
-    if file.is_dir():
-        file = file / METADATA_FILES[0]
-    rows = []
-    for index, (line, row) in enumerate(read_numbered(file, {"path": "file_name"})):
-        clean = {name: value for name, value in row.items() if value is not None}
-        path = clean.get("path", clean.get("file_name"))
-        if not isinstance(path, str):
-            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path' (line {line}).")
-        rows.append(locate_clips(clean | {"path": path}, file.parent))
-    return rows
-
-
-def locate_clips(row: Row, folder: Path) -> Row:
-    """A row with absolute paths of its clip, and of those that are joined to it."""
-    given = row.get("expand_wav") or []
-    joined = [locate(name, folder) for name in ([given] if isinstance(given, str) else given)]
-    return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
-
-
-def locate(path: str, folder: Path) -> str:
-    """An absolute path, from a manifest's folder; URLs as they are."""
-    return path if "://" in path else str((folder / path).absolute())
 
 
 def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
@@ -55,7 +20,8 @@ def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
 
 def references_of(row: Row) -> Row:
     """The `transcript` and the `caption` that a row gives of its clip: under these names, or as its task's `text`."""
-    given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if row.get("task") == task}
+    own_task = canonical_name(row.get("task", ""))
+    given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if own_task == task}
     return {name: given[name] for name in FALLBACK_TASKS if given.get(name)}
 
 
@@ -73,8 +39,6 @@ def asks_question(index: int, share: float) -> bool:
 __all__ = [
     "asks_question",
     "choose_clips",
-    "locate",
     "question_of",
-    "read_clips",
     "references_of",
 ]

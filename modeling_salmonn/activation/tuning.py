@@ -20,12 +20,10 @@ from typing import Any
 
 from transformers.trainer_callback import PrinterCallback
 
-from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.writing import ANSWER_FIELDS, WritingReport, WritingSettings, write_answers
 from modeling_salmonn.data.files import Journal, read_record, write_json
 from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.rows import Row, Rows, load_rows
-from modeling_salmonn.data.sources import parse_sources
+from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
 from modeling_salmonn.evaluation.comparison import Comparison, ComparisonSettings, compare_models
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
@@ -90,7 +88,7 @@ def run_activation(
 
     Args:
         model: folder or Hub id of the model after instruction tuning.
-        clips: rows with a `path`, as `read_clips` gives them.
+        clips: rows with a `path`, of one or several tasks.
         output: folder for everything.
         prompts: instructions of each task, from `load_prompts`.
         writing, tuning, comparing: settings of the three steps.
@@ -191,11 +189,6 @@ def loss_summary(losses: Sequence[float]) -> str:
     return f"{len(losses)} steps; loss of the first {losses[0]:.3f}, of the last {losses[-1]:.3f}."
 
 
-def read_rows(sources: Sequence[str]) -> Rows:
-    """Rows to compare on: manifests, audio folders or Hub data sets."""
-    return load_rows(parse_sources(list(sources)))
-
-
 __all__ = [
     "ActivationReport",
     "Answerer",
@@ -205,8 +198,6 @@ __all__ = [
     "compare_models",
     "load_prompts",
     "loss_summary",
-    "read_clips",
-    "read_rows",
     "run_activation",
     "tune_on_answers",
     "write_answers",

@@ -77,10 +77,11 @@ def run_activation_command(
     """Write, train and compare, as without a command's name; what was stopped goes on where it was."""
     with _checked(model):
         from modeling_salmonn.activation import tuning
+        from modeling_salmonn.data.rows import load_rows
 
         report = tuning.run_activation(
             model,
-            tuning.read_clips(clips),
+            load_rows(clips, needs=("path",)),
             Path(output),
             _load_prompts(prompts),
             tuning.WritingSettings(
@@ -96,7 +97,7 @@ def run_activation_command(
             ),
             tuning.TuningSettings(steps, learning_rate, seed, dtype),
             tuning.ComparisonSettings(limit, seed, compared_tokens, batch_size),
-            tuning.read_rows(data) if data else None,
+            load_rows(data) if data else None,
         )
         _say(report.written.summary())
         _say(tuning.loss_summary(report.losses))
@@ -126,6 +127,7 @@ def write_answers_command(
     """Let a model write long answers at a discounted LoRA scale: answers.jsonl, to be read and changed."""
     with _checked(model):
         from modeling_salmonn.activation import tuning
+        from modeling_salmonn.data.rows import load_rows
 
         settings = tuning.WritingSettings(
             answers=answers,
@@ -138,7 +140,7 @@ def write_answers_command(
             temperature=temperature,
             batch_size=batch_size,
         )
-        rows = tuning.read_clips(clips)
+        rows = load_rows(clips, needs=("path",))
         answerer = tuning.Answerer.from_pretrained(model, dtype)
         _say(tuning.write_answers(answerer, rows, Path(output), _load_prompts(prompts), settings).summary())
 
@@ -178,11 +180,12 @@ def compare_models_command(
     """Compare two models: following rate, diversity, repeat rate and word error rate by task."""
     with _checked(before, after):
         from modeling_salmonn.activation import tuning
+        from modeling_salmonn.data.rows import load_rows
 
         if output is None and not os.path.isdir(after):
             raise ValueError(f"{after} is no folder to write the comparison to; give --output.")
         settings = tuning.ComparisonSettings(limit, seed, max_new_tokens, batch_size)
-        rows = tuning.read_rows(data)
+        rows = load_rows(data)
         comparison = tuning.compare_models(
             before, after, rows, Path(output or after), _load_prompts(prompts), settings, dtype
         )

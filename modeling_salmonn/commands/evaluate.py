@@ -136,6 +136,7 @@ def activation_data(
 
     with readable_errors():
         from modeling_salmonn.activation import tuning
+        from modeling_salmonn.data.rows import load_rows
         from modeling_salmonn.evaluation.run import read_data
         from modeling_salmonn.studies.activation_data import compare_activation_data
 
@@ -152,7 +153,7 @@ def activation_data(
         )
         found = compare_activation_data(
             model,
-            tuning.read_clips(clips),
+            load_rows(clips, needs=("path",)),
             read_data(data),
             output,
             tuning.load_prompts(prompts),
@@ -181,12 +182,12 @@ def windows(
     from modeling_salmonn.commands.app import readable_errors, require_model
 
     with readable_errors():
-        from modeling_salmonn.activation.tuning import read_rows
+        from modeling_salmonn.data.rows import load_rows
         from modeling_salmonn.studies.windows import WindowSettings, compare_windows
 
         require_model(model)
         settings = WindowSettings(steps, batch_size, learning_rate, seed)
-        compare_windows(model, window, read_rows(data), read_rows(eval_data), feature_cache, output, settings)
+        compare_windows(model, window, load_rows(data), load_rows(eval_data), feature_cache, output, settings)
         typer.echo(f"Wrote windows.json, windows.png and windows.md to {output}.")
 
 

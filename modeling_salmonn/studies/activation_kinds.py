@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modeling_salmonn.activation.clips import choose_clips, locate, question_of
+from modeling_salmonn.activation.clips import choose_clips, question_of
 from modeling_salmonn.activation.writing import (
     ANSWERS_FILE,
     QUESTION_TASK,
@@ -15,6 +15,7 @@ from modeling_salmonn.activation.writing import (
 )
 from modeling_salmonn.data.files import Journal, write_rows
 from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.sources import locate_clip
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.comparison import SPEECH_TASK
 from modeling_salmonn.evaluation.text_statistics import split_words
@@ -167,7 +168,7 @@ def join_transcripts(speech: Sequence[Row], count: int, words: float) -> list[Ro
 def clips_of(row: Row) -> list[str]:
     """The absolute paths of a row's clips."""
     clips = [row.get("path"), *(row.get("expand_wav") or [])]
-    return [locate(clip, Path()) for clip in clips if isinstance(clip, str)]
+    return [locate_clip(clip, "") for clip in clips if isinstance(clip, str)]
 
 
 def mean_words(answers: Sequence[Row]) -> float:

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from workspace import write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.tuning import (
     ActivationReport,
     TuningSettings,
@@ -22,6 +21,7 @@ from modeling_salmonn.activation.tuning import (
 )
 from modeling_salmonn.activation.writing import WritingSettings
 from modeling_salmonn.commands.app import app
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.comparison import ComparisonSettings
 from modeling_salmonn.training.stages import part_of
@@ -42,7 +42,15 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Overfitted:
 
 
 def activate(overfitted: Overfitted, output: Path) -> ActivationReport:
-    return run_activation(overfitted.model, read_clips(overfitted.clips), output, PROMPTS, WRITING, TUNING, COMPARING)
+    return run_activation(
+        overfitted.model,
+        list(load_rows(overfitted.clips, needs=("path",))),
+        output,
+        PROMPTS,
+        WRITING,
+        TUNING,
+        COMPARING,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def test_finished_steps_are_not_done_again(finished: tuple[Path, ActivationRepor
 
 def test_changed_answers_are_tuned_on_anew(overfitted: Overfitted, tmp_path: Path) -> None:
     settings = {"writing": WRITING, "tuning": TuningSettings(steps=1, learning_rate=1e-2), "rows": []}
-    clips = read_clips(overfitted.clips)
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
     first = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
     assert first.comparison is None
     weights = (tmp_path / "model" / "adapter_model.safetensors").read_bytes()

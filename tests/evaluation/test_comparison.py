@@ -11,7 +11,7 @@ from overfitted import CAPTION, CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, o
 from rich.console import Console
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.activation.clips import read_clips
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.comparison import (
     Comparison,
@@ -47,7 +47,7 @@ def cured(overfitted: Overfitted, tmp_path_factory: pytest.TempPathFactory) -> s
 
 @pytest.fixture(scope="module")
 def rows(overfitted: Overfitted) -> list[dict[str, Any]]:
-    return read_clips(overfitted.clips)
+    return list(load_rows(overfitted.clips, needs=("path",)))
 
 
 def figures(clips: int = 1, **values: Any) -> Figures:
