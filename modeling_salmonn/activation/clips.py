@@ -5,43 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_salmonn.data.files import Journal
-from modeling_salmonn.data.manifest_files import read_numbered
-from modeling_salmonn.data.rows import METADATA_FILES, Row
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.sources import locate_clip
+from modeling_salmonn.data.tasks import canonical_name
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS
-
-
-def read_clips(source: str) -> list[Row]:
-    """Clips to answer about: rows of a manifest or an audio folder that have a `path`; nothing else is needed.
-
-    Args:
-        source: `.jsonl` or `.json` manifest, or a folder with `metadata.jsonl`, whose `file_name` is the path.
-
-    Raises:
-        ValueError: if the source cannot be read, or a row names no file.
-    """
-    file = Path(source).expanduser()
-    if file.is_dir():
-        file = file / METADATA_FILES[0]
-    rows = []
-    for index, (line, row) in enumerate(read_numbered(file, {"path": "file_name"})):
-        clean = {name: value for name, value in row.items() if value is not None}
-        path = clean.get("path", clean.get("file_name"))
-        if not isinstance(path, str):
-            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path' (line {line}).")
-        rows.append(locate_clips(clean | {"path": path}, file.parent))
-    return rows
-
-
-def locate_clips(row: Row, folder: Path) -> Row:
-    """A row with absolute paths of its clip, and of those that are joined to it."""
-    given = row.get("expand_wav") or []
-    joined = [locate(name, folder) for name in ([given] if isinstance(given, str) else given)]
-    return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
-
-
-def locate(path: str, folder: Path) -> str:
-    """An absolute path, from a manifest's folder; URLs as they are."""
-    return path if "://" in path else str((folder / path).absolute())
 
 
 def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
@@ -57,7 +24,7 @@ def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
 def clips_of(row: Row) -> list[str]:
     """The absolute paths of a row's clips, without those that are held in memory."""
     clips = [row.get("path"), *(row.get("expand_wav") or [])]
-    return [locate(clip, Path()) for clip in clips if isinstance(clip, str)]
+    return [locate_clip(clip, "") for clip in clips if isinstance(clip, str)]
 
 
 def unused_rows(rows: Sequence[Row], manifests: Sequence[Path]) -> list[Row]:
@@ -71,9 +38,10 @@ def unused_rows(rows: Sequence[Row], manifests: Sequence[Path]) -> list[Row]:
 
 def references_of(row: Row) -> Row:
     """The `transcript` and the `caption` that a row gives of its clip: under these names, or as its task's `text`."""
+    own_task = canonical_name(row.get("task", ""))
     references = {}
     for name, task in FALLBACK_TASKS.items():
-        text = row.get("text" if row.get("task") == task else name)
+        text = row.get("text" if own_task == task else name)
         if text:
             references[name] = text
     return references
@@ -94,9 +62,7 @@ __all__ = [
     "asks_question",
     "choose_clips",
     "clips_of",
-    "locate",
     "question_of",
-    "read_clips",
     "references_of",
     "unused_rows",
 ]

@@ -22,12 +22,11 @@ from typing import Any
 
 from transformers.trainer_callback import PrinterCallback
 
-from modeling_salmonn.activation.clips import read_clips, references_of, unused_rows
+from modeling_salmonn.activation.clips import references_of, unused_rows
 from modeling_salmonn.activation.writing import STORY_TASK, WritingReport, WritingSettings, write_answers
 from modeling_salmonn.data.files import read_record, write_bytes, write_json
 from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.rows import Row, Rows, load_rows
-from modeling_salmonn.data.sources import parse_sources
+from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task, load_tasks
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
 from modeling_salmonn.evaluation.harness import SETTINGS_FILE
@@ -134,7 +133,7 @@ def run_activation(
 
     Args:
         model: folder or Hub id of the model after instruction tuning.
-        clips: rows with a `path`, as `read_clips` returns them.
+        clips: rows with a `path`, of one or several tasks.
         output: folder for everything.
         prompts: instructions of each task, from `load_prompts`.
         writing, tuning, evaluation: settings of the steps; `dtype` and `device` are those of `tuning`.
@@ -295,11 +294,6 @@ def loss_summary(losses: Sequence[float]) -> str:
     return f"{len(losses)} steps; loss of the first {losses[0]:.3f}, of the last {losses[-1]:.3f}."
 
 
-def read_rows(sources: Sequence[str]) -> Rows:
-    """Rows to evaluate on: manifests, audio folders or Hub data sets."""
-    return load_rows(parse_sources(list(sources)))
-
-
 __all__ = [
     "ActivationEvaluation",
     "ActivationReport",
@@ -309,8 +303,6 @@ __all__ = [
     "WritingSettings",
     "load_prompts",
     "loss_summary",
-    "read_clips",
-    "read_rows",
     "run_activation",
     "tune_on_answers",
     "tune_unless_finished",

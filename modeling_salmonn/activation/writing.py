@@ -129,7 +129,7 @@ def write_answers(
 
     Args:
         answerer: the model, with a LoRA adapter.
-        clips: rows with a `path`, as `read_clips` returns them; enough of them that some may fail.
+        clips: rows with a `path`; enough of them that some may fail.
         output: folder for the answers; a finished one is left as it is.
         prompts: instructions of each task, from `load_prompts`.
         settings: how to write.

@@ -6,12 +6,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.tuning import (
     EVALUATED_ROWS,
     TuningSettings,
     loss_summary,
-    read_rows,
     run_activation,
     tune_on_answers,
 )
@@ -36,6 +34,7 @@ from modeling_salmonn.commands.options import (
     WritingScale,
 )
 from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.hub.devices import AUTO
@@ -93,7 +92,7 @@ def run_command(
     """Write, tune and evaluate before and after, as without a command's name; what was stopped resumes."""
     report = run_activation(
         model,
-        read_clips(clips),
+        load_rows(clips, needs=("path",)),
         output,
         load_prompts() | load_prompts(prompts),
         WritingSettings(
@@ -109,7 +108,7 @@ def run_command(
         ),
         TuningSettings(steps, learning_rate, seed, dtype, device),
         EvaluationSettings(limit, batch_size, seed=seed),
-        read_rows(data) if data else None,
+        load_rows(data) if data else None,
     )
     typer.echo(report.summary(), nl=False)
 
@@ -144,7 +143,7 @@ def write_command(
         temperature=temperature,
         batch_size=batch_size,
     )
-    rows, instructions = read_clips(clips), load_prompts() | load_prompts(prompts)
+    rows, instructions = load_rows(clips, needs=("path",)), load_prompts() | load_prompts(prompts)
     answerer = Answerer.from_pretrained(model, dtype, device)
     typer.echo(write_answers(answerer, rows, output, instructions, settings).summary())
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.activation.clips import read_clips
-from modeling_salmonn.activation.tuning import EVALUATED_ROWS, TuningSettings, read_rows
+from modeling_salmonn.activation.tuning import EVALUATED_ROWS, TuningSettings
 from modeling_salmonn.activation.writing import WritingSettings
 from modeling_salmonn.commands.options import (
     Answers,
@@ -33,6 +32,7 @@ from modeling_salmonn.commands.options import (
     check_salmonn,
 )
 from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, process_state, read_data
@@ -128,7 +128,7 @@ def activation_data(
     )
     found = compare_activation_data(
         model,
-        read_clips(clips),
+        load_rows(clips, needs=("path",)),
         read_data(data),
         output,
         load_prompts() | load_prompts(prompts),
@@ -157,7 +157,7 @@ def windows(
 ) -> None:
     """Train the connector alone with windows of several lengths, and measure what it reads."""
     settings = WindowSettings(steps, batch_size, learning_rate, seed)
-    compare_windows(model, window, read_rows(data), read_rows(eval_data), feature_cache, output, settings, device)
+    compare_windows(model, window, load_rows(data), load_rows(eval_data), feature_cache, output, settings, device)
     tell_written("windows", output)
 
 

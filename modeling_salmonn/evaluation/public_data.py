@@ -132,7 +132,7 @@ class Source:
         except ValueError as error:
             needed = sorted(columns.values())
             raise ValueError(f"{self.name} needs the columns {needed} of {file.name}: {error}") from error
-        self._check_columns(rows.parts[0][1].column_names, file)
+        self._check_columns(rows.tables[0].data.column_names, file)
         return rows
 
     def _check_columns(self, found: Iterable[str], file: Path) -> None:

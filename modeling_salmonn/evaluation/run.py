@@ -13,13 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.activation.clips import locate_clips
 from modeling_salmonn.data.files import write_bytes, write_json
-from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.rows import Row, load_rows
-from modeling_salmonn.data.sources import parse_sources
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import shown
 from modeling_salmonn.evaluation.answering import Answerer, Decoding, process_state, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
 from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_answers, make_jobs
@@ -165,32 +161,9 @@ def read_data(sources: Sequence[str]) -> list[Row]:
         name, _, folder = source.partition("=")
         if name in PUBLIC_DATA:
             rows += load_public(name, folder or None)
-        elif source.endswith((".jsonl", ".json")):
-            rows += _read_rows(Path(source))
         else:
-            rows += list(load_rows(parse_sources([source])))
+            rows += load_rows(source, needs=("path", "task"))  # some tasks have no text
     return rows
-
-
-def _read_rows(manifest: Path) -> list[Row]:
-    """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
-    rows, folder = [], manifest.expanduser().parent
-    for line, row in read_numbered(manifest):
-        clean = {name: value for name, value in row.items() if value is not None}
-        if not isinstance(clean.get("path"), str) or not clean.get("task"):
-            raise ValueError(
-                f"A row of {manifest} has no path or no task: {shown(clean)}. Each needs both (line {line})."
-            )
-        _check_references(clean, f"Line {line} of {manifest}")
-        rows.append(locate_clips(clean, folder))
-    return rows
-
-
-def _check_references(row: Row, place: str) -> None:
-    references = row.get("references", [])
-    texts = references if isinstance(references, list) else [references]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
 
 
 __all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data", "require_measures"]

@@ -104,7 +104,7 @@ def compare_activation_data(
 
     Args:
         model: folder or Hub id of the model after instruction tuning, with a LoRA adapter.
-        clips: rows with a `path`, as `read_clips` returns them; the transcripts of `asr_long` come from them too.
+        clips: rows with a `path`; the transcripts of `asr_long` come from them too.
         rows: rows to evaluate on, except for those whose clips are tuned on; `asr_long` comes from them if no clip has
             a transcript.
         output: folder for everything.

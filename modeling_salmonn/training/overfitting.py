@@ -14,15 +14,14 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.rows import load_rows
+from modeling_salmonn.data.tasks import canonical_name
 from modeling_salmonn.data.text_files import kind_of, shown
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.training.callbacks import EvaluationCallback
@@ -176,25 +175,25 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     Raises:
         ValueError: if there are none, or one lacks what is compared.
     """
-    numbered = [(line, _with_story(row)) for line, row in read_numbered(path)]
-    for index, (line, probe) in enumerate(numbered):
-        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
+    rows = load_rows(path, needs=("path",))
+    probes = []
+    for index, row in enumerate(rows):
+        probe = dict(row)
+        if canonical_name(row.get("task", "")) == LONG_KINDS["story"]:
+            probe.setdefault("story", row.get("text"))
+        if not (probe.get("story") and any(probe.get(kind) for kind in others)):
+            found = sorted(name for name, value in probe.items() if value)
             raise ValueError(
-                f"Probe {index} of {path} has {shown(sorted(name for name, value in probe.items() if value))}; it "
-                f"needs 'path', 'story', and one of {sorted(others)} (line {line})."
+                f"The probe in {rows.place(index)} has {shown(found)}; it needs 'path', 'story', and one "
+                f"of {sorted(others)}."
             )
         for name in ("path", "story", "question", *others):
             if not isinstance(probe.get(name), str | None):
-                raise ValueError(f"Line {line} of {path}: {name} is {kind_of(probe[name])}, but it needs text.")
-    if not numbered:
-        raise ValueError(f"There are no probes in {path}.")
-    folder = Path(path).expanduser().parent
-    return [probe | {"path": str(folder / probe["path"])} for _, probe in numbered]
-
-
-def _with_story(row: Row) -> Row:
-    written = LONG_KINDS["story"] == row.get("task")
-    return row | {"story": row.get("text")} if written and not row.get("story") else row
+                raise ValueError(
+                    f"The probe in {rows.place(index)} has {kind_of(probe[name])} as {name}, but it needs text."
+                )
+        probes.append(probe)
+    return probes
 
 
 __all__ = ["OverfittingCallback", "fallback_penalty", "has_collapsed", "probe_losses", "read_probes", "story_margin"]

@@ -181,7 +181,9 @@ def build_data(
     maker = ExampleMaker(load_prompts(arguments.prompts), reader)
     eval_data = {}
     if arguments.eval_data:
-        rows = load_rows(parse_sources(arguments.eval_data, arguments.audio_root), arguments.max_audio_seconds)
+        rows = load_rows(
+            parse_sources(arguments.eval_data, arguments.audio_root), max_seconds=arguments.max_audio_seconds
+        )
         eval_data = ExampleSet(rows, maker, seed=arguments.seed).by_task()
     return _training_examples(arguments, maker, processor.feature_extractor.audio_layout), eval_data
 
@@ -198,7 +200,7 @@ def _training_examples(
         streams: list[Callable[[int], Iterable]] = [partial(load_stream, source, arguments.seed) for source in sources]
         return ExampleStream(streams, maker, stream_weights(arguments, sources), arguments.seed)
     return ExampleSet(
-        load_rows(sources, arguments.max_audio_seconds),
+        load_rows(sources, max_seconds=arguments.max_audio_seconds),
         maker,
         MadeOnTheFly(
             arguments.overlap_examples,

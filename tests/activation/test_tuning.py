@@ -10,7 +10,6 @@ from overfitted import CAPTION, CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, o
 from workspace import write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.activation.clips import read_clips
 from modeling_salmonn.activation.tuning import (
     ActivationEvaluation,
     ActivationReport,
@@ -23,6 +22,7 @@ from modeling_salmonn.activation.tuning import (
     tuning_record,
 )
 from modeling_salmonn.activation.writing import WritingSettings
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.harness import read_answers
 from modeling_salmonn.evaluation.run import EvaluationSettings
@@ -43,7 +43,8 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Overfitted:
 
 
 def activate(overfitted: Overfitted, output: Path) -> ActivationReport:
-    return run_activation(overfitted.model, read_clips(overfitted.clips), output, PROMPTS, WRITING, TUNING, EVALUATION)
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
+    return run_activation(overfitted.model, clips, output, PROMPTS, WRITING, TUNING, EVALUATION)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def report_model(folder: Path) -> str:
 
 
 def test_cure_is_seen_in_the_scores_and_its_cost_too(overfitted: Overfitted, cured: str, tmp_path: Path) -> None:
-    clips = read_clips(overfitted.clips)
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
     tested = ActivationEvaluation([clips[0] | {"text": "Call me at two."}, *clips[1:]], PROMPTS, EVALUATION)
     before = tested.run(overfitted.model, tmp_path / "before")
     after = tested.run(cured, tmp_path / "after")
@@ -191,7 +192,7 @@ def test_finished_steps_are_not_done_again(finished: tuple[Path, ActivationRepor
 
 def test_changed_answers_are_tuned_on_anew(overfitted: Overfitted, tmp_path: Path) -> None:
     settings = {"writing": WRITING, "tuning": TuningSettings(steps=1, learning_rate=1e-2)}
-    clips = read_clips(overfitted.clips)
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
     settings["rows"] = [{"path": clips[5]["path"], "task": "story"}]
     first = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
     before = (tmp_path / "before" / "answers-0.jsonl").stat().st_mtime_ns
@@ -208,7 +209,7 @@ def test_changed_answers_are_tuned_on_anew(overfitted: Overfitted, tmp_path: Pat
 
 def test_nothing_to_compare_on_is_told(overfitted: Overfitted, tmp_path: Path) -> None:
     settings = {"writing": WRITING, "tuning": TuningSettings(steps=1)}
-    clips = read_clips(overfitted.clips)[:2]
+    clips = list(load_rows(overfitted.clips, needs=("path",)))[:2]
     report = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
     assert report.summaries == {}
     assert "Nothing to compare on: all clips were written about" in report.summary()
