@@ -143,13 +143,3 @@ def assemble_model(
         )
     model.generation_config = build_generation_config(config)
     return model
-
-
-__all__ = [
-    "assemble_model",
-    "build_extractor",
-    "build_generation_config",
-    "build_processor",
-    "build_tokenizer",
-    "load_config",
-]

@@ -79,6 +79,3 @@ def smol_processor(config: SalmonnConfig, smollm2: Path) -> SalmonnProcessor:
     """Processor of salmonn-smol; the placeholder is the first id beyond the vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     return SalmonnProcessor(build_extractor(config), tokenizer, chat_template=CHAT_TEMPLATE)
-
-
-__all__ = ["build_smol", "smol_generation_config", "smol_processor"]

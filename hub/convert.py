@@ -188,6 +188,3 @@ def name_bases(config: SalmonnConfig, whisper: str, beats: str | None, llm: str)
     for part, base in (("speech", whisper), ("audio", beats), ("text", llm)):
         if base is not None:
             setattr(config, f"{part}_model_id", os.path.abspath(base) if os.path.exists(base) else base)
-
-
-__all__ = ["ConversionReport", "convert_checkpoint"]

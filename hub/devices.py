@@ -25,6 +25,3 @@ def resolve_device(name: str = AUTO) -> torch.device:
             f"There is no device {name!r} here; give auto, cpu, cuda, cuda:1, mps or another of torch's."
         ) from error
     return torch.device(name)  # not the device of the tensor: "cuda" is the one of each process
-
-
-__all__ = ["AUTO", "resolve_device"]

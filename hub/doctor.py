@@ -135,6 +135,3 @@ def _run(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-__all__ = ["Check", "examine", "is_healthy", "print_report"]

@@ -208,17 +208,3 @@ def _other_repository(reference: str) -> str | None:
     except Exception as error:  # the Hub client raises many kinds
         return f"{module}.py of {repository}, which cannot be fetched to be compared ({type(error).__name__})"
     return None if _is_installed(file) else f"{module}.py of {repository}"
-
-
-__all__ = [
-    "PICKLE_SUFFIXES",
-    "Finding",
-    "Status",
-    "Subject",
-    "check_code",
-    "check_files",
-    "check_git_lfs",
-    "check_hashes",
-    "check_pickles",
-    "check_weight_files",
-]

@@ -238,15 +238,3 @@ def _told(problem: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{problem} ({type(error).__name__}: {error}); save the processor again.") from error
-
-
-__all__ = [
-    "check_adapter",
-    "check_audio_settings",
-    "check_config",
-    "check_generation",
-    "check_golden_answers",
-    "check_keys",
-    "check_tokenizer",
-    "check_weights",
-]

@@ -184,6 +184,3 @@ def _read_settings(config: str | os.PathLike | None, stored: Any) -> dict[str, A
     if not settings.get("window_level_Qformer", True) or not settings.get("use_speech_Qformer", True):
         raise ValueError("This checkpoint was trained without the window-level Q-Former, which SALMONN needs.")
     return settings
-
-
-__all__ = ["ResearchCheckpoint"]

@@ -179,6 +179,3 @@ def _without_config(saved: SavedFolder) -> str:
     if not os.listdir(saved.folder):
         return ": it is empty. Give the folder or the Hub id of a SALMONN model."
     return "; give the folder or the Hub id of a SALMONN model, or download this one again."
-
-
-__all__ = ["SavedFolder", "require_model", "require_new_folder", "require_salmonn"]

@@ -171,6 +171,3 @@ def _write_smollm2(scratch: Path) -> Path:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
-
-
-__all__ = ["SMOLLM2_FOLDER", "SMOLLM2_ID", "WHISPER_FOLDER", "WHISPER_ID", "fetch_bases"]

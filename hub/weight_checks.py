@@ -101,6 +101,3 @@ def _problem(tensor: Any) -> str | None:
 
 def _refuse(source: str, problems: list[str]) -> NoReturn:
     raise ValueError(f"{source}: {listing(problems)}. The file is damaged or of another model; download it again.")
-
-
-__all__ = ["require_filled", "require_floats_in_files", "require_scales", "require_sound"]

@@ -56,13 +56,3 @@ def question_of(row: Row) -> str | None:
 def asks_question(index: int, share: float) -> bool:
     """Whether clip number `index` gets a question, so that of any first clips the share does."""
     return int((index + 1) * share) > int(index * share)
-
-
-__all__ = [
-    "asks_question",
-    "choose_clips",
-    "clips_of",
-    "question_of",
-    "references_of",
-    "unused_rows",
-]

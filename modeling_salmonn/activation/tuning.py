@@ -25,7 +25,6 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_salmonn.activation.clips import references_of, unused_rows
 from modeling_salmonn.activation.writing import STORY_TASK, WritingReport, WritingSettings, write_answers
 from modeling_salmonn.data.files import read_record, write_bytes, write_json
-from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task, load_tasks
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
@@ -292,19 +291,3 @@ def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[s
 def loss_summary(losses: Sequence[float]) -> str:
     """The losses in a line."""
     return f"{len(losses)} steps; loss of the first {losses[0]:.3f}, of the last {losses[-1]:.3f}."
-
-
-__all__ = [
-    "ActivationEvaluation",
-    "ActivationReport",
-    "Answerer",
-    "EvaluationSettings",
-    "TuningSettings",
-    "WritingSettings",
-    "load_prompts",
-    "loss_summary",
-    "run_activation",
-    "tune_on_answers",
-    "tune_unless_finished",
-    "write_answers",
-]

@@ -318,6 +318,3 @@ def report_of(output: Path) -> WritingReport:
     rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS).rows)
     kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS).rows
     return WritingReport(output / ANSWERS_FILE, len(kept), dict(sorted(rejected.items())))
-
-
-__all__ = ["WritingReport", "WritingSettings", "write_answers"]

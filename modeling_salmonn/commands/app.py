@@ -54,6 +54,3 @@ app.callback()(take_debug_option)
 
 if __name__ == "__main__":
     app()
-
-
-__all__ = ["COMMANDS", "app"]

@@ -103,6 +103,3 @@ def is_expected(error: Exception) -> bool:
         kinds += (TypeError,)
     raised = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise")
     return isinstance(error, kinds) and package in SPEAKING and raised
-
-
-__all__ = ["ReadableGroup", "is_expected", "readable_errors", "silence_libraries", "take_debug_option"]

@@ -21,6 +21,8 @@ from modeling_salmonn.commands.options import (
 )
 from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
 from modeling_salmonn.evaluation import run
+from modeling_salmonn.evaluation.answering import process_state
+from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.evaluation.summary import comparison, load_card, write_model_index
@@ -63,10 +65,10 @@ def evaluate(
     chosen = choose_tasks(load_tasks(include_path), tasks or [ALL])
     settings = EvaluationSettings(limit, batch_size, lora_scale, num_beams, seed, dtype, device)
     summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
-    if not run.process_state().is_main_process:
+    if not process_state().is_main_process:
         return
     typer.echo(comparison({Path(model).name: summary}), nl=False)
     if not any(entry["rows"] for entry in summary.values()):
-        raise ValueError(f"No clip could be read; see {output / run.BAD_CLIPS_FILE}.")
+        raise ValueError(f"No clip could be read; see {output / BAD_CLIPS_FILE}.")
     if card is not None:
         write_model_index(card, Path(model).name, ", ".join(Path(source).name for source in data), summary)

@@ -41,6 +41,3 @@ def _extra_of(error: Exception) -> str | None:
             if name.startswith(module):
                 return extra
     return None
-
-
-__all__ = ["EXTRAS", "LIBRARIES", "explain_error"]

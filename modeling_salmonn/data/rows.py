@@ -27,7 +27,6 @@ from modeling_salmonn.data.tables import (
     lacking,
     load_dataset,
     load_table,
-    read_manifest,
     reason_of,
 )
 
@@ -210,6 +209,3 @@ def _locate(clip: Any, source: DataSource) -> Any:
     if isinstance(clip, Mapping) and clip.get("bytes") is None and clip.get("path"):
         clip = clip["path"]  # audio of a table that names a file
     return locate_clip(clip, source.clip_folder) if isinstance(clip, str) else clip
-
-
-__all__ = ["Row", "Rows", "load_rows", "load_stream", "read_manifest", "row_clips", "row_seconds"]

@@ -147,6 +147,3 @@ def require_dtype(dtype: str) -> None:
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, but it needs one of {', '.join(DTYPES)}.")
-
-
-__all__ = ["Answer", "Answerer", "Decoding", "process_state", "require_dtype", "weights_hash"]

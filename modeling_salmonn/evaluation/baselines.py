@@ -146,6 +146,3 @@ def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
             "language model reads transcripts."
         )
     return list(tasks)
-
-
-__all__ = ["ReadingAnswerer", "WhisperAnswerer", "load_answerer", "tasks_for"]

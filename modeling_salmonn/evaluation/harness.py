@@ -260,6 +260,3 @@ def _make_example(maker: ExampleMaker, job: Job) -> Example:
     example = maker.make(_asked_row(maker, job), random.Random(0))
     # Peers that read instead of listening take the true transcript.
     return example | {"transcript": job.row.get("transcript") or job.row.get("alignment_text")}
-
-
-__all__ = ["Job", "answer_jobs", "claim_answers", "content_hash", "make_jobs", "read_answers"]

@@ -48,6 +48,3 @@ def _counts(rows: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """How often each row comes in as many draws as there are rows: multinomial, of shape `(size, rows)`."""
     draws = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]  # each sample has its own bins
     return np.bincount(draws.ravel(), minlength=size * rows).reshape(size, rows)
-
-
-__all__ = ["bootstrap_interval"]

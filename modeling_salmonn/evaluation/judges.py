@@ -328,15 +328,3 @@ def parse_judge(text: str) -> Judge:
                 "id of a local model."
             ) from None
     return LocalJudge(text)
-
-
-__all__ = [
-    "ChatJudge",
-    "Judge",
-    "LocalJudge",
-    "RuleJudge",
-    "UnclearVerdictError",
-    "judge_prompt",
-    "parse_judge",
-    "parse_verdict",
-]

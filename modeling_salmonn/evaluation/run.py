@@ -18,7 +18,7 @@ from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer, Decoding, process_state, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
-from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_answers, make_jobs
+from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
 from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
@@ -164,6 +164,3 @@ def read_data(sources: Sequence[str]) -> list[Row]:
         else:
             rows += load_rows(source, needs=("path", "task"))  # some tasks have no text
     return rows
-
-
-__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data", "require_measures"]

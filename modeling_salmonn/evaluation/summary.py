@@ -298,19 +298,3 @@ def load_card(card: Path) -> Any:
 
 def _identity(result: EvalResult) -> tuple[str | None, ...]:
     return result.task_name, result.dataset_name, result.metric_name
-
-
-__all__ = [
-    "compare",
-    "comparison",
-    "judge_answers",
-    "load_card",
-    "metric_named",
-    "missing_lines",
-    "read_summary",
-    "score",
-    "show",
-    "summarise",
-    "table",
-    "write_model_index",
-]

@@ -91,17 +91,3 @@ def similarity(first: str, second: str) -> float:
         return float(words == others)
     edits = jiwer.process_words(" ".join(words), " ".join(others))
     return 1 - (edits.substitutions + edits.deletions + edits.insertions) / max(len(words), len(others))
-
-
-__all__ = [
-    "CLOSING_MARKS",
-    "diversity",
-    "end_at_sentence",
-    "ngram_overlap",
-    "ngrams",
-    "repeat_rate",
-    "repeats_itself",
-    "similarity",
-    "split_sentences",
-    "split_words",
-]

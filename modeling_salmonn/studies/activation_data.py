@@ -177,6 +177,3 @@ def draw_activation_data(summaries: Mapping[str, Mapping[str, Any]]) -> Any:
         panel.set_axisbelow(True)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
-
-
-__all__ = ["ActivationData", "Kind", "activation_data_report", "compare_activation_data", "draw_activation_data"]

@@ -130,6 +130,3 @@ def join_transcripts(speech: Sequence[Row], count: int, words: float) -> list[Ro
 def mean_words(answers: Sequence[Row]) -> float:
     """Mean number of words in an answer."""
     return sum(len(split_words(row["text"])) for row in answers) / len(answers)
-
-
-__all__ = ["join_transcripts", "make_kinds", "mean_words", "speech_rows"]

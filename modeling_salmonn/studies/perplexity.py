@@ -217,6 +217,3 @@ def _digits(value: float) -> str:
 
 def _show(found: Mapping[str, float]) -> str:
     return f"{_digits(found['value'])} ({_digits(found['low'])} to {_digits(found['high'])})"
-
-
-__all__ = ["draw_tables", "measure_perplexities", "perplexity_report", "perplexity_table", "read_probes_of_kinds"]

@@ -127,13 +127,3 @@ def write_study(output: Path, name: str, results: Any, report: str, figure: Any)
     write_json(output / f"{name}.json", results)
     write_bytes(output / f"{name}.md", report.encode())
     save_figure(figure, output / f"{name}.png")
-
-
-__all__ = [
-    "figure_style",
-    "make_panels",
-    "require_matplotlib",
-    "require_picture_path",
-    "save_figure",
-    "write_study",
-]

@@ -132,6 +132,3 @@ def draw_curves(curves: Curves, trained: float) -> Any:
         if index + COLUMNS >= len(shown):  # nothing is below it
             panel.set_xlabel("LoRA scaling; dashed: as trained")
     return figure
-
-
-__all__ = ["SCALES", "curves_of", "draw_curves", "sweep_report", "sweep_scales"]

@@ -393,6 +393,3 @@ def draw_windows(found: Sequence[WindowFigures]) -> Any:
         left.set_xticks(lengths, [f"{length:g}" for length in lengths])
         left.minorticks_off()
     return figure
-
-
-__all__ = ["WindowFigures", "WindowSettings", "compare_windows", "draw_windows"]

@@ -238,6 +238,3 @@ def _require_known(name: Any, known: set[str], place: str) -> None:
     nearest = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see SalmonnTrainingArguments for all keys."
     raise ValueError(f"Unknown key {name!r} in {place}; {hint}")
-
-
-__all__ = ["SalmonnTrainingArguments", "parse_arguments"]

@@ -94,6 +94,3 @@ class SampleCallback(EvaluationCallback):
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_text(f"samples/{example['task']}", text, state.global_step)
-
-
-__all__ = ["EvaluationCallback", "SampleCallback"]

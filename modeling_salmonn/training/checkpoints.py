@@ -137,15 +137,3 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not weights:
         raise ValueError(f"There are no weights in {folder}; give a checkpoint folder to resume from.")
     return weights
-
-
-__all__ = [
-    "ALIGNMENT_FOLDER",
-    "MarkingTrainer",
-    "is_complete",
-    "last_complete_checkpoint",
-    "mark_complete",
-    "mark_incomplete",
-    "read_weights",
-    "refuse_earlier_run",
-]

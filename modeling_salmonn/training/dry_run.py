@@ -119,6 +119,3 @@ def _sizes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
 def _in_gigabytes(memory: dict[str, float]) -> str:
     parts = "; ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in memory.items())
     return f"{parts}; together {sum(memory.values()) / GIGABYTE:.2f}"
-
-
-__all__ = ["build_empty", "dry_run", "estimate_memory"]

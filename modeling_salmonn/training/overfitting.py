@@ -194,6 +194,3 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
                 )
         probes.append(probe)
     return probes
-
-
-__all__ = ["OverfittingCallback", "fallback_penalty", "has_collapsed", "probe_losses", "read_probes", "story_margin"]

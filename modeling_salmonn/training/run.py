@@ -327,6 +327,3 @@ def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
         return None
     checkpoint = find_checkpoint(arguments)
     return build_trainer(arguments, resumed=checkpoint is not None), checkpoint
-
-
-__all__ = ["build_trainer", "prepare", "run_training", "train"]

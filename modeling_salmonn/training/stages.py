@@ -130,6 +130,3 @@ def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
             if isinstance(place, DTensor):  # sharded by FSDP
                 tensor = distribute_tensor(tensor.to(place.device), place.device_mesh, place.placements)
             place.copy_(tensor)
-
-
-__all__ = ["keep_in_eval", "load_trained", "part_of", "prepare_stage", "sharded_layers", "trained_parameters"]

@@ -250,6 +250,3 @@ def keep_label_positions(inputs: dict[str, Any]) -> dict[str, Any]:
     shifted = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED_LABEL)[:, 1:]
     labelled = shifted != IGNORED_LABEL
     return inputs | {"logits_to_keep": labelled, "shift_labels": shifted[labelled]}
-
-
-__all__ = ["SalmonnTrainer", "keep_label_positions"]

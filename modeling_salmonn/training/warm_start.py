@@ -168,6 +168,3 @@ def warm_start(
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     return trainer
-
-
-__all__ = ["AlignmentCollator", "AlignmentTrainer", "warm_start", "warm_start_stage"]

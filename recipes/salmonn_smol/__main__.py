@@ -83,8 +83,5 @@ def ship(
     ship_smol(model, folder)
 
 
-__all__ = ["app"]
-
-
 if __name__ == "__main__":
     app()

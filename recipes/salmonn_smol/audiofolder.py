@@ -125,6 +125,3 @@ def _write_clip(
     with replaced_whole(path) as unfinished:
         soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix], **encoding)
     return {"file_name": name, **clip.row, "seconds": round(len(clip.audio) / SAMPLING_RATE, 3)}
-
-
-__all__ = ["MadeClip", "digest_rows", "read_audiofolder", "write_audiofolder"]

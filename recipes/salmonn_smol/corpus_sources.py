@@ -38,6 +38,3 @@ def print_sources(corpus: Corpus) -> None:
         lines.append([kind, source, package_of(source), licence, labels, *(str(clips[split]) for split in SPLITS)])
     for line in lines:
         typer.echo(f"| {' | '.join(line)} |")
-
-
-__all__ = ["print_sources"]

@@ -105,6 +105,3 @@ def make_mixtures(corpus: Corpus, folder: Folder, extra: Extra = None, seed: See
         maker = MixtureMaker(rows, seed)
         names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
         write_audiofolder(folder / split, names, maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)
-
-
-__all__ = ["MixtureMaker", "make_mixtures"]

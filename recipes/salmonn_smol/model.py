@@ -171,6 +171,3 @@ def _answer_golden(model: SalmonnForConditionalGeneration, processor: SalmonnPro
         answer = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         case["answer"] = answer.strip()
     (shipped / GOLDEN_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-__all__ = ["BEATS", "add_beats", "ship_smol", "write_new_smol", "write_with_beats"]

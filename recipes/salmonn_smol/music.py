@@ -170,6 +170,3 @@ def choose_program(rng: random.Random, name: str, font: SoundFont) -> int:
     if not others or font.player == "timidity" or rng.random() < 0.7:
         return usual
     return rng.choice(others)
-
-
-__all__ = ["render_music"]

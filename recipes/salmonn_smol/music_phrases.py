@@ -246,6 +246,3 @@ def cut_voices(rng: random.Random, voices: list[list[PhraseNote]]) -> list[list[
     cut = [voice for voice in cut if voice]
     first = min((voice[0][0] for voice in cut), default=begin)
     return [[(start - first, length, pitch) for start, length, pitch in voice] for voice in cut]
-
-
-__all__ = ["TONICS", "Phrase", "compose", "load_excerpts"]

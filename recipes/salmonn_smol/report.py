@@ -108,6 +108,3 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
         raise ValueError(f"{files[-1]} has no list of entries as 'log_history'; give the folder of another run.")
     return log
-
-
-__all__ = ["plot_curves", "write_report"]

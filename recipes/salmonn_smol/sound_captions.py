@@ -95,6 +95,3 @@ def with_article(noun: str) -> str:
     """A noun with `a` or `an`."""
     article = "an" if noun.startswith(VOWELS) and not noun.startswith(CONSONANT_SOUND) else "a"
     return f"{article} {noun}"
-
-
-__all__ = ["clean_caption", "describe", "fill_phrase", "name_sound", "names_class", "plain_label"]

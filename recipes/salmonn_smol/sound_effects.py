@@ -71,6 +71,3 @@ def pitches(rng: random.Random, effect: Effect, base: int, count: int) -> list[i
     if effect.program >= FIRST_EFFECT_PROGRAM or effect.sound_class in NOT_MELODIC:
         return [base] * count
     return [rng.randint(*effect.pitches) for _ in range(count)]
-
-
-__all__ = ["EFFECTS", "Effect", "play_effect"]

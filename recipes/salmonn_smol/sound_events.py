@@ -159,6 +159,3 @@ def repeat(rng: random.Random, audio: np.ndarray) -> np.ndarray:
     times = rng.choice((1, 1, 2, 3)) if len(audio) < REPEATED_SECONDS * SAMPLING_RATE else 1
     pause = np.zeros(round(rng.uniform(0.05, 0.6) * SAMPLING_RATE), dtype=audio.dtype)
     return np.concatenate([audio, *([pause, audio] * (times - 1))])
-
-
-__all__ = ["collect_sounds"]

@@ -147,6 +147,3 @@ def flat_name(name: str) -> str:
 def original_name(path: Path) -> str:
     """The path that a kept file had in its package."""
     return path.name.replace("%", "/")
-
-
-__all__ = ["SOUND_PACKAGES", "fetch_all", "find_rule", "original_name"]

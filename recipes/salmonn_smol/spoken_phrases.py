@@ -101,6 +101,3 @@ class SpokenPhrases:
 
     def _draw(self, signs: list[str], count: int) -> list[str]:
         return [self.random.choice(signs) for _ in range(count)]
-
-
-__all__ = ["SpokenPhrases", "say_number"]

@@ -164,6 +164,3 @@ def planned_texts(seed: int = 0, wordnet: Path = WORDNET) -> Iterator[Text]:
         if text is None:
             source, text = "word-list", next(lists)
         yield Text(text, source, OWN_LICENCE if source == "phrase" else WORDNET_LICENCE)
-
-
-__all__ = ["SHARES", "WORDNET", "Text", "planned_texts"]

@@ -247,6 +247,3 @@ def synthesise_speech(folder: Folder, limit: Limit = 24436, seed: Seed = 0, jobs
     utterances = {utterance.file_name: utterance for utterance in planned[:limit]}
     encoding = {"compression_level": OPUS_COMPRESSION}
     return write_audiofolder(folder, list(utterances), partial(speak, utterances), recipe, jobs, encoding)
-
-
-__all__ = ["synthesise_speech"]

@@ -15,6 +15,3 @@ def read_table(name: str) -> dict[str, Any]:
     """The table of a name."""
     values, _ = read_yaml_mapping(FOLDER / f"{name}.yaml", "table")
     return values
-
-
-__all__ = ["read_table"]

@@ -201,6 +201,3 @@ def train_beats(
     )
     model, _ = train_tagger(train_rows, eval_rows, arguments)
     model.save_pretrained(folder)
-
-
-__all__ = ["train_beats"]

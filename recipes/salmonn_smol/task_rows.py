@@ -242,6 +242,3 @@ def _has_line(text: str, trained: Collection[str]) -> bool:
 def _bare(text: str) -> str:
     """A text without its case and its marks."""
     return spoken_words(text) or text.lower()
-
-
-__all__ = ["speaker_of", "write_manifests"]

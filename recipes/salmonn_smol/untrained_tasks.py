@@ -65,6 +65,3 @@ def write_untrained(
     write_rows(file, rows)
     for task, count in Counter(row["task"] for row in rows).items():
         typer.echo(f"{task}: {count} rows")
-
-
-__all__ = ["write_untrained"]

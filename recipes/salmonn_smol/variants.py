@@ -85,6 +85,3 @@ def make_variants(folder: Folder, sources: AudioFolders, seed: Seed = 0, jobs: J
     rows = [row for source in sources for row in read_audiofolder(source)]
     maker = VariantMaker(rows, seed)
     return write_audiofolder(folder, maker.names(), maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)
-
-
-__all__ = ["VariantMaker", "make_variants", "vary"]

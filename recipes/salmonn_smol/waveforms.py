@@ -62,6 +62,3 @@ def fade_out(audio: np.ndarray, seconds: float = 0.05) -> np.ndarray:
     if length:
         faded[-length:] *= np.linspace(1.0, 0.0, length, dtype=np.float32)
     return faded
-
-
-__all__ = ["SAMPLING_RATE", "fade_out", "fit_peak", "read_any", "read_clip", "tilt", "trim_silence", "trim_to_words"]
