@@ -15,9 +15,9 @@ from modeling_salmonn.data.rows import (
     load_rows,
     load_stream,
     normalise_row,
-    read_manifest,
 )
 from modeling_salmonn.data.sources import DataSource, parse_sources
+from modeling_salmonn.data.tables import read_manifest
 
 
 ROWS = [
