@@ -232,7 +232,7 @@ def _read_csv(content: str, file: Path) -> list[tuple[int, Row]]:
                 )
             numbered.append((reader.line_num, {name: _csv_value(name, text) for name, text in row.items()}))
     except csv.Error as error:
-        raise ValueError(f"Line {reader.line_num} of {file} is not CSV ({error}).") from error
+        raise ValueError(f"Line {reader.reader.line_num} of {file} is not CSV ({error}).") from error
     finally:
         csv.field_size_limit(known_limit)
     return numbered
