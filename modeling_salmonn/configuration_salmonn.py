@@ -18,10 +18,9 @@ from .config_checks_salmonn import (
     layer_names,
     library_config,
     positive,
-    require_embedded_padding,
-    require_known_activations,
     require_known_options,
     require_plausible_sizes,
+    require_usable_part,
     size,
 )
 
@@ -250,18 +249,28 @@ class SalmonnConfig(PreTrainedConfig):
         """
         require_plausible_sizes("SalmonnConfig", kwargs)
         made = super().from_dict(config_dict, **kwargs)
-        (made[0] if isinstance(made, tuple) else made).validate_parts()
+        config = made[0] if isinstance(made, tuple) else made  # a tuple with `return_unused_kwargs`
+        config.validate_parts()
         return made
 
     def validate_parts(self) -> None:
         """Refuse parts and lengths that do not fit each other; also run by the library when it saves."""
         for name in self.sub_configs:
             if getattr(self, name) is not None:
-                require_plausible_sizes(name, vars(getattr(self, name)))
-                require_known_activations(name, vars(getattr(self, name)))
-        require_embedded_padding("text_config", vars(self.text_config))
-        self._check_encoder_width()
-        self._check_segments()
+                require_usable_part(name, vars(getattr(self, name)))
+        width = self._encoder_width()
+        if self.qformer_config.encoder_hidden_size != width:
+            raise ValueError(
+                f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
+                f"but the encoders give {width} features; leave it out to have it filled in."
+            )
+        frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
+        positions = self.speech_config.max_source_positions
+        if frames > positions:
+            raise ValueError(
+                f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
+                f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
+            )
 
     @property
     def audio_layout(self) -> AudioLayout:
@@ -293,16 +302,14 @@ class SalmonnConfig(PreTrainedConfig):
         value = getattr(self, name)
         if value is None:
             return config_class()
+        # Compared by name: a folder's own copy of this file defines classes of its own.
         if isinstance(value, dict):
             found = value.get("model_type", config_class.model_type)
-            if found != config_class.model_type:
-                raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
-            return library_config(name, config_class, value)
-        # Compared by name: a folder's own copy of this file defines classes of its own.
-        found = getattr(value, "model_type", type(value).__name__)
+        else:
+            found = getattr(value, "model_type", type(value).__name__)
         if found != config_class.model_type:
             raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
-        return value
+        return library_config(name, config_class, value) if isinstance(value, dict) else value
 
     def _text_config(self) -> PreTrainedConfig:
         value = self.text_config
@@ -331,24 +338,9 @@ class SalmonnConfig(PreTrainedConfig):
         return value
 
     def _encoder_width(self) -> int:
-        return self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)
-
-    def _check_encoder_width(self) -> None:
-        width = self._encoder_width()
-        if self.qformer_config.encoder_hidden_size != width:
-            raise ValueError(
-                f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
-                f"but the encoders give {width} features; leave it out to have it filled in."
-            )
-
-    def _check_segments(self) -> None:
-        frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
-        positions = self.speech_config.max_source_positions
-        if frames > positions:
-            raise ValueError(
-                f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
-                f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
-            )
+        """Features of a fused frame: those of both encoders side by side."""
+        width = self.speech_config.d_model
+        return width if self.audio_config is None else width + self.audio_config.hidden_size
 
 
 def _require_heads(config: Any) -> None:

@@ -63,6 +63,3 @@ def _stretched(positions: int, rope: dict[str, Any]) -> int:
     if rope.get("rope_type") in STRETCHED_ROPE_TYPES:
         return int(positions * factor)
     return max(positions, int((rope.get("original_max_position_embeddings") or 0) * factor))
-
-
-__all__ = ["max_positions", "warn_if_too_long"]

@@ -209,6 +209,3 @@ class _PromptStreamer(BaseStreamer):
 def _cached_length(kwargs: dict[str, Any]) -> int:
     cache = kwargs.get(CACHE_NAME)
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-__all__ = ["CACHE_NAME", "SalmonnGenerationMixin"]

@@ -186,6 +186,3 @@ def _callable_from_graphs() -> Any:
 
 
 _graph_factor = _callable_from_graphs()
-
-
-__all__ = ["ModelKey", "add_scalers", "checked_scale", "checkpoint_in_scale", "current_scale", "scaled"]

@@ -145,6 +145,3 @@ def _is_message(value: Any) -> bool:
 
 def _is_empty(text: Any) -> bool:
     return text is None or (isinstance(text, str) and not text)
-
-
-__all__ = ["PipelineItem", "as_item", "is_single", "naming", "read_items"]

@@ -38,6 +38,3 @@ class SalmonnSpeechEncoder(WhisperEncoder):
         for layer in self.layers:
             hidden_states = layer(hidden_states, None, **kwargs)
         return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
-
-
-__all__ = ["SalmonnSpeechEncoder"]

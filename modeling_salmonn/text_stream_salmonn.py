@@ -74,6 +74,3 @@ def _read_pieces(streamer: _StoppableStreamer, generate: Callable[[], Any]) -> I
         atexit.unregister(stop)
     if failure:
         raise failure[0]
-
-
-__all__ = ["stream_text"]

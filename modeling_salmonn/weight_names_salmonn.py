@@ -79,6 +79,3 @@ def require_adapter(model: nn.Module, weights: Mapping[str, Any], given: frozens
             "adapter too: from_pretrained(folder), then add_lora()."
         )
     return frozenset()
-
-
-__all__ = ["is_adapter_name", "is_training_checkpoint", "plain_name", "require_adapter", "to_live_names"]

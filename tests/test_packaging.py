@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import modeling_salmonn
-from modeling_salmonn.hub.installation import EXTRAS, LIBRARIES
+from modeling_salmonn.commands.extras import EXTRAS, LIBRARIES
 from modeling_salmonn.versions_salmonn import LOWEST, MEND
 
 

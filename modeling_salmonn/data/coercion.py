@@ -82,6 +82,3 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) in (dict, Mapping):
         return f"mapping of {_describe(options[0])} to {_describe(options[1])}"
     return {NoneType: "null", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-__all__ = ["coerce", "fits"]

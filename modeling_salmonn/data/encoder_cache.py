@@ -206,6 +206,3 @@ def _is_readable(file: Path) -> bool:
     except (SafetensorError, OSError):
         return False
     return len(shape) == 2 and length.isdecimal() and int(length) <= MEL_FRAMES_PER_ENCODER_FRAME * shape[0]
-
-
-__all__ = ["EncoderCache", "pad_states"]

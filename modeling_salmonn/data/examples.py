@@ -306,6 +306,3 @@ class ExampleStream(IterableDataset):
                 del weights[source]
             else:
                 yield row
-
-
-__all__ = ["Example", "ExampleMaker", "ExampleSet", "ExampleStream", "MadeOnTheFly"]

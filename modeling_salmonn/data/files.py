@@ -214,17 +214,3 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool)
-
-
-__all__ = [
-    "Journal",
-    "Kinds",
-    "claim_folder",
-    "make_output_folder",
-    "read_record",
-    "rename_folder",
-    "replaced_whole",
-    "write_bytes",
-    "write_json",
-    "write_rows",
-]

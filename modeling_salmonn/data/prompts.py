@@ -132,6 +132,3 @@ def _to_instruction(text: str) -> str:
     leading = _LEADING_AUDIO.match(text)
     instruction = text[leading.end() :] if leading else text
     return instruction.replace("{}", "{question}")
-
-
-__all__ = ["choose_prompt", "format_prompt", "load_prompts", "prompt_fields", "with_aliases"]

@@ -130,6 +130,3 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "weight": _number_problem,
     **dict.fromkeys(SECONDS_COLUMNS, _seconds_problem),
 }
-
-
-__all__ = ["NUMBER_COLUMNS", "SECONDS_COLUMNS", "check_row", "field_problem", "usable_seconds"]

@@ -27,7 +27,6 @@ from modeling_salmonn.data.tables import (
     lacking,
     load_dataset,
     load_table,
-    read_manifest,
     reason_of,
 )
 
@@ -75,11 +74,12 @@ class Rows(Sequence[Row]):
         """Length of each row's audio: from a column, else from the headers of its clips; `None` if neither tells one
         that can be true."""
         if self.known_seconds is None:
-            known: list[float | None] = []
-            columns = zip(*(self.column(name) for name in SECONDS_COLUMNS), strict=True)
-            for index, told in enumerate(tqdm(columns, desc="Clip lengths", total=len(self), leave=False)):
-                given = [value for value in told if value is not None]
-                known.append(usable_seconds(given[0] if given else joined_seconds(row_clips(self[index]))))
+            columns = [self.column(name) for name in SECONDS_COLUMNS]
+            known = []
+            for index, values in enumerate(tqdm(list(zip(*columns, strict=True)), desc="Clip lengths", leave=False)):
+                # A row is read, with audio that it may hold, only if no column tells its length.
+                told = any(value is not None for value in values)
+                known.append(row_seconds(dict(zip(SECONDS_COLUMNS, values, strict=True)) if told else self[index]))
             self.known_seconds = known
         return self.known_seconds
 
@@ -154,6 +154,15 @@ def row_clips(row: Mapping[str, Any]) -> list[Any]:
     return first + list(row.get("expand_wav") or [])
 
 
+def row_seconds(row: Mapping[str, Any]) -> float | None:
+    """Length of a row's audio: from a column, else from the headers of its clips; `None` if neither tells one that can
+    be true."""
+    for name in SECONDS_COLUMNS:
+        if row.get(name) is not None:
+            return usable_seconds(row[name])
+    return usable_seconds(joined_seconds(row_clips(row)))
+
+
 def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
     """A row under our column names, without empty fields, and with paths that can be opened."""
     renames = {ours: theirs for ours, theirs in source.columns.items() if theirs in row}
@@ -200,6 +209,3 @@ def _locate(clip: Any, source: DataSource) -> Any:
     if isinstance(clip, Mapping) and clip.get("bytes") is None and clip.get("path"):
         clip = clip["path"]  # audio of a table that names a file
     return locate_clip(clip, source.clip_folder) if isinstance(clip, str) else clip
-
-
-__all__ = ["Row", "Rows", "load_rows", "load_stream", "read_manifest", "row_clips"]

@@ -145,6 +145,3 @@ class MixtureSampler(Sampler):
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-__all__ = ["MixtureSampler", "draw_rows", "split_count", "task_shares"]

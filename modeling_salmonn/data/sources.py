@@ -97,6 +97,3 @@ def _parse_source(item: Any) -> DataSource:
     if "path" not in given or not given.keys() <= known:
         raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
     return DataSource(**given)
-
-
-__all__ = ["METADATA_FILES", "DataSource", "locate_clip", "open_folder", "parse_sources"]

@@ -280,6 +280,3 @@ def _mixed_column(numbered: Sequence[tuple[int, Row]]) -> str | None:
             if kind != kind_of(value):
                 return f"{name!r} is {kind_of(value)} in line {line}, and {kind} in line {known_line}"
     return None
-
-
-__all__ = ["Row", "RowTable", "load_dataset", "load_table", "read_manifest", "read_numbered"]

@@ -215,6 +215,3 @@ def _inherited_instructions(rows: Any, known: Mapping[str, Task]) -> dict[str, A
         return {}
     filled = [fill_in(text, rows) for text in task.instructions]
     return {"instruction": fill_in(task.instruction, rows), "instructions": filled}
-
-
-__all__ = ["Task", "canonical_name", "choose_tasks", "columns_of", "fill_in", "load_tasks"]

@@ -331,15 +331,3 @@ STRICT_DECODER = json.JSONDecoder(
     parse_float=_finite_number,
     parse_constant=_finite_number,
 )
-
-
-__all__ = [
-    "kind_of",
-    "parse_json",
-    "parse_json_rows",
-    "parse_yaml",
-    "read_json_object",
-    "read_text",
-    "read_yaml_mapping",
-    "shown",
-]

@@ -11,15 +11,9 @@ without characters that begin control tokens; a verdict inside it is never read 
 import json
 import os
 import re
-import time
-from collections.abc import Sequence
 from contextlib import suppress
-from http import HTTPStatus
-from http.client import HTTPException
-from typing import Any, Protocol
-from urllib.error import HTTPError
+from typing import Protocol
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import pipeline
@@ -29,12 +23,10 @@ from modeling_salmonn.evaluation.instruction_following import Context, why_not_f
 
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-RETRY_WAITS = (1.0, 4.0, 16.0)  # seconds
-MOST_BYTES = 10_000_000  # of a reply
+MAX_RETRIES = 5  # openai waits 0.5, 1, 2, 4 and 8 seconds, unless the server says how long
 TIMEOUT_SECONDS = 120.0
 MAX_NEW_TOKENS = 512  # models that think write some hundred words before their verdict
 SHOWN_CHARACTERS = 200  # of a reply, in errors
-USER_AGENT = "modeling-salmonn"  # the one of urllib is refused by some hosts
 
 PROMPT = """\
 A system listens to a sound clip and is given an instruction. Such systems have a bad habit: whatever they are told, \
@@ -62,7 +54,7 @@ THOUGHTS_BEGIN = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 VERDICT = re.compile(r"FOLLOWS\.?|FAILS\s*:\s*(?P<reason>.*\w.*)", re.IGNORECASE)
 
-MENDING = {
+HINTS = {
     401: f"set {KEY_VARIABLE} to a key of this server",
     403: f"set {KEY_VARIABLE} to a key that may use this model",
     404: "check the model's name, and the URL, which is what comes before /chat/completions",
@@ -74,7 +66,7 @@ class Judge(Protocol):
     """Decides whether answers follow.
 
     Args:
-        name: what stands beside the figures.
+        name: what stands beside the scores.
     """
 
     name: str
@@ -112,101 +104,80 @@ class RuleJudge:
 
 
 class ChatJudge:
-    """A model behind an OpenAI-compatible endpoint.
+    """A model behind an OpenAI-compatible endpoint; needs the package openai.
 
     Args:
         url: of the API, up to what comes before `/chat/completions`, such as `https://api.openai.com/v1`.
         model: name of the model there.
         api_key: what the server asks for; `None` takes it from the variable `OPENAI_API_KEY`, and none is sent if that
             is not set or `api_key` is empty.
-        retry_waits: seconds to wait before each new attempt, when the server is busy, broken or out of reach.
+        max_retries: new attempts when the server is busy, broken or out of reach.
 
     Raises:
         ValueError: if the URL, the model or the key cannot be right.
+        ImportError: if openai is missing.
     """
 
-    def __init__(
-        self, url: str, model: str, api_key: str | None = None, retry_waits: Sequence[float] = RETRY_WAITS
-    ) -> None:
+    def __init__(self, url: str, model: str, api_key: str | None = None, max_retries: int = MAX_RETRIES) -> None:
+        # Not huggingface_hub's client: without a key it sends the Hub token of this machine to any URL.
+        from openai import DefaultHttpxClient, OpenAI
+
         self.url = require_url(url)
         if not model:
             raise ValueError(f"The judge at {self.url} needs the name of a model; give {self.url}#MODEL.")
         self.model = model
         self.name = f"openai:{model} at {self.url}"
         self._key = require_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
-        self._retry_waits = retry_waits
+        self._client = OpenAI(
+            base_url=self.url,
+            api_key=self._key or "none",  # it takes no empty one
+            timeout=TIMEOUT_SECONDS,
+            max_retries=max_retries,
+            http_client=DefaultHttpxClient(follow_redirects=False),  # the key goes to no other server
+        )
 
     def judge(self, task: str, instruction: str, answer: str, context: Context) -> str | None:
         """See `Judge`."""
-        prompt = judge_prompt(task, instruction, answer, context)
-        content = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-        return parse_verdict(self._read_reply(self._send_patiently(json.dumps(content).encode())))
+        return parse_verdict(self._complete(judge_prompt(task, instruction, answer, context)))
 
-    def _send_patiently(self, content: bytes) -> str:
-        for wait in self._retry_waits:
-            with suppress(TemporaryError):
-                return self._send(content)
-            time.sleep(wait)
-        return self._send(content)
+    def _complete(self, prompt: str) -> str:
+        """The model's words, of which there may be none."""
+        from openai import APIConnectionError, APIStatusError, Omit
 
-    def _send(self, content: bytes) -> str:
-        request = Request(f"{self.url}/chat/completions", content, {"Content-Type": "application/json"})
-        request.add_header("User-Agent", USER_AGENT)
-        if self._key:
-            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
-            status, body = post(request)
-        except (OSError, HTTPException) as error:
-            reason = self._hide(str(getattr(error, "reason", error)))
-            raise TemporaryError(
+            response = self._client.chat.completions.with_raw_response.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=0,
+                extra_headers=None if self._key else {"Authorization": Omit()},
+            )
+        except APIStatusError as error:
+            status, shown = error.status_code, self._shown(error.response.text)
+            hint = HINTS.get(status, "check the URL and the model" if status < 500 else "look into the server's log")
+            raise ValueError(
+                f"The judge at {self.url} answered with HTTP status {status} and {shown}; {hint}."
+            ) from None
+        except APIConnectionError as error:
+            reason = self._without_key(str(error.__cause__ or error))
+            raise ValueError(
                 f"The judge at {self.url} cannot be reached ({reason}); start its server, or check the URL and the "
                 "network."
             ) from None
-        if status == HTTPStatus.OK:
-            return body
-        temporary = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        mending = MENDING.get(status, "look into the server's log" if temporary else "check the URL and the model")
-        kind = TemporaryError if temporary else ValueError
-        raise kind(f"The judge at {self.url} answered with HTTP status {status} and {self._shown(body)}; {mending}.")
-
-    def _read_reply(self, body: str) -> str:
-        """The model's words in a completion, of which there may be none."""
         with suppress(ValueError, LookupError, TypeError, RecursionError):
-            reply = json.loads(body)["choices"][0]["message"]["content"]
+            reply = json.loads(response.text)["choices"][0]["message"]["content"]
             if reply is None or isinstance(reply, str):
-                return self._hide(reply or "")
+                return self._without_key(reply or "")
         raise ValueError(
-            f"The judge at {self.url} answered with {self._shown(body)}, which is no chat completion; give the URL of "
-            "an OpenAI-compatible API, which is what comes before /chat/completions."
+            f"The judge at {self.url} answered with {self._shown(response.text)}, which is no chat completion; give "
+            "the URL of an OpenAI-compatible API, which is what comes before /chat/completions."
         )
 
     def _shown(self, text: str) -> str:
-        return shorten(self._hide(text))
+        return shorten(self._without_key(text))
 
-    def _hide(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         """A server's words without the key, which some repeat in their errors."""
         return text.replace(self._key, "***") if self._key else text
-
-
-class TemporaryError(ValueError):
-    """A failure that another attempt may not meet."""
-
-
-def post(request: Request) -> tuple[int, str]:
-    """Status and body of the response, whatever the status.
-
-    Not by `huggingface_hub.InferenceClient`: without a key of its own it sends the Hub token of this machine to any
-    URL, and where `HF_HUB_OFFLINE` is set it does not even speak to servers of this machine.
-
-    Raises:
-        OSError, HTTPException: if there is none.
-    """
-    try:
-        response = urlopen(request, timeout=TIMEOUT_SECONDS)
-    except HTTPError as error:
-        response = error
-    with response:
-        return response.status, response.read(MOST_BYTES).decode(errors="replace")
 
 
 class LocalJudge:
@@ -221,31 +192,21 @@ class LocalJudge:
 
     def __init__(self, model: str) -> None:
         self.name = f"local:{model}"
-        self._pipeline = load_chat_model(model)
+        needed = "give the folder or Hub id of a causal language model that has a chat template"
+        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        try:
+            self._pipeline = pipeline(
+                "text-generation", model=model, return_full_text=False, max_new_tokens=MAX_NEW_TOKENS, **greedy
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The judge {model!r} cannot be loaded ({shorten(str(error))}); {needed}.") from error
+        if not self._pipeline.tokenizer.chat_template:
+            raise ValueError(f"The tokenizer of the judge {model!r} has no chat template; {needed}.")
 
     def judge(self, task: str, instruction: str, answer: str, context: Context) -> str | None:
         """See `Judge`."""
         messages = [{"role": "user", "content": judge_prompt(task, instruction, answer, context)}]
         return parse_verdict(self._pipeline(messages)[0]["generated_text"])
-
-
-def load_chat_model(model: str) -> Any:
-    """A text-generation pipeline that decodes greedily and gives the new text alone.
-
-    Raises:
-        ValueError: see `LocalJudge`.
-    """
-    needed = "give the folder or Hub id of a causal language model that has a chat template"
-    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-    try:
-        loaded = pipeline(
-            "text-generation", model=model, return_full_text=False, max_new_tokens=MAX_NEW_TOKENS, **greedy
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The judge {model!r} cannot be loaded ({shorten(str(error))}); {needed}.") from error
-    if not loaded.tokenizer.chat_template:
-        raise ValueError(f"The tokenizer of the judge {model!r} has no chat template; {needed}.")
-    return loaded
 
 
 def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> str:
@@ -254,15 +215,14 @@ def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> 
     Args:
         task, instruction, answer, context: see `Judge.judge`.
     """
-    material = [
-        ("Said in the clip, perhaps misheard", context.transcripts),
-        ("Caption of the clip", context.captions),
-        ("Slots", [", ".join(context.slots)] if context.slots else []),
-        ("Question", [context.question] if context.question else []),
-        ("Instruction", [instruction]),
-        ("Answer to judge", [answer]),
-    ]
-    lines = [f"{name}: {quote(text)}" for name, texts in material for text in texts]
+    material = [("Said in the clip, perhaps misheard", text) for text in context.transcripts]
+    material += [("Caption of the clip", text) for text in context.captions]
+    if context.slots:
+        material.append(("Slots", ", ".join(context.slots)))
+    if context.question:
+        material.append(("Question", context.question))
+    material += [("Instruction", instruction), ("Answer to judge", answer)]
+    lines = [f"{name}: {quote(text)}" for name, text in material]
     known = load_tasks().get(task)
     wanted = task.replace("_", " ") if known is None or known.judge is None else known.judge
     return PROMPT.format(wanted=wanted, material="\n".join(lines), form=FORM)
@@ -290,14 +250,15 @@ def parse_verdict(reply: str) -> str | None:
     """
     words = THOUGHTS_END.split(reply)[-1]
     lines = [line for line in map(plain_line, words.splitlines()) if line]
-    verdicts = [found for line in lines if (found := VERDICT.fullmatch(line))]
-    at_an_end = bool(verdicts) and verdicts[0].string in (lines[0], lines[-1])
-    if len(verdicts) != 1 or not at_an_end or FORM in lines or THOUGHTS_BEGIN.search(words):
+    verdicts = [line for line in lines if VERDICT.fullmatch(line)]
+    is_clear = len(verdicts) == 1 and verdicts[0] in (lines[0], lines[-1])
+    found = VERDICT.fullmatch(verdicts[0]) if is_clear else None
+    if found is None or FORM in lines or THOUGHTS_BEGIN.search(words):
         raise UnclearVerdictError(
             f"The judge replied {shorten(reply)}, but it needs to be one line, FOLLOWS or {FORM}; take a model that "
             "keeps to it, or the judge 'rules'."
         )
-    return verdicts[0]["reason"]
+    return found["reason"]
 
 
 def plain_line(line: str) -> str:
@@ -315,7 +276,7 @@ def require_url(url: str) -> str:
     """The URL of an API without a slash at its end.
 
     Raises:
-        ValueError: if it cannot be one, or has a password or a query in it, which would be shown beside the figures.
+        ValueError: if it cannot be one, or has a password or a query in it, which would be shown beside the scores.
     """
     if any(mark in url for mark in "@?#"):  # not shown, since it may hold a password
         raise ValueError(
@@ -359,32 +320,11 @@ def parse_judge(text: str) -> Judge:
         url, _, model = text.partition("#")
         return ChatJudge(url, model)
     if not os.path.isdir(text):
-        require_hub_id(text)
+        try:
+            validate_repo_id(text)  # a mistyped judge is told before the Hub is asked
+        except HFValidationError:
+            raise ValueError(
+                f"There is no judge and no folder {text!r}; give 'rules', http://host/v1#MODEL, or the folder or Hub "
+                "id of a local model."
+            ) from None
     return LocalJudge(text)
-
-
-def require_hub_id(text: str) -> None:
-    """Tell a mistyped judge from a Hub id before the Hub is asked.
-
-    Raises:
-        ValueError: if `text` can be no Hub id.
-    """
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        raise ValueError(
-            f"There is no judge and no folder {text!r}; give 'rules', http://host/v1#MODEL, or the folder or Hub id "
-            "of a local model."
-        ) from None
-
-
-__all__ = [
-    "ChatJudge",
-    "Judge",
-    "LocalJudge",
-    "RuleJudge",
-    "UnclearVerdictError",
-    "judge_prompt",
-    "parse_judge",
-    "parse_verdict",
-]

@@ -361,6 +361,3 @@ def _read_entries(file: Path) -> dict[str, PublicData]:
 
 
 PUBLIC_DATA: Mapping[str, PublicData] = _read_entries(Path(__file__).with_name("public_data.yaml"))
-
-
-__all__ = ["PUBLIC_DATA", "PublicData", "load_public"]

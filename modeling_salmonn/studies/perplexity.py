@@ -19,15 +19,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
-from modeling_salmonn.data.files import Journal, Kinds, write_bytes, write_json
+from modeling_salmonn.data.files import Journal, Kinds
 from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer
 from modeling_salmonn.evaluation.harness import claim_answers
 from modeling_salmonn.evaluation.metrics import Metric, ratio
-from modeling_salmonn.evaluation.summary import figure
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
+from modeling_salmonn.evaluation.summary import score
+from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 
 
@@ -36,32 +37,28 @@ MEAN = "mean"  # over the instructions
 COLUMNS = (NO_INSTRUCTION, *KINDS, MEAN)
 LOSSES_FILE, KEYS = "losses.jsonl", ("probe", "kind", "instruction")
 LOSS_FIELDS: Kinds = {"probe": int, "kind": str, "instruction": str, "loss": (int, float)}
-PERPLEXITY_FILE, FIGURE_FILE, READING_FILE = "perplexity.json", "perplexity.png", "perplexity.md"
+NAME = "perplexity"
 PERPLEXITY = Metric(lambda references, answers: np.empty((0, 2)), lambda sums: np.exp(ratio(sums)))
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
 READING = """\
-A row is a kind of answer and a column the instruction under which it is given; each figure is the perplexity per
-token of the probes' own texts, with its 95 % interval over probes. At 1 the model is certain of every token; the
-lower the figure, the more readily it says the text. All colours share one logarithmic scale, and a frame marks an
-answer under the instruction that asks for it. What to look for follows from Bayes' rule, P(Y|X,I) ~ P(Y|X)
-P(I|Y,X). The level of a row as a whole reflects the implicit language model P(Y|X), which is what the model is
-inclined to say about the clip whatever is asked; its stand-ins are `{mean}`, the geometric mean over the
-instructions, and `{nothing}`, the figure without any. The differences along a row reflect the second factor, the
-pull of the instruction: where it counts, the frame is the lowest of its row. A model that over-fits to its tasks
-has transcripts and captions that are low in all columns, and stories that are high even in their frame, so that it
-answers the story instruction with something short as well. Activation tuning should bring down stories and answers
-to questions, in their frames and in `{mean}`, and leave transcripts and captions in their frames about where they
-were; if these rise too, it has gone too far. Compare along a row, and before with after, but not one row with
-another: texts of different kinds are not equally hard to foresee, and a model without any bias finds a story
-harder than the transcript of clear speech, as well. Probes that one of the models has written itself are too easy
-for that model."""
+A row is a kind of answer and a column the instruction under which it is given; each cell is the perplexity per token
+of the probes' own texts, with its 95 % interval over probes: the lower, the more readily the model says the text. All
+colours share one logarithmic scale, and a frame marks an answer under the instruction that asks for it. By Bayes'
+rule, P(Y|X,I) ~ P(Y|X) P(I|Y,X). The level of a row reflects P(Y|X), what the model is inclined to say about the clip
+whatever is asked; its stand-ins are `{mean}`, the geometric mean over the instructions, and `{nothing}`, without any.
+The differences along a row reflect the pull of the instruction: where it counts, the frame is the lowest. A model that
+over-fits to its tasks has transcripts and captions that are low in all columns, and stories that are high even in
+their frame. Activation tuning should bring down stories and answers to questions, and leave transcripts and captions
+in their frames about where they were; if these rise too, it has gone too far. Compare along a row, and before with
+after, but not one row with another: texts of different kinds are not equally hard to foresee. Probes that a model has
+written itself are too easy for that model."""
 
 Losses = dict[tuple[str, str], float]
 Table = dict[str, dict[str, Any]]
 
 
 def measure_perplexities(
-    models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32"
+    models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32", device: str = AUTO
 ) -> dict[str, Table]:
     """Perplexities of the probes' answers; what an earlier call has measured is not measured again.
 
@@ -70,6 +67,7 @@ def measure_perplexities(
         probes: as `read_probes_of_kinds` gives them.
         output: folder to write to.
         dtype: type of the weights.
+        device: see `resolve_device`.
 
     Returns:
         What is written to `perplexity.json`, by the names of the models.
@@ -82,16 +80,14 @@ def measure_perplexities(
     require_dtype(dtype)
     tables = {}
     for name, model in models.items():
-        answerer = load_answerer(model, dtype)
+        answerer = load_answerer(model, dtype, device)
         if not isinstance(answerer, Answerer):
             raise ValueError(f"{model} is no SALMONN; give its folder or Hub id.")
         losses = measure_losses(answerer, probes, output / name, dtype)
         del answerer  # before the next one is loaded
         tables[name] = perplexity_table(losses)
-    write_json(output / PERPLEXITY_FILE, tables)
     titles = {f"{name}: {Path(model).name}": tables[name] for name, model in models.items()}
-    save_figure(draw_tables(titles), output / FIGURE_FILE)
-    write_bytes(output / READING_FILE, perplexity_report(tables).encode())
+    write_study(output, NAME, tables, perplexity_report(tables), draw_tables(titles))
     return tables
 
 
@@ -119,9 +115,11 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     claim_answers(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
-    for index, (probe, texts) in enumerate(zip(tqdm(probes, desc="Probes", disable=None), instructions, strict=True)):
-        pairs = {(kind, name) for kind in KINDS if probe.get(kind) for name in texts}
-        if pairs <= {(row["kind"], row["instruction"]) for row in journal.rows if row["probe"] == index}:
+    measured = {tuple(row[key] for key in KEYS) for row in journal.rows}
+    for index, probe in enumerate(tqdm(probes, desc="Probes", disable=None)):
+        texts = instructions[index]
+        wanted = {(index, kind, name) for kind in KINDS if probe.get(kind) for name in texts}
+        if wanted <= measured:
             continue
         for (kind, name), loss in probe_losses(model, processor, probe, KINDS, texts, model.device).items():
             journal.append({"probe": index, "kind": kind, "instruction": name, "loss": loss})
@@ -157,11 +155,13 @@ def perplexity_table(losses: Sequence[Losses]) -> Table:
         own = [probe for probe in losses if (kind, NO_INSTRUCTION) in probe]
         if not own:
             continue
-        columns = {name: np.array([probe[kind, name] for probe in own]) for name in (NO_INSTRUCTION, *KINDS)}
+        columns = {}  # losses under each instruction, one for each probe
+        for name in (NO_INSTRUCTION, *KINDS):
+            columns[name] = np.array([probe[kind, name] for probe in own])
         columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)
-        under = {
-            name: figure(PERPLEXITY, np.stack([column, np.ones(len(own))], axis=1)) for name, column in columns.items()
-        }
+        under = {}
+        for name, column in columns.items():
+            under[name] = score(PERPLEXITY, np.column_stack([column, np.ones(len(own))]))
         table[kind] = {"probes": len(own), "under": under}
     return table
 
@@ -182,16 +182,21 @@ def draw_tables(tables: Mapping[str, Table]) -> Any:
     """A figure with a heat map for each model, side by side, by their titles; with one scale of colours."""
     drawn, panels = make_panels(len(tables), len(tables), PANEL_WIDTH, PANEL_HEIGHT)
     from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
 
-    grids = [
-        np.array([[row["under"][column]["value"] for column in COLUMNS] for row in table.values()])
-        for table in tables.values()
-    ]
+    grids = []
+    for table in tables.values():
+        rows = [[row["under"][column]["value"] for column in COLUMNS] for row in table.values()]
+        grids.append(np.array(rows))
     norm = LogNorm(1, max(2.0, *(grid.max() for grid in grids)))
     for panel, (title, table), grid in zip(panels, tables.items(), grids, strict=True):
         image = panel.imshow(grid, norm=norm, cmap="viridis_r", aspect="auto")
-        _write_cells(panel, grid, norm)
-        _frame_own(panel, list(table))
+        for (row, column), value in np.ndenumerate(grid):
+            color = "white" if norm(value) > 0.5 else "black"
+            panel.text(column, row, _digits(value), ha="center", va="center", color=color)
+        for row, kind in enumerate(table):  # a frame around the answer under its own instruction
+            corner = COLUMNS.index(kind) - 0.44, row - 0.44
+            panel.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, edgecolor="crimson", linewidth=2))
         panel.axvline(len(COLUMNS) - 1.5, color="white", linewidth=4)  # the mean is no instruction
         panel.grid(False)
         panel.set_title(title)
@@ -203,28 +208,12 @@ def draw_tables(tables: Mapping[str, Table]) -> Any:
     return drawn
 
 
-def _write_cells(panel: Any, grid: np.ndarray, norm: Any) -> None:
-    for (row, column), value in np.ndenumerate(grid):
-        color = "white" if norm(value) > 0.5 else "black"
-        panel.text(column, row, _digits(value), ha="center", va="center", color=color)
-
-
-def _frame_own(panel: Any, kinds: Sequence[str]) -> None:
-    """Frames around the answers under the instruction that asks for them."""
-    from matplotlib.patches import Rectangle
-
-    for row, kind in enumerate(kinds):
-        corner = COLUMNS.index(kind) - 0.44, row - 0.44
-        panel.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, edgecolor="crimson", linewidth=2))
-
-
 def _digits(value: float) -> str:
     """Three digits, and no exponent."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    if value < 10:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _show(found: Mapping[str, float]) -> str:
     return f"{_digits(found['value'])} ({_digits(found['low'])} to {_digits(found['high'])})"
-
-
-__all__ = ["draw_tables", "measure_perplexities", "perplexity_report", "perplexity_table", "read_probes_of_kinds"]

@@ -1,4 +1,4 @@
-"""What the figures of the analyses share: panels in one style, saved in one step. They need matplotlib."""
+"""What the pictures of the studies share: panels in one style, saved in one step. They need matplotlib."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.files import write_bytes
+from modeling_salmonn.data.files import write_bytes, write_json
 
 
 STYLE: Any = {
@@ -21,13 +21,13 @@ STYLE: Any = {
 }
 DOTS_PER_INCH = 130
 PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")  # that matplotlib writes
-# How files of pictures begin; SVG is told by its tag.
+# How files of pictures begin; RIFF holds sound as well, and SVG is told by its tag.
 PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"%PDF-", b"II*\x00", b"MM\x00*")
-SVG_TAG, HEAD_BYTES = b"<svg", 4096
+HEAD_BYTES = 4096
 
 
 def require_matplotlib() -> None:
-    """Refuse to begin what ends in a figure that cannot be drawn.
+    """Refuse to begin what ends in a picture that cannot be drawn.
 
     Raises:
         ImportError: if matplotlib is missing.
@@ -45,22 +45,21 @@ def require_picture_path(picture: str | os.PathLike) -> Path:
     """Refuse a file that a picture must not be written to, before any work is done for it.
 
     Args:
-        picture: the file; its folder need not be there.
+        picture: the file; its folder need not exist.
 
     Returns:
         The same, with `~` expanded.
 
     Raises:
-        ValueError: if its name is none of a picture, if it or its folder is something else than a file or a folder,
-            or if there is a file that is no picture, which would be lost.
+        ValueError: if its name is not a picture's, if it or its folder is something else than a file or a folder, or
+            if there is a file that is no picture, which would be lost.
     """
     file = Path(picture).expanduser()
     if file.suffix.lower() not in PICTURE_FORMATS:
         raise ValueError(f"{picture} is no name for a picture; give one that ends in {', '.join(PICTURE_FORMATS)}.")
     if file.exists() and not file.is_file():
-        kind = "a folder" if file.is_dir() else "a device"
-        raise ValueError(f"{picture} is {kind}, not a file that a picture can be written to; give another name.")
-    if file.is_file() and not _holds_picture(file):
+        raise ValueError(f"{picture} is a folder or a device, not a file; give another name.")
+    if file.exists() and not _holds_picture(file):
         raise ValueError(f"{picture} holds something else than a picture, which would be lost; give another name.")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if not folder.is_dir():
@@ -72,8 +71,9 @@ def _holds_picture(file: Path) -> bool:
     """Whether a file is a picture, by its first bytes, or empty."""
     with file.open("rb") as content:
         head = content.read(HEAD_BYTES)
-    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return not head or head.startswith(PICTURE_STARTS) or webp or (head[:1] == b"<" and SVG_TAG in head)
+    webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    svg = head.startswith(b"<") and b"<svg" in head
+    return not head or head.startswith(PICTURE_STARTS) or webp or svg
 
 
 @contextmanager
@@ -122,4 +122,8 @@ def save_figure(figure: Any, picture: str | os.PathLike) -> None:
     write_bytes(file, content.getvalue())
 
 
-__all__ = ["figure_style", "make_panels", "require_matplotlib", "require_picture_path", "save_figure"]
+def write_study(output: Path, name: str, results: Any, report: str, figure: Any) -> None:
+    """Write what a study has found: `NAME.json`, `NAME.md` and `NAME.png` in its folder."""
+    write_json(output / f"{name}.json", results)
+    write_bytes(output / f"{name}.md", report.encode())
+    save_figure(figure, output / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Figures of all tasks against the LoRA scale at which a model answers (paper, Fig. 3).
+"""Scores of all tasks against the LoRA scale at which a model answers (paper, Fig. 3).
 
 ```
 OUTPUT/scale-0.5/  an evaluation at this scale, with all files of `run.py`
@@ -12,36 +12,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.answering import Answerer, process_state
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import process_state
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
-CURVES_FILE, FIGURE_FILE, READING_FILE = "sweep.json", "sweep.png", "sweep.md"
+NAME = "sweep"
 COLUMNS, PANEL_WIDTH, PANEL_HEIGHT = 4, 3.2, 2.4  # of the figure; inches
 READING = """\
-Each panel shows one figure of one task against the LoRA scaling at which the model answers, with its 95 % interval
-as a band. The dashed line is the scaling that the model was trained at ({trained:g}): there the figures are those
-of a plain evaluation. Read from the line leftwards: a lower scale weakens what instruction tuning has taught,
-until at 0 the language model is left alone with the audio tokens. Error rates of trained tasks usually rise on the
-way, and accuracies and BLEU fall; that is the price of a lower scale. Where following rate and diversity of tasks
-that were never trained rise before the error rates do, the model over-fits to its tasks rather than lacking the
-ability: whatever is asked, it answers with a transcript or a caption. Activation tuning (`salmonn activate`), with
-answers written at a scale from that range, is then worth trying. Where the following rate stays low at every
-scale, the ability itself is lacking, in the language model or in what it gets to hear, and no scale brings it out.
-Where it is high at the line and falls to the left, there is nothing to cure. Neither following rate nor diversity
-proves much where the repeat rate rises along with it: loops and babble have many words as well, and may pass for a
-story. To the right of the line, what was taught is exaggerated. All scales answer the same rows, so that a step
-may be real although the bands of its ends overlap; a single point that is out of line with its neighbours is more
-likely chance."""
+Each panel shows one score of one task against the LoRA scaling at which the model answers, with its 95 % interval as
+a band. The dashed line is the scaling that the model was trained at ({trained:g}). Read from it leftwards: a lower
+scale weakens what instruction tuning has taught, until at 0 the language model is alone with the audio tokens. Error
+rates of trained tasks usually rise on the way; that is the price. Where following rate and diversity of untrained
+tasks rise before the error rates do, the model over-fits to its tasks, and activation tuning (`salmonn activate`)
+with answers written at such a scale is worth trying. Where the following rate stays low at every scale, the ability
+itself is lacking; where it is high at the line, there is nothing to cure. A rise along with the repeat rate proves
+little: loops have many words too. All scales answer the same rows, so a step may be real although bands overlap; a
+point out of line with its neighbours is more likely chance."""
 
 Curves = dict[str, dict[str, list[dict[str, float]]]]
 
@@ -76,28 +69,26 @@ def sweep_scales(
     require_matplotlib()
     require_measures(tasks)
     settings = settings or EvaluationSettings()
-    chosen = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}
-    process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = load_answerer(model, settings.dtype)
-    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
+    by_scale = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}  # checks all of them
+    answerer = load_answerer(model, settings.dtype, settings.device)
+    if not (isinstance(answerer, Answerer) and answerer.model.has_lora):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
-    summaries = {
-        scale: evaluate(model, tasks, rows, output / f"scale-{scale:g}", judge, own, answerer)
-        for scale, own in chosen.items()
-    }
+    summaries = {}
+    for scale, own in by_scale.items():
+        folder = output / f"scale-{scale:g}"
+        summaries[scale] = evaluate(model, tasks, rows, folder, judge, own, answerer)
     if process_state().is_main_process:
-        trained, curves = answerer.model.config.lora_scaling, curves_of(summaries)
-        write_json(output / CURVES_FILE, curves)
-        save_figure(draw_curves(curves, trained), output / FIGURE_FILE)
-        write_bytes(output / READING_FILE, sweep_report(summaries, trained).encode())
+        trained = answerer.model.config.lora_scaling
+        curves = curves_of(summaries)
+        write_study(output, NAME, curves, sweep_report(summaries, trained), draw_curves(curves, trained))
     return summaries
 
 
 def curves_of(summaries: Mapping[float, Mapping[str, Any]]) -> Curves:
-    """The figures of each task and metric with their scales, from the lowest.
+    """The scores of each task and metric with their scales, from the lowest.
 
     Raises:
-        ValueError: if there is no figure at all.
+        ValueError: if there is no score at all.
     """
     curves: Curves = {}
     for scale, summary in sorted(summaries.items()):
@@ -105,16 +96,20 @@ def curves_of(summaries: Mapping[float, Mapping[str, Any]]) -> Curves:
             for name, figure in entry["metrics"].items():
                 curves.setdefault(task, {}).setdefault(name, []).append({"scale": scale} | figure)
     if not curves:
-        raise ValueError("There is no figure to draw: no clip of any task could be read; see bad_clips.txt.")
+        raise ValueError("There is nothing to draw: no clip of any task could be read; see bad_clips.txt.")
     return curves
 
 
 def sweep_report(summaries: Mapping[float, Mapping[str, Any]], trained: float) -> str:
-    """How to read the curves, and their figures as a table."""
-    columns = {f"{scale:g}{' (trained)' if scale == trained else ''}": found for scale, found in summaries.items()}
-    missing = dict.fromkeys(line for summary in summaries.values() for line in missing_lines(summary))
-    lines = ["# Figures against the LoRA scale", "", READING.format(trained=trained), "", table(columns)]
-    return "\n".join([*lines, "", *(f"- {line}" for line in missing), ""])
+    """How to read the curves, and their scores as a table."""
+    columns = {
+        f"{scale:g} (trained)" if scale == trained else f"{scale:g}": found for scale, found in summaries.items()
+    }
+    lines = ["# Scores against the LoRA scale", "", READING.format(trained=trained), "", table(columns), ""]
+    missing: dict[str, None] = {}  # each sentence once, in order
+    for summary in summaries.values():
+        missing |= dict.fromkeys(missing_lines(summary))
+    return "\n".join([*lines, *(f"- {line}" for line in missing), ""])
 
 
 @figure_style()
@@ -122,10 +117,9 @@ def draw_curves(curves: Curves, trained: float) -> Any:
     """A figure with a panel for each task and metric: its curve, the 95 % band, and a line at the trained scale."""
     shown = [(task, name, points) for task, metrics in curves.items() for name, points in metrics.items()]
     figure, panels = make_panels(len(shown), COLUMNS, PANEL_WIDTH, PANEL_HEIGHT)
-    last_row = len(shown) - min(COLUMNS, len(shown))
     for index, (panel, (task, name, points)) in enumerate(zip(panels, shown, strict=True)):
-        unit = 100 if metric_named(name).percent else 1
-        better = "higher" if metric_named(name).higher_is_better else "lower"
+        metric = metric_named(name)
+        unit = 100 if metric.percent else 1
         scales = [point["scale"] for point in points]
         low, value, high = ([unit * point[end] for point in points] for end in ("low", "value", "high"))
         panel.axvline(trained, color="0.4", linestyle="--", linewidth=1)
@@ -133,10 +127,8 @@ def draw_curves(curves: Curves, trained: float) -> Any:
         panel.plot(scales, value, color="C0", marker="o", markersize=3.5, linewidth=1.5)
         panel.set_ylim(0, None if any(high) else 1)
         panel.set_title(f"{task}: {name}")
-        panel.set_ylabel(f"{'%, ' if unit == 100 else ''}{better} is better")
-        if index >= last_row:
+        better = "higher is better" if metric.higher_is_better else "lower is better"
+        panel.set_ylabel(f"%, {better}" if metric.percent else better)
+        if index + COLUMNS >= len(shown):  # nothing is below it
             panel.set_xlabel("LoRA scaling; dashed: as trained")
     return figure
-
-
-__all__ = ["SCALES", "curves_of", "draw_curves", "sweep_report", "sweep_scales"]

@@ -9,8 +9,6 @@ OUTPUT/0.12.json                                   figures of one length
 ```
 """
 
-import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -32,13 +30,15 @@ from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
 from modeling_salmonn.data.files import make_output_folder, read_record, write_bytes, write_json
 from modeling_salmonn.data.rows import Row
+from modeling_salmonn.evaluation.harness import content_hash
+from modeling_salmonn.hub.assembly import load_config
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
-from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.warm_start import TARGETS, AlignmentCollator, AlignmentTrainer
 
@@ -128,6 +128,7 @@ def compare_windows(
     feature_cache: Path,
     output: Path,
     settings: WindowSettings | None = None,
+    device: str = AUTO,
 ) -> list[WindowFigures]:
     """Train and measure the connector with each window length; one that an earlier call has finished is not trained.
 
@@ -139,6 +140,7 @@ def compare_windows(
         feature_cache: folder for the encoders' outputs.
         output: folder for the figures.
         settings: how to train.
+        device: see `resolve_device`.
 
     Returns:
         The figures, by increasing length.
@@ -153,15 +155,15 @@ def compare_windows(
     configs = window_configs(load_config(model), windows)
     batches = draw_batches(clips_with(train_rows, TARGETS, "train on"), settings)
     spoken = clips_with(eval_rows, (SPOKEN,), "evaluate on")
-    record = {"model": model, "train": _hash(batches), "eval": _hash(spoken), "settings": asdict(settings)}
+    record = {"model": model, "settings": asdict(settings)}
+    record |= {"train": content_hash(batches), "eval": content_hash(spoken)}
     files = {window: output / f"{window:g}.json" for window in configs}
     missing = [window for window, file in files.items() if finished_figures(file, record) is None]
     if missing:
         make_output_folder(output)
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         for window in tqdm(missing, desc="Window lengths", disable=None):
-            fresh = fresh_model(configs[window], bases, settings.seed).to(device)
+            fresh = fresh_model(configs[window], bases, settings.seed).to(resolve_device(device))
             cache = EncoderCache(feature_cache, fresh, window_extractor(processor, window))
             trained = train_window(fresh, cache, processor.tokenizer, batches, spoken, settings)
             write_json(files[window], {"record": record, "figures": asdict(trained)})
@@ -287,7 +289,7 @@ def train_window(
     with TemporaryDirectory() as unused:  # a trainer wants a folder, but there is nothing to keep
         trainer = AlignmentTrainer(
             model=aligner,
-            args=training_arguments(unused, settings),
+            args=training_arguments(unused, settings, model.device.type == "cpu"),
             data_collator=AlignmentCollator(cache, tokenizer),
             train_dataset=batches,
             eval_dataset=eval_clips,
@@ -311,10 +313,11 @@ def train_window(
     )
 
 
-def training_arguments(folder: str, settings: WindowSettings) -> TrainingArguments:
+def training_arguments(folder: str, settings: WindowSettings, use_cpu: bool) -> TrainingArguments:
     """The arguments of the warm start."""
     return TrainingArguments(
         output_dir=folder,
+        use_cpu=use_cpu,
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
@@ -390,10 +393,3 @@ def draw_windows(found: Sequence[WindowFigures]) -> Any:
         left.set_xticks(lengths, [f"{length:g}" for length in lengths])
         left.minorticks_off()
     return figure
-
-
-def _hash(rows: Sequence[Row]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-__all__ = ["WindowFigures", "WindowSettings", "compare_windows", "draw_windows"]

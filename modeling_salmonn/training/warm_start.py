@@ -76,7 +76,7 @@ def warm_start_stage(
 ) -> None:
     """The warm start that the arguments of a stage ask for, before the stage's own training.
 
-    With `resume_from_checkpoint` it goes on where it was, and one that was finished is read from the output folder.
+    With `resume_from_checkpoint` it resumes where it was; one that was finished is read from the output folder.
 
     Args:
         arguments: of the stage.
@@ -148,7 +148,7 @@ def warm_start(
 
     Args:
         model: with frozen encoders and a language model that is not run.
-        head: the alignment head; later stages can go on with its blank and scale.
+        head: the alignment head; later stages can start from its blank and scale.
         cache: holds the clips of all rows.
         tokenizer: the language model's.
         train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
@@ -168,6 +168,3 @@ def warm_start(
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     return trainer
-
-
-__all__ = ["AlignmentCollator", "AlignmentTrainer", "warm_start", "warm_start_stage"]

@@ -198,7 +198,7 @@ def test_same_seed_writes_the_same_files_and_another_seed_others(
     assert not texts[0] & texts[1]
 
 
-def test_interrupted_writing_goes_on_to_the_same_files(
+def test_interrupted_writing_resumes_to_the_same_files(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = WritingSettings(seed=3, **NOISE)
@@ -245,7 +245,8 @@ def test_finished_answers_that_were_changed_by_hand_stay_so(
 
 
 OTHERS = [
-    ("writing.json", '{"settings": {}}', "other settings: answers None instead of 1"),
+    ("writing.json", '{"seed": 9}', "other settings: .*seed 9 instead of 0.*; choose another folder"),
+    ("writing.json", "[]", r"writing\.json holds a list, but it needs an object"),
     ("answers.jsonl", "[]", r"but no writing\.json"),
 ]
 
@@ -268,9 +269,9 @@ def test_folder_with_answers_of_other_settings_raises(
     other = Answerer(bucket_model, bucket_processor)
     with pytest.raises(ValueError, match="other settings: answers 1 instead of 2, seed 0 instead of 5; choose"):
         write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=2, seed=5, **STORIES))
-    with pytest.raises(ValueError, match=r"other settings: clips '\w+' instead of '\w+';"):
+    with pytest.raises(ValueError, match=r"other settings: clips \S+ instead of \S+;"):
         write_answers(answerer, clips[:2], tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    with pytest.raises(ValueError, match=r"other settings: model '\w+' instead of '\w+';"):
+    with pytest.raises(ValueError, match=r"other settings: model \S+ instead of \S+;"):
         write_answers(other, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     assert files(tmp_path) == expected
 
@@ -283,7 +284,7 @@ def test_folder_with_answers_to_other_prompts_raises(
     expected = files(tmp_path)
     for task in PROMPTS:
         other = PROMPTS | {task: ["Do something else."]}
-        with pytest.raises(ValueError, match=r"other settings: prompts '\w+' instead of '\w+'; choose another"):
+        with pytest.raises(ValueError, match=r"other settings: prompts \S+ instead of \S+; choose another"):
             write_answers(answerer, clips, tmp_path, other, settings)
     write_answers(answerer, clips, tmp_path, PROMPTS | {"slot_filling": ["Fill in {slots}."]}, settings)
     assert files(tmp_path) == expected

@@ -45,7 +45,7 @@ ROWS = st.lists(
     max_size=4,
 )
 STAGE_KEYS = [
-    "stage",
+    "dtype",
     "learning_rate",
     "train_data",
     "task_weights",
@@ -79,7 +79,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "rows.json": lambda rows: json.dumps(rows, indent=1),
     "annotation.json": lambda rows: json.dumps({"annotation": rows}),
 }
-STAGE = "stage: 2\nmodel: some/model\nlearning_rate: 1e-4\ntrain_data:\n  - {path: a.jsonl, task: asr}\n  - b.jsonl\n"
+STAGE = "seed: 2\nmodel: some/model\nlearning_rate: 1e-4\ntrain_data:\n  - {path: a.jsonl, task: asr}\n  - b.jsonl\n"
 TASKS = "words:\n  rows: {task: asr}\n  instruction: Write.\n  metrics: [wer]\n  new_tokens: 5\n"
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +53,7 @@ def server() -> Iterator[Server]:
 
 
 def chat_judge(server: Server, attempts: int = 3, key: str | None = None) -> ChatJudge:
-    return ChatJudge(server.url, "gpt-tiny", key, retry_waits=(0,) * (attempts - 1))
+    return ChatJudge(server.url, "gpt-tiny", key, max_retries=attempts - 1)
 
 
 # Rules
@@ -79,8 +80,8 @@ def test_chat_judge_asks_the_endpoint(server: Server) -> None:
 
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions"
-    assert headers["Content-Type"] == "application/json"
-    assert "Authorization" not in headers
+    assert headers["content-type"] == "application/json"
+    assert "authorization" not in headers
     message = {"role": "user", "content": judge_prompt(*ROW)}
     assert json.loads(body) == {"model": "gpt-tiny", "messages": [message], "temperature": 0}
 
@@ -111,7 +112,7 @@ def test_key_goes_into_the_header_alone(
     with caplog.at_level(logging.DEBUG):
         judge.judge(*ROW)
     _, headers, body = server.requests[0]
-    assert headers.pop("Authorization") == f"Bearer {KEY}"
+    assert headers.pop("authorization") == f"Bearer {KEY}"
     assert KEY not in f"{body}{headers}{judge.name}{judge}{caplog.text}"
 
 
@@ -119,17 +120,14 @@ def test_empty_key_is_not_sent(server: Server, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.reply("FOLLOWS")
     chat_judge(server, key="").judge(*ROW)
-    assert "Authorization" not in server.requests[0][1]
+    assert "authorization" not in server.requests[0][1]
 
 
-def test_key_does_not_go_where_a_redirection_leads(server: Server) -> None:
+def test_redirection_is_not_followed(server: Server) -> None:
     server.responses = [(302, f"{server.url}/elsewhere"), (200, "hello")]
-    with pytest.raises(ValueError, match="no chat completion"):
+    with pytest.raises(ValueError, match=r"HTTP status 302 and .*elsewhere'; check the URL"):
         chat_judge(server, key=KEY).judge(*ROW)
-    (_, first, _), (path, second, _) = server.requests
-    assert path == "/v1/elsewhere"
-    assert "Authorization" in first
-    assert "Authorization" not in second
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_refused_connection_raises() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     with pytest.raises(ValueError, match=rf"The judge at {url} cannot be reached \(.*refused\); start its server"):
-        ChatJudge(url, "gpt-tiny", retry_waits=(0, 0)).judge(*ROW)
+        ChatJudge(url, "gpt-tiny", max_retries=1).judge(*ROW)
 
 
 def test_silent_server_raises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +227,7 @@ def test_silent_server_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with pytest.raises(ValueError, match=rf"The judge at {url} cannot be reached \(timed out\)"):
-            ChatJudge(url, "gpt-tiny", retry_waits=(0,)).judge(*ROW)
+            ChatJudge(url, "gpt-tiny", max_retries=1).judge(*ROW)
 
 
 def test_server_that_hangs_up_is_asked_again() -> None:
@@ -247,9 +245,15 @@ def test_server_that_hangs_up_is_asked_again() -> None:
         thread = Thread(target=hang_up)
         thread.start()
         with pytest.raises(ValueError, match="cannot be reached"):
-            ChatJudge(url, "gpt-tiny", retry_waits=(0,)).judge(*ROW)
+            ChatJudge(url, "gpt-tiny", max_retries=1).judge(*ROW)
         thread.join()
     assert len(callers) == 2
+
+
+def test_missing_openai_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ImportError, match="openai"):
+        ChatJudge("http://127.0.0.1/v1", "gpt-tiny")
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1/v1", "ftp://host/v1", "http://", "http:///v1", "http://host:x/v1"])

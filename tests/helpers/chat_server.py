@@ -27,19 +27,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.requests.append((self.path, dict(self.headers), body))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((self.path, headers, body))
         status, content = self.server.responses[0]
         del self.server.responses[: len(self.server.responses) > 1]
         self.send_response(status)
         self.send_header("Content-Length", str(len(content.encode())))
+        self.send_header("retry-after-ms", "1")  # tests do not wait
         if status in (302, 307):
             self.send_header("Location", content)
         self.end_headers()
         self.wfile.write(content.encode())
-
-    def do_GET(self) -> None:
-        self.headers["Content-Length"] = "0"
-        self.do_POST()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on the terminal."""

@@ -47,10 +47,10 @@ def test_link_to_a_file_that_is_no_picture_raises(tmp_path: Path) -> None:
 
 def test_folder_and_device_raise(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match=r"folder\.png is a folder, not a file"):
+    with pytest.raises(ValueError, match=r"folder\.png is a folder or a device, not a file"):
         require_picture_path(tmp_path / "folder.png")
     (tmp_path / "device.png").symlink_to("/dev/null")
-    with pytest.raises(ValueError, match=r"device\.png is a device, not a file"):
+    with pytest.raises(ValueError, match=r"device\.png is a folder or a device, not a file"):
         require_picture_path(tmp_path / "device.png")
 
 
