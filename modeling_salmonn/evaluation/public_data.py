@@ -21,8 +21,9 @@ from typing import Any
 import yaml
 from huggingface_hub import snapshot_download
 
-from modeling_salmonn.data.rows import Row, load_rows, read_manifest
+from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.sources import DataSource
+from modeling_salmonn.data.tables import read_manifest
 from modeling_salmonn.data.text_files import read_text
 
 

@@ -11,13 +11,9 @@ from conftest import SAMPLING_RATE, make_clip
 from workspace import write_jsonl
 
 from modeling_salmonn.data import rows as manifests
-from modeling_salmonn.data.rows import (
-    load_rows,
-    load_stream,
-    normalise_row,
-    read_manifest,
-)
+from modeling_salmonn.data.rows import load_rows, load_stream, normalise_row
 from modeling_salmonn.data.sources import DataSource, parse_sources
+from modeling_salmonn.data.tables import read_manifest
 
 
 ROWS = [

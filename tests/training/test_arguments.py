@@ -95,7 +95,7 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["max_steps=" + "9" * 30], "max_steps is 9+, but it needs int"),
         (["task_weights={asr: .nan}"], "task_weights.asr is nan, but it needs float"),
         (["task_weights={1: 2}"], "the key 1 of task_weights is 1, but it needs text"),
-        (["task_weights=[asr]"], r"task_weights is \['asr'\], but it needs dict"),
+        (["task_weights=[asr]"], r"task_weights is \['asr'\], but it needs mapping of text to float"),
         (["per_device_train_batch_size=0"], "per_device_train_batch_size must be positive, got 0"),
         (["gradient_accumulation_steps=0"], "gradient_accumulation_steps must be positive, got 0"),
         (["alignment_batch_size=0"], "alignment_batch_size must be positive, got 0"),
@@ -105,7 +105,7 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["overlap_examples=1000000000"], "overlap_examples must be at most 10,000,000"),
         (["warmup_steps=-1"], "warmup_steps must not be negative, got -1.0"),
         (["train_data=[" + "[" * 1000], "Line 1 of train_data has more than 50 levels of nesting"),
-        (["train_data={path: a.jsonl, task: 3}"], "has 3 as task; it needs text"),
+        (["train_data={path: a.jsonl, task: 3}"], "task of the data source 'a.jsonl' is 3, but it needs text"),
         (["eval_data=[{pth: a.jsonl}]"], "needs 'path', and knows nothing but"),
     ],
 )
