@@ -36,7 +36,7 @@ class AudioInputs:
     encoder_hidden_states: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in AUDIO_INPUTS:
+        for name in AUDIO_INPUTS:  # the fields
             setattr(self, name, _as_tensor(name, getattr(self, name)))
         _require_agreement(self.sizes("clips"), "rows")
 
@@ -76,7 +76,7 @@ def require_known_options(names: Iterable[str]) -> None:
 
 def refuse_other_media(inputs: Mapping[str, Any]) -> None:
     """Refuse, by a `TypeError`, sound or pictures under a name that the language model would drop."""
-    given = [name for name, value in inputs.items() if value is not None]
+    given = [name for name, value in inputs.items() if value is not None]  # None is as good as not given
     media = sorted(name for name in given if any(word in name for word in MEDIA_WORDS))
     if media:
         raise TypeError(f"Unknown inputs {media}; clips are passed as {', '.join(AUDIO_INPUTS)}.")
@@ -99,6 +99,7 @@ def _join(name: str, values: list | tuple, dimensions: int) -> torch.Tensor:
         rows = [torch.as_tensor(item) for item in values]
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} is a list of what makes no tensors ({error}); pass a torch.Tensor.") from error
+    # one for each clip lacks the axis of the clips
     rows = [row.unsqueeze(0) if row.dim() == dimensions - 1 else row for row in rows]
     if len({row.shape[1:] for row in rows}) != 1:
         raise ValueError(

@@ -16,8 +16,7 @@ def require_prompts(input_ids: Any, attention_mask: Any, vocabulary: int, audio_
     """Check prompts before anything is computed: on a GPU an id without embedding is an assertion without a name.
 
     Args:
-        input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
-        attention_mask: of them, or `None`.
+        input_ids, attention_mask: what the caller passed for tensors of shape `(batch, length)`.
         vocabulary: rows of the embedding table.
         audio_token_id: the placeholder, which may lie beyond it.
 

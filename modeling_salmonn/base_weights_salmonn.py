@@ -28,6 +28,7 @@ UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
 # Buffers that old checkpoints carry and current models compute themselves.
 OBSOLETE_TEXT_KEYS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
 
+# `original0` is the magnitude, `original1` the direction; torch called them `weight_g` and `weight_v`.
 _POSITION_WEIGHT = "position_conv.conv.parametrizations.weight.original"
 BEATS_RENAMES = (
     (r"^post_extract_proj\.", "patch_projection."),
@@ -172,6 +173,7 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
     """BEATs from an official `.pt` file, or a `BeatsModel` folder or Hub id, as `model.audio_encoder.*`."""
     if os.path.isfile(model_id):
         _, weights = read_official_beats(model_id)
+        # the tagging head of fine-tuned ones
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("classifier.")}
     else:
         weights = _load_base(BeatsModel, model_id, dtype, hub_kwargs).state_dict()
@@ -184,6 +186,7 @@ def load_text_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> S
     prefix = f"{model.base_model_prefix}."
     weights = {}
     for key, tensor in model.state_dict().items():
+        # the head alone is not of the base model, and has one name everywhere
         name = f"model.language_model.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
         weights[name] = tensor
     return weights
@@ -196,6 +199,7 @@ def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: A
         ValueError: if the configuration does not name a base, or a base is damaged or has missing, unexpected or NaN
             weights.
     """
+    # one by one, so that a base that is not finite is told by its own name
     loaders = {"speech": load_speech_weights, "text": load_text_weights}
     if config.audio_config is not None:
         loaders["audio"] = load_audio_weights
@@ -218,7 +222,9 @@ def _reason(error: BaseException) -> str:
     """The first sentence: torch's next ones advise to run the pickled code."""
     if isinstance(error, StrictDataclassError):  # tells the value on its second line
         return " ".join(str(error).split())
-    return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+    if not str(error):
+        return type(error).__name__
+    return str(error).split(". ")[0].splitlines()[0]
 
 
 def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:

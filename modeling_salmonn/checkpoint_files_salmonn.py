@@ -132,13 +132,7 @@ def check_weight_file(file: Path, floats: bool = True) -> int:
 
 
 def require_layers(config: dict[str, Any], most: int, source: str) -> None:
-    """Refuse a number of layers that the weights cannot have, before time and memory are spent on making them.
-
-    Args:
-        config: values of a config, with those of its parts.
-        most: as many as there can be: the number of tensors.
-        source: named in the error.
-    """
+    """Refuse more layers in a config than `most`, its number of tensors, before time and memory are spent on them."""
     for name, value in _layer_counts(config):
         if value > most:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Checks of the configurations' fields, at construction and at every later assignment.
 
 The library's `strict` compares types and runs a field's validators; what is added here are the validators, the limits
-of sizes, and errors that tell class, field and value.
+of sizes, and errors that tell class, field and value. Everything here raises a `ValueError`.
 """
 
 import difflib
@@ -48,7 +48,7 @@ class ConfigFieldError(StrictDataclassFieldValidationError, ValueError, TypeErro
     """A value that a field cannot have: what the library raises for its own configurations, as a `ValueError`."""
 
     def __init__(self, message: str):
-        Exception.__init__(self, message)
+        Exception.__init__(self, message)  # the library's own takes the field and the cause instead
 
 
 def checked(config_class: ConfigClass) -> ConfigClass:
@@ -131,15 +131,7 @@ def layer_names(default: tuple[str, ...]) -> Any:
 
 
 def require_plausible_sizes(owner: str, values: Mapping[str, Any]) -> None:
-    """Refuse sizes that only fill the memory, before anything of that size is made.
-
-    Args:
-        owner: what the sizes are of, for the error.
-        values: fields of a configuration; those of other names are left alone, those in dicts are looked at too.
-
-    Raises:
-        ValueError: naming the first such size.
-    """
+    """Refuse sizes of an owner's fields, and of dicts in these, that only fill the memory, before they are made."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             require_plausible_sizes(f"{owner}.{name}", value)
@@ -150,15 +142,7 @@ def require_plausible_sizes(owner: str, values: Mapping[str, Any]) -> None:
 
 
 def require_usable_part(owner: str, values: Mapping[str, Any]) -> None:
-    """Refuse sizes, activation functions and padding tokens that no model can be made of, or run with.
-
-    Args:
-        owner: the part of `SalmonnConfig`, for the error.
-        values: fields of a configuration of the library.
-
-    Raises:
-        ValueError: naming field and value.
-    """
+    """Refuse sizes, activation functions and padding tokens that no part of `SalmonnConfig` can be made of."""
     require_plausible_sizes(owner, values)
     for name in ACTIVATION_FIELDS:
         value = values.get(name)
@@ -175,17 +159,12 @@ def require_usable_part(owner: str, values: Mapping[str, Any]) -> None:
 def require_known_options(config: Any, options: Mapping[str, Any]) -> None:
     """Refuse what would be left without effect, or fail later, of what the library's base class takes.
 
-    Args:
-        config: the configuration, whose fields are set.
-        options: what was given besides its fields.
-
-    Raises:
-        ValueError: if an option differs from a field by a slip or makes something absurdly large, or the dtype or
-            the labels are none.
+    These are options that differ from a field by a slip or make something absurdly large, and wrong dtypes and labels.
     """
     name = type(config).__name__
     require_plausible_sizes(name, options)  # of `num_labels` the base class writes a list
     for option in options:
+        # names that the class knows but has no field for, such as `num_labels`, are no slips
         alike = difflib.get_close_matches(option, config.__dataclass_fields__, 1, MISSPELLED)
         if alike and not hasattr(type(config), option):
             raise ValueError(f"{name} has no field {option!r}; is {alike[0]!r} meant?")
@@ -200,15 +179,11 @@ def require_known_options(config: Any, options: Mapping[str, Any]) -> None:
 
 
 def library_config(owner: str, config_class: Any, values: Mapping[str, Any]) -> Any:
-    """A configuration of the library from a dict, whose `model_type` is left out.
-
-    Raises:
-        ValueError: if the class refuses a value, or a size is absurd; tells the owner.
-    """
+    """A configuration of the library from a dict, whose `model_type` is left out; errors tell the owner."""
     require_plausible_sizes(owner, values)
     try:
         return config_class(**{name: value for name, value in values.items() if name != "model_type"})
-    except ValueError:
+    except ValueError:  # tells class and field already
         raise
     except Exception as error:  # wrong values raise many kinds in the library's classes
         reason = error.__cause__ or error

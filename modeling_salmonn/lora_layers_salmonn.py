@@ -51,7 +51,7 @@ def remove_layers(model: nn.Module) -> None:
 
 def remove_adapter(model: Any, adapter: str) -> None:
     """Take one of several adapters out of its layers."""
-    delete_adapter(model, adapter, prefix="lora_")
+    delete_adapter(model, adapter, prefix="lora_")  # leaves the layers to the other adapters
     model.peft_config.pop(adapter, None)
 
 
@@ -68,10 +68,10 @@ def merge_layers(model: nn.Module) -> list[str]:
         if sum(weight is base.weight for weight in weights) > 1:
             shared[name] = base.weight
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=base.weight.requires_grad)
-    merging = [layer for layer in layers.values() if not layer.merged]
+    merging = [layer for layer in layers.values() if not layer.merged]  # others are in the weights already
     try:
         for layer in merging:
-            layer.merge(safe_merge=True)
+            layer.merge(safe_merge=True)  # raises where the sum would hold NaN
     except Exception:
         for layer in merging:
             if layer.merged:
@@ -103,7 +103,7 @@ def is_offloaded(weight: torch.Tensor) -> bool:
 def placed_where_layers_compute(model: Any) -> Iterator[None]:
     """Have adapters loaded to the devices that their layers compute on; offloaded tensors lie elsewhere."""
     devices = getattr(model, "hf_device_map", None)
-    if devices is None:
+    if devices is None:  # loaded without `device_map`
         yield
         return
     offloading = ("cpu", "disk")
@@ -116,22 +116,16 @@ def placed_where_layers_compute(model: Any) -> Iterator[None]:
 
 
 def start_offloaded_layers(model: nn.Module, adapter: str, config: LoraConfig) -> None:
-    """Give a fresh adapter tensors where PEFT, which follows offloaded weights, gave it none.
-
-    An empty model, all of whose weights are on the meta device, stays so.
-
-    Raises:
-        ValueError: if the adapter starts from the weights of such a layer.
-    """
+    """Give a fresh adapter tensors where PEFT, which follows offloaded weights, gave it none."""
     if not any(hasattr(module, "_hf_hook") for module in model.modules()):
-        return
+        return  # an empty model, all of whose weights are on the meta device, stays so
     for layer in lora_layers(model, adapter).values():
         pair = (layer.lora_A[adapter], layer.lora_B[adapter])
         if not is_offloaded(pair[0].weight):
             continue
-        if config.use_dora:
+        if config.use_dora:  # its magnitudes start from the norms of the weights
             raise ValueError("use_dora needs weights that are not offloaded; load the model without device_map.")
-        hook = getattr(layer.get_base_layer(), "_hf_hook", None)
+        hook = getattr(layer.get_base_layer(), "_hf_hook", None)  # accelerate's
         for module in pair:
             module.to_empty(device=getattr(hook, "execution_device", None) or "cpu")
             module.reset_parameters()
@@ -169,6 +163,7 @@ def require_saved_options(config: Any) -> None:
     unsaved = []
     for field in fields(config):
         value = getattr(config, field.name)
+        # options that are off say nothing, whatever their default is
         if field.name not in SAVED_OPTIONS and value and value != getattr(default, field.name):
             unsaved.append(f"{field.name}={value!r}")
     if config.init_lora_weights not in SAVED_INITS:
@@ -274,6 +269,7 @@ def require_savable(model: Any) -> None:
     """Make sure that a folder with the model's adapters will answer as the model does."""
     problem = "The adapter is disabled, but a folder would answer with it"
     require_enabled(model, problem, ", or delete_adapter(name) to drop it")
+    # asked of the layers, since PEFT's own functions may have switched them
     active = {name for layer in adapted_layers(model).values() for name in layer.active_adapters}
     if len(active) != 1:
         raise ValueError(

@@ -159,7 +159,7 @@ class LoraMixin(PeftAdapterMixin):
         replaced = self.has_lora and name in self.peft_config
         active = self.active_adapters() if others else []
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        described = {field: getattr(self.config, field) for field in LORA_FIELDS}
+        described = {field: getattr(self.config, field) for field in LORA_FIELDS}  # for when a check fails late
         try:
             yield
         except Exception:
@@ -311,11 +311,7 @@ def _adapter_config(path: str | None, load_config: Any, options: dict[str, Any])
 
 
 def require_shapes(loading_info: Any, problem: str) -> None:
-    """Make sure that all loaded tensors have the shapes that the model needs.
-
-    Raises:
-        ValueError: if not, naming the problem and each tensor with both shapes.
-    """
+    """Refuse loaded tensors of other shapes than the model needs; the `ValueError` begins with the problem."""
     shapes = [f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys]
     if shapes:
         raise ValueError(f"{problem}: {'; '.join(sorted(shapes))}.")

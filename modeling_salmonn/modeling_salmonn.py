@@ -18,8 +18,11 @@ import torch
 from torch import nn
 from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from .audio_inputs_salmonn import AudioInputs, refuse_other_media, require_known_options
 from .audio_positions_salmonn import (
@@ -37,7 +40,6 @@ from .modeling_beats import BeatsModel
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
-from .speech_encoder_salmonn import SalmonnSpeechEncoder
 
 
 @dataclass
@@ -68,10 +70,41 @@ class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
     audio_hidden_states: torch.Tensor | None = None
 
 
+class SalmonnSpeechEncoder(WhisperEncoder):
+    """Whisper's encoder that also takes segments shorter than 30 s, with the position table cut to them.
+
+    LayerDrop is not applied: no released Whisper has it.
+    """
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Encode log-mel features.
+
+        Args:
+            input_features (`torch.Tensor` of shape `(segments, mel, frames)`): 10 ms a frame, an even number of them.
+
+        Returns:
+            Output with `last_hidden_state` of shape `(segments, frames / 2, hidden)`.
+        """
+        # (segments, mel, frames) -> (segments, hidden, frames) -> (segments, frames / 2, hidden)
+        hidden_states = nn.functional.gelu(self.conv1(input_features))
+        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).transpose(1, 2)
+        # The module is called, not its weight read: where it is offloaded, the call loads it.
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        hidden_states = hidden_states + self.embed_positions(positions)
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
+
+
 class SalmonnModel(SalmonnPreTrainedModel):
     """The encoders, the Q-Former and the language model without its head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # of a folder of the whole
 
     def __init__(self, config: SalmonnConfig):
         super().__init__(config)
@@ -156,6 +189,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
             pieces = tokens.split([self.audio_layout.num_windows(segment) for segment in segments])
             order = sorted(range(len(segments)), key=lambda index: (segments[index].clip, segments[index].offset))
             tokens = torch.cat([pieces[index] for index in order])
+        # tokens is (windows of all clips, queries, text_hidden); the queries of a window stay together
         num_tokens = [self.audio_layout.num_audio_tokens(length) for length in lengths]
         return SalmonnAudioOutput(
             pooler_output=tokens.flatten(0, 1),
@@ -255,6 +289,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         return torch.cat([speech, sounds.to(speech.device)], dim=-1), output
 
     def _encode_speech(self, group: SegmentGroup, features: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+        # (segments, mel, frames)
         mel = group.cut_features(features, axis=1).to(self.speech_encoder.conv1.weight.dtype)
         output = self.speech_encoder(mel, **kwargs)
         return output.last_hidden_state, output
@@ -280,8 +315,10 @@ class SalmonnModel(SalmonnPreTrainedModel):
         # not of the weights, which are empty where they are offloaded in parts or sharded
         widths = [norm.normalized_shape[0] for norm in norms]
         streams = states.to(self.ln_speech.weight.dtype).split(widths, dim=-1)
-        fused = [norm(part) * part.any(-1, keepdim=True) for norm, part in zip(norms, streams, strict=True)]
-        return torch.cat(fused, dim=-1)
+        normed = []
+        for norm, part in zip(norms, streams, strict=True):
+            normed.append(norm(part) * part.any(-1, keepdim=True))  # LayerNorm would make its bias of zeros
+        return torch.cat(normed, dim=-1)  # (segments, frames, speech + audio)
 
     def _select_windows(self, fused: torch.Tensor, group: SegmentGroup) -> torch.Tensor:
         """Windows `(windows, window_frames, features)` of the segments, those that `trim_audio_tokens` keeps."""
@@ -319,6 +356,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if input_ids is None:
             if not self.placeholder_has_embedding:
                 raise ValueError("The audio placeholder has no embedding to find in inputs_embeds; pass input_ids.")
+            # as every model of transformers finds placeholders in embeddings: by equality
             audio_id = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(audio_id)).all(-1)
         else:
@@ -393,7 +431,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
             encoder_hidden_states,
         )
         audio_tokens, positions = None, audio_positions
-        if audio_embeds is not None and input_ids is not None:
+        if audio_embeds is not None and input_ids is not None:  # `generate` has encoded the clips
             if positions is None:
                 positions = find_positions(input_ids, self.config.audio_token_id, _cached_length(cache))
             audio_tokens = last_tokens(audio_embeds, positions)
@@ -402,6 +440,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if audio_tokens is not None:
             start = _cached_length(cache)
             inputs_embeds, audio_tokens = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
+        # not in single steps, which are generated tokens; a placeholder with an embedding may be a word of the text
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
             require_no_placeholders(input_ids, self.config.audio_token_id)
 

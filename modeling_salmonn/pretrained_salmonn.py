@@ -64,6 +64,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "BeatsPositionConv", "SalmonnQFormerModel"]
+    # a cache is moved by its own layers
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -117,6 +118,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 if config_file is not None:  # downloaded: the check names the file
                     check_model_folder(Path(config_file).parent, kwargs.get("variant"))
                 raise
+        # one report of base and adapter
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):
             info[name] |= set(adapter_info.get(name, ()))
@@ -248,7 +250,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
-        self.config.name_or_path = repo_id
+        self.config.name_or_path = repo_id  # `_save_adapter` writes it into adapter_config.json
         return super().push_to_hub(repo_id, **kwargs)
 
     def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:

@@ -52,7 +52,8 @@ def replace_files(
             shutil.rmtree(staging)
         staging.mkdir()
         yield staging
-        names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+        written = [path for path in staging.rglob("*") if path.is_file()]
+        names = sorted(str(path.relative_to(staging)) for path in written)
         outdated = [path.name for path in folder.iterdir() if is_outdated(path.name) and path.name not in names]
         _publish(staging, folder, names, outdated)
     finally:
@@ -63,11 +64,7 @@ def replace_files(
 
 
 def refuse_unfinished(folder: str | os.PathLike) -> None:
-    """Make sure that no save was killed between its first and its last file.
-
-    Raises:
-        ValueError: if the folder holds old and new files together.
-    """
+    """Refuse, by a `ValueError`, a folder that holds old and new files together since a save was killed."""
     if os.path.isfile(os.path.join(folder, MARK_FILE)):
         raise ValueError(
             f"{folder} was being saved to when the process ended (it has {MARK_FILE}), so that old and new files are "
@@ -76,11 +73,7 @@ def refuse_unfinished(folder: str | os.PathLike) -> None:
 
 
 def check_content(file: Path) -> None:
-    """Make sure that a file has content of its own.
-
-    Raises:
-        ValueError: if it is empty or a Git-LFS pointer.
-    """
+    """Refuse, by a `ValueError`, a file that is empty or a Git-LFS pointer."""
     with file.open("rb") as opened:
         start = opened.read(len(LFS_HEADER))
     if not start:

@@ -68,7 +68,9 @@ def _read_pieces(streamer: _StoppableStreamer, generate: Callable[[], Any]) -> I
     try:
         atexit.register(stop)
         thread.start()
-        yield from (piece for piece in streamer if piece)
+        for piece in streamer:
+            if piece:
+                yield piece
     finally:
         stop()
         atexit.unregister(stop)

@@ -96,7 +96,7 @@ def test_windows_trains_each_length(saved_folder: Path, rows: Path, tmp_path: Pa
         ("sweep", {"--tasks": "asr", "--dtype": "int8"}, "dtype is 'int8'"),
         ("sweep", {"--judge": "./nobody"}, "nobody"),
         ("sweep", {"--device": "abacus"}, "There is no device 'abacus' here"),
-        ("perplexity", {"--probes": "./nothing.jsonl"}, "There is no manifest ./nothing.jsonl"),
+        ("perplexity", {"--probes": "./nothing.jsonl"}, "There is no manifest nothing.jsonl"),
         ("perplexity", {"after": "./nobody"}, "There is no folder ./nobody"),
         ("perplexity", {"--dtype": "int8"}, "dtype is 'int8'"),
         ("activation-data", {"model": "./absent"}, "There is no folder ./absent"),

@@ -371,7 +371,7 @@ def test_wrong_golden_answer_fails(folder: Path, wav_file: Path) -> None:
 
 def test_golden_answers_of_another_form_fail(folder: Path) -> None:
     (folder / "golden_answers.json").write_text("[]")
-    assert_found(folder, "golden answers", "failed", "golden_answers.json holds a list, but a JSON object is needed")
+    assert_found(folder, "golden answers", "failed", "golden_answers.json holds a list, but an object is needed")
 
 
 def examine_offline(cache: Path, *hub_ids: str) -> dict[str, list[Check]]:
