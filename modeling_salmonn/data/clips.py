@@ -147,10 +147,17 @@ def header_seconds(clip: Any) -> float | None:
 
 def joined_seconds(clips: Sequence[Any]) -> float | None:
     """Length of clips that are joined, `None` if there are none or one has no header that can be read."""
-    known = [seconds for clip in clips if (seconds := header_seconds(clip)) is not None]
-    return sum(known) + JOIN_SECONDS * (len(known) - 1) if known and len(known) == len(clips) else None
+    total = JOIN_SECONDS * (len(clips) - 1)
+    for clip in clips:
+        seconds = header_seconds(clip)
+        if seconds is None:
+            return None
+        total += seconds
+    return total if clips else None
 
 
 def _path_and_bytes(clip: Any) -> tuple[Any, bytes | None]:
     """Both of what `datasets` gives; a path has no bytes."""
-    return (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
+    if isinstance(clip, Mapping):
+        return clip.get("path"), clip.get("bytes")
+    return clip, None

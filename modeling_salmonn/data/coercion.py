@@ -25,8 +25,11 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     if origin in (list, Sequence) and isinstance(value, (list, tuple)):
         return [coerce(f"{name}[{index}]", item, options[0]) for index, item in enumerate(value)]
     if origin in (dict, Mapping) and isinstance(value, dict):
-        keys = {key: coerce(f"the key {shown(key)} of {name}", key, options[0]) for key in value}
-        return {keys[key]: coerce(f"{name}.{key}", item, options[1]) for key, item in value.items()}
+        converted_items = {}
+        for key, item in value.items():
+            own_key = coerce(f"the key {shown(key)} of {name}", key, options[0])
+            converted_items[own_key] = coerce(f"{name}.{key}", item, options[1])
+        return converted_items
     if origin is None and isinstance(hint, type):  # Python 3.10 takes list[str] for a type
         converted = _coerce_plain(value, hint)
         if converted is not None:

@@ -11,7 +11,6 @@ from modeling_salmonn.data.encoder_cache import pad_states
 from modeling_salmonn.data.text_files import kind_of, shown
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, is_batch
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.processing.prompt_texts_salmonn import require_readable
 
 
 class SalmonnCollator:
@@ -43,7 +42,8 @@ class SalmonnCollator:
         if self.alignment:
             tokenizer = self.processor.tokenizer
             heard = [example for example in examples if self._has_clip(example)]
-            batch |= alignment_labels(heard, tokenizer) if heard else {}
+            if heard:
+                batch |= alignment_labels(heard, tokenizer)
         return batch
 
     def prepare(self, examples: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:
@@ -64,11 +64,17 @@ class SalmonnCollator:
     def _prepare_cached(
         self, examples: Sequence[Mapping[str, Any]], texts: list[str], options: dict[str, Any]
     ) -> BatchFeature:
-        found = [[self.cache.get(example["path"])] if self._has_clip(example) else [] for example in examples]
-        counts = [[frames for _, frames in clips] for clips in found]
-        inputs = self.processor(text=texts, audio_frames=counts, **options)
-        if any(found):
-            inputs.update(pad_states([clip for clips in found for clip in clips]))
+        found = []
+        frame_counts: list[list[int]] = []  # of each example's clips: one, or none for text alone
+        for example in examples:
+            frame_counts.append([])
+            if self._has_clip(example):
+                states, mel_frames = self.cache.get(example["path"])
+                found.append((states, mel_frames))
+                frame_counts[-1].append(mel_frames)
+        inputs = self.processor(text=texts, audio_frames=frame_counts, **options)
+        if found:
+            inputs.update(pad_states(found))
         return inputs
 
 
@@ -76,7 +82,6 @@ def _text_of(example: Any, name: str, index: int) -> str:
     value = _column_of(example, name, index)
     if not isinstance(value, str):
         raise ValueError(f"Example {index} of the batch has {shown(value)} ({kind_of(value)}) as {name!r}; give text.")
-    require_readable(value, f"Example {index} of the batch: its {name!r}")
     return value
 
 

@@ -56,12 +56,11 @@ class EncoderCache:
         self.dtype = dtype
         self._hashes: dict[str, str] = {}
         base = model.model
-        encoders = {"speech": base.speech_encoder, "audio": base.audio_encoder}
-        self.folders = {
-            name: Path(folder) / f"{name}-{_fingerprint(encoder, _encoding_settings(name, feature_extractor, dtype))}"
-            for name, encoder in encoders.items()
-            if encoder is not None
-        }
+        self.folders: dict[str, Path] = {}
+        for name, encoder in (("speech", base.speech_encoder), ("audio", base.audio_encoder)):
+            if encoder is not None:
+                settings = _encoding_settings(name, feature_extractor, dtype)
+                self.folders[name] = Path(folder) / f"{name}-{_fingerprint(encoder, settings)}"
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers that are spawned get: they read states, and encode none."""
@@ -97,27 +96,22 @@ class EncoderCache:
             raise ValueError(f"{missing[0]} has no states yet; encode all clips before workers are started.")
         missing.sort(key=lambda clip: os.path.getsize(clip) if os.path.isfile(clip) else 0)
         problems: list[tuple[str, Exception]] = []
-        bar = tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress)
-        for start in range(0, len(missing), batch_size):
-            batch = [clip for clip in missing[start : start + batch_size] if not self._is_complete(clip)]
-            samples = {clip: self._read(clip) for clip in batch}
-            errors = {clip: error for clip, error in samples.items() if isinstance(error, Exception)}
-            if errors and len(clips) == 1:
-                raise errors[clips[0]]
-            problems += errors.items()
-            readable = [clip for clip in batch if clip not in errors]
-            if readable:
-                self._encode_batch(readable, [samples[clip] for clip in readable])
-            bar.update(len(missing[start : start + batch_size]))
-        bar.close()
+        with tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress) as bar:
+            for start in range(0, len(missing), batch_size):
+                samples = {}
+                for clip in missing[start : start + batch_size]:
+                    bar.update()
+                    if self._is_complete(clip):  # another process was faster
+                        continue
+                    try:
+                        samples[clip] = self.feature_extractor.fetch_audio([clip])[0]
+                    except (ValueError, OSError) as error:
+                        if len(clips) == 1:
+                            raise
+                        problems.append((clip, error))
+                if samples:
+                    self._encode_batch(list(samples), list(samples.values()))
         return problems
-
-    def _read(self, clip: str) -> Any:
-        """Samples of a clip, or what is wrong with it."""
-        try:
-            return self.feature_extractor.fetch_audio([clip])[0]
-        except (ValueError, OSError) as error:
-            return error
 
     @torch.inference_mode()
     def _encode_batch(self, clips: Sequence[str], samples: Sequence[torch.Tensor]) -> None:
@@ -130,7 +124,7 @@ class EncoderCache:
         inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt")
         used = {name: value.to(self.model.device) for name, value in inputs.items() if name not in unneeded}
         encoded = self.model.eval().get_encoder_states(**used)
-        for row, clip in enumerate(clips):
+        for row, clip in enumerate(clips):  # of states (clips, encoder_frames, width), one an encoder
             mel_frames = int(inputs["input_features_mask"][row].sum())
             needed = _frames_kept(extractor.audio_layout, mel_frames)
             for name, states in zip(lacking, encoded, strict=True):
@@ -146,7 +140,9 @@ class EncoderCache:
         return os.path.isfile(clip) and all(_is_readable(self._file(name, clip)) for name in self.folders)
 
     def _file(self, name: str, clip: str) -> Path:
-        content = self._hashes.get(clip) or self._hashes.setdefault(clip, _content_hash(clip))
+        if clip not in self._hashes:
+            self._hashes[clip] = hashlib.sha256(Path(clip).read_bytes()).hexdigest()
+        content = self._hashes[clip]
         return self.folders[name] / content[:2] / f"{content}.safetensors"
 
 
@@ -190,11 +186,6 @@ def _fingerprint(module: PreTrainedModel, settings: str) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _content_hash(clip: str) -> str:
-    with open(clip, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _is_readable(file: Path) -> bool:

@@ -88,8 +88,12 @@ class ExampleMaker:
 
     def instruction(self, row: Row, rng: random.Random) -> str:
         """The row's own prompt, or one of its task's, with the fields filled in."""
-        values: dict[str, str] = dict.fromkeys(FIELDS_OF_Q, str(row["Q"])) if row.get("Q") else {}
-        values |= {name: value for name, value in row.items() if isinstance(value, str) and name not in OWN_NAMES}
+        values: dict[str, str] = {}
+        if row.get("Q"):
+            values |= dict.fromkeys(FIELDS_OF_Q, str(row["Q"]))
+        for name, value in row.items():
+            if isinstance(value, str) and name not in OWN_NAMES:
+                values[name] = value
         if row.get("prompt"):
             return format_prompt(row["prompt"], **values)
         return choose_prompt(self.prompts, row["task"], rng, **values)
@@ -135,7 +139,8 @@ class ExampleSet(Dataset):
         for index, task in enumerate(self.row_tasks):
             self.members[task].append(index)
         self.speakers = self._group_speakers() if self.made.verification else {}
-        self._check()
+        self._check_instructions()
+        self._check_made()
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -154,8 +159,11 @@ class ExampleSet(Dataset):
 
     def by_task(self) -> dict[str, "ExampleSet"]:
         """One set per task, in the rows' order."""
-        selected = {task: self.rows.select([own == task for own in self.row_tasks]) for task in self.members}
-        return {task: ExampleSet(rows, self.maker, seed=self.seed) for task, rows in selected.items()}
+        sets = {}
+        for task in self.members:
+            rows = self.rows.select([own == task for own in self.row_tasks])
+            sets[task] = ExampleSet(rows, self.maker, seed=self.seed)
+        return sets
 
     def sampler(self, batch_size: int, seed: int) -> MixtureSampler:
         """Sampler of whole batches of `batch_size`, over all processes."""
@@ -166,13 +174,13 @@ class ExampleSet(Dataset):
 
     def lengths(self, layout: AudioLayout) -> list[float]:
         """How many tokens each example has: of audio, and about how many of text."""
-        own = [
-            layout.num_audio_tokens(round((USUAL_SECONDS if length is None else length) * MEL_FRAMES_PER_SECOND))
-            + len(text) / CHARACTERS_PER_TOKEN
-            for length, text in zip(self.rows.seconds(), self.rows.column("text"), strict=True)
-        ]
-        mean = sum(own) / len(own)
-        return own + [2 * mean] * (len(self) - len(own))
+        own = []
+        for seconds, text in zip(self.rows.seconds(), self.rows.column("text"), strict=True):
+            mel_frames = round((USUAL_SECONDS if seconds is None else seconds) * MEL_FRAMES_PER_SECOND)
+            own.append(layout.num_audio_tokens(mel_frames) + len(text) / CHARACTERS_PER_TOKEN)
+        # What is made on the fly has two clips, which are not known before they are drawn.
+        two_clips = 2 * sum(own) / len(own)
+        return own + [two_clips] * (len(self) - len(own))
 
     def _make_readable(self, index: int, rng: random.Random) -> Example | None:
         try:
@@ -189,7 +197,8 @@ class ExampleSet(Dataset):
 
     def _overlap(self, rng: random.Random) -> Example:
         """Two voices at once; the answer has the one that sets in first on its first line."""
-        first, second = (self.rows[index] for index in rng.sample(self.members[self.made.overlap_task], 2))
+        indices = rng.sample(self.members[self.made.overlap_task], 2)
+        first, second = self.rows[indices[0]], self.rows[indices[1]]
         example = self.maker.make({"task": OVERLAP_TASK, "text": f"{first['text']}\n{second['text']}"}, rng)
         voices = self.maker.read(first), self.maker.read(second)
         return example | {"audio": overlap_clips(*voices, self.made.overlap_level_db, rng)}
@@ -214,7 +223,7 @@ class ExampleSet(Dataset):
                 speakers[speaker].setdefault(utterance, index)
         return {speaker: list(utterances.values()) for speaker, utterances in speakers.items()}
 
-    def _check(self) -> None:
+    def _check_instructions(self) -> None:
         prompts = self.rows.column("prompt") + [None] * (len(self) - len(self.rows))
         unprompted = {task for task, prompt in zip(self.tasks, prompts, strict=True) if not prompt}
         unknown = sorted(unprompted - self.maker.prompts.keys())
@@ -223,6 +232,9 @@ class ExampleSet(Dataset):
                 f"There are no instructions for the tasks {unknown}; add them to the prompts file, which has "
                 f"{sorted(self.maker.prompts)}, or give these rows a 'prompt'."
             )
+        self._check_fields(unprompted, prompts)
+
+    def _check_made(self) -> None:
         if self.made.overlap and len(self.members.get(self.made.overlap_task, [])) < 2:
             raise ValueError(
                 f"overlap_examples needs two rows of the task {self.made.overlap_task!r}, but the data have the "
@@ -239,17 +251,20 @@ class ExampleSet(Dataset):
                 raise ValueError("A feature cache does not hold clips made on the fly; leave feature_cache out.")
             if any(self.rows.column("expand_wav")):
                 raise ValueError("A feature cache does not hold joined clips (expand_wav); leave feature_cache out.")
-        self._check_fields(unprompted, prompts)
 
     def _check_fields(self, unprompted: set[str], prompts: Sequence[str | None]) -> None:
         """All rows without a prompt have what an instruction of their task may name."""
-        named = {
-            task: {name for text in self.maker.prompts[task] for name in prompt_fields(text)} for task in unprompted
-        }
-        for name in sorted(set().union(*named.values())):
-            columns = [self.rows.column(column) for column in (name, *(["Q"] if name in FIELDS_OF_Q else []))]
-            for task, prompt, *values in zip(self.tasks, prompts, *columns, strict=False):
-                if not prompt and name in named[task] and not any(values):
+        tasks_of_fields: dict[str, set[str]] = defaultdict(set)
+        for task in unprompted:
+            for text in self.maker.prompts[task]:
+                for name in prompt_fields(text):
+                    tasks_of_fields[name].add(task)
+        for name, tasks in sorted(tasks_of_fields.items()):
+            given = self.rows.column(name)
+            questions = self.rows.column("Q") if name in FIELDS_OF_Q else given
+            # Examples that are made on the fly have no columns, and instructions without fields.
+            for task, prompt, value, question in zip(self.row_tasks, prompts, given, questions, strict=False):
+                if not prompt and task in tasks and not value and not question:
                     raise ValueError(
                         f"Instructions of the task {task!r} name {{{name}}}, which some of its rows lack; give each "
                         f"of them a {name!r}, or a 'prompt' of its own."

@@ -15,7 +15,9 @@ LONGEST_DELAY_SECONDS = 1.5
 def join_clips(clips: Sequence[np.ndarray]) -> np.ndarray:
     """Clips `(samples,)` one after the other, with a short silence in between."""
     silence = np.zeros(int(JOIN_SECONDS * SAMPLING_RATE), dtype=np.float32)
-    pieces = [piece for clip in clips for piece in (silence, clip)][1:]
+    pieces = [clips[0]]
+    for clip in clips[1:]:
+        pieces += [silence, clip]
     return np.concatenate(pieces)
 
 

@@ -30,8 +30,9 @@ def check_row(row: Mapping[str, Any], place: str, columns: Mapping[str, str] | N
     for name in CHECKS:
         given = (columns or {}).get(name, name)
         key = given if given in row else name
-        if (problem := field_problem(name, row.get(key))) is not None:
-            raise ValueError(f"{place}: {key} is {_described(row[key])}, but {problem}.")
+        problem = field_problem(name, row.get(key))
+        if problem is not None:
+            raise ValueError(f"{place}: {key} is {shown(row[key])} ({kind_of(row[key])}), but {problem}.")
 
 
 def field_problem(name: str, value: Any) -> str | None:
@@ -45,10 +46,6 @@ def usable_seconds(seconds: Any) -> float | None:
     return float(seconds) if known else None
 
 
-def _described(value: Any) -> str:
-    return f"{shown(value)} ({kind_of(value)})"
-
-
 def _number_problem(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         return "it needs a finite number that is not negative"
@@ -56,7 +53,8 @@ def _number_problem(value: Any) -> str | None:
 
 
 def _seconds_problem(value: Any) -> str | None:
-    if (problem := _number_problem(value)) is not None:
+    problem = _number_problem(value)
+    if problem is not None:
         return f"{problem}, the length in seconds"
     if value > LONGEST_SECONDS:
         return "it needs the length in seconds, of a week at most: no frames, samples or milliseconds"
@@ -75,13 +73,8 @@ def _prompt_field_problem(value: Any) -> str | None:
     return _text_problem(value) if isinstance(value, str) else None  # others are no fields of instructions
 
 
-def _question_problem(value: Any) -> str | None:
+def _text_or_number_problem(value: Any) -> str | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return None if is_number else _text_problem(value)
-
-
-def _speaker_problem(value: Any) -> str | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
     return None if is_number else _text_problem(value)
 
 
@@ -101,7 +94,11 @@ def _clips_problem(value: Any) -> str | None:
     clips = [value] if isinstance(value, str) else value
     if not isinstance(clips, list):
         return "it needs a list of paths"
-    return next((problem for clip in clips if (problem := _clip_problem(clip)) is not None), None)
+    for clip in clips:
+        problem = _clip_problem(clip)
+        if problem is not None:
+            return problem
+    return None
 
 
 def _references_problem(value: Any) -> str | None:
@@ -125,8 +122,8 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(TEXT_COLUMNS, _text_problem),
     **dict.fromkeys(FIELDS_OF_PROMPTS, _prompt_field_problem),
     "references": _references_problem,
-    "Q": _question_problem,
-    "speaker": _speaker_problem,
+    "Q": _text_or_number_problem,
+    "speaker": _text_or_number_problem,
     "weight": _number_problem,
     **dict.fromkeys(SECONDS_COLUMNS, _seconds_problem),
 }

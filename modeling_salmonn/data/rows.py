@@ -143,7 +143,11 @@ def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
         ValueError: if the source cannot be read, or once a row has a weight or a value that cannot be used.
     """
     source = open_folder(source)
-    table = load_dataset(source).shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+    if source.path.endswith(".csv"):  # of which datasets would guess types, and accept lines that are cut off
+        table: Any = load_table(source).data.to_iterable_dataset()
+    else:
+        table = load_dataset(source)
+    table = table.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
     table.set_epoch(epoch)
     return _streamed(iter(table), source)
 

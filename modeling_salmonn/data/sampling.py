@@ -4,7 +4,6 @@ Everything follows from the seed and the epoch, so that a resumed run, and one w
 the same examples in the same order.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -106,12 +105,16 @@ class MixtureSampler(Sampler):
     ):
         weights = np.ones(len(tasks)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
         names = np.asarray(tasks)
-        self.members = {task: np.flatnonzero(names == task) for task in Counter(tasks) if shares.get(task, 0) > 0}
-        self.weights = {task: weights[rows] for task, rows in self.members.items()}
-        for task, values in self.weights.items():
-            if (values < 0).any() or values.sum() <= 0:
+        self.members: dict[str, np.ndarray] = {}
+        self.weights: dict[str, np.ndarray] = {}
+        self.shares: dict[str, float] = {}
+        for task in dict.fromkeys(tasks):
+            if shares.get(task, 0) <= 0:
+                continue
+            rows = np.flatnonzero(names == task)
+            if (weights[rows] < 0).any() or weights[rows].sum() <= 0:
                 raise ValueError(f"The rows of task {task!r} have weights that are negative or all zero.")
-        self.shares = {task: shares[task] for task in self.members}
+            self.members[task], self.weights[task], self.shares[task] = rows, weights[rows], shares[task]
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.batch_size = batch_size
         self.num_batches = -(-(examples or len(tasks)) // batch_size)
@@ -138,10 +141,9 @@ class MixtureSampler(Sampler):
         if self.lengths is None:
             return rows
         chunk = BATCHES_SORTED_TOGETHER * self.batch_size
-        ordered = [part[np.argsort(self.lengths[part], kind="stable")] for part in _cut(rows, chunk)]
+        ordered = []
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            ordered.append(part[np.argsort(self.lengths[part], kind="stable")])
         batches = np.concatenate(ordered).reshape(self.num_batches, self.batch_size)
         return rng.permutation(batches).ravel()
-
-
-def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -129,7 +129,7 @@ def read_numbered(path: str | os.PathLike, columns: Mapping[str, str] | None = N
     """
     file = Path(path).expanduser()
     numbered = []
-    for index, (line, row) in enumerate(_read_entries(file)):
+    for index, (line, row) in enumerate(_read_entries(file, columns or {})):
         if not isinstance(row, dict):
             found = kind_of(row)
             raise ValueError(f"Row {index} of {file} is {found}; each row needs to be an object (line {line}).")
@@ -202,11 +202,12 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error.__cause__ or error).split())
 
 
-def _read_entries(file: Path) -> Iterator[tuple[int, Any]]:
+def _read_entries(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
     """The entries of a manifest, each with its line."""
     content = read_text(file, "manifest")
     if file.suffix == ".csv":
-        yield from _read_csv(content, file)
+        numbers = {columns.get(name, name) for name in NUMBER_COLUMNS}
+        yield from _read_csv(content, file, numbers | set(NUMBER_COLUMNS))
     elif file.suffix == ".jsonl":
         for line, text in enumerate(content.split("\n"), start=1):  # texts may hold other line ends
             if text.strip():
@@ -215,7 +216,7 @@ def _read_entries(file: Path) -> Iterator[tuple[int, Any]]:
         yield from parse_json_rows(content, file)
 
 
-def _read_csv(content: str, file: Path) -> list[tuple[int, Row]]:
+def _read_csv(content: str, file: Path, numbers: Collection[str]) -> list[tuple[int, Row]]:
     """Rows of text; nothing where a field is empty, and numbers in the columns that need them."""
     known_limit = csv.field_size_limit(max(len(content), 1))
     reader = csv.DictReader(StringIO(content, newline=""), strict=True)
@@ -230,7 +231,8 @@ def _read_csv(content: str, file: Path) -> list[tuple[int, Row]]:
                     f"Line {reader.line_num} of {file} has not as many fields as the first line has columns, "
                     f"{len(header)}; mend it, with quotes around fields that hold commas."
                 )
-            numbered.append((reader.line_num, {name: _csv_value(name, text) for name, text in row.items()}))
+            values = {name: _csv_value(text, name in numbers) for name, text in row.items()}
+            numbered.append((reader.line_num, values))
     except csv.Error as error:
         raise ValueError(f"Line {reader.reader.line_num} of {file} is not CSV ({error}).") from error
     finally:
@@ -247,10 +249,10 @@ def _check_header(header: Sequence[str], file: Path) -> None:
         raise ValueError(f"Line 1 of {file} names {len(header):,} columns; rows have some ten.")
 
 
-def _csv_value(name: str, text: str) -> str | float | None:
+def _csv_value(text: str, is_number: bool) -> str | float | None:
     if not text:
         return None
-    if name in NUMBER_COLUMNS:
+    if is_number:
         try:
             return float(text)
         except ValueError:

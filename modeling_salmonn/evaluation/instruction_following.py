@@ -64,12 +64,14 @@ class Context:
         captions: likewise.
         slots: names of the slots that `slot_filling` asks for.
         question: what `speech_qa` asks.
+        wanted: what is asked for, in words for a judge that is a language model; those of the task's rule if empty.
     """
 
     transcripts: Sequence[str] = ()
     captions: Sequence[str] = ()
     slots: Sequence[str] = ()
     question: str = ""
+    wanted: str = ""
 
 
 def context_of(row: Mapping[str, Any], transcript: str, caption: str) -> Context:

@@ -224,7 +224,8 @@ def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> 
     material += [("Instruction", instruction), ("Answer to judge", answer)]
     lines = [f"{name}: {quote(text)}" for name, text in material]
     known = load_tasks().get(task)
-    wanted = task.replace("_", " ") if known is None or known.judge is None else known.judge
+    in_table = known.judge if known is not None else None
+    wanted = context.wanted or in_table or task.replace("_", " ")
     return PROMPT.format(wanted=wanted, material="\n".join(lines), form=FORM)
 
 

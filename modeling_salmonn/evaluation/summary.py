@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
         row = answers[job.key]
         verdict: Row = {"task": name, "row": job.index, "judge": judge.name}
         try:
-            context = context_of(job.row, **said)
+            context = replace(context_of(job.row, **said), wanted=job.task.judge or "")
             verdict["problem"] = judge.judge(job.task.rule, row["instruction"], row["answer"], context)
         except UnclearVerdictError as error:
             verdict["unclear"] = str(error)

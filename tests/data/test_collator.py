@@ -184,7 +184,7 @@ def test_samples_with_their_rate_are_one_clip(order: str, bucket_processor: Salm
     assert torch.equal(batch["input_ids"], expected["input_ids"])
 
 
-def test_text_that_no_tokenizer_reads_names_its_example(bucket_processor: SalmonnProcessor) -> None:
+def test_text_that_no_tokenizer_reads_raises(bucket_processor: SalmonnProcessor) -> None:
     whole = {"audio": None, "instruction": "What?", "answer": "A duck."}
-    with pytest.raises(ValueError, match=r"Example 1 of the batch: its 'answer' has half of a character, '\\ud800'"):
+    with pytest.raises(ValueError, match=r"text_target has half of a character, '\\ud800'"):
         SalmonnCollator(bucket_processor)([whole, whole | {"answer": "\ud800"}])

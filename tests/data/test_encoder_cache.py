@@ -186,14 +186,14 @@ def test_second_encoder_alone_is_run_on_clips_that_have_the_states_of_the_first(
 
 def fill_slowly(cache: EncoderCache, clips: list[str], has_begun: Any, other_is_done: Any, found: Any) -> None:
     """In a process of its own: the other one is done after this one knows what is missing, and before it writes."""
-    read = cache._read
+    read = cache.feature_extractor.fetch_audio
 
-    def read_at_last(clip: str) -> Any:
+    def read_at_last(clips: Any) -> Any:
         has_begun.set()
         assert other_is_done.wait(timeout=120)
-        return read(clip)
+        return read(clips)
 
-    cache._read = read_at_last  # type: ignore[method-assign]
+    cache.feature_extractor.fetch_audio = read_at_last  # type: ignore[method-assign]
     try:
         found.put(cache.encode(clips, progress=False))
     except Exception as error:

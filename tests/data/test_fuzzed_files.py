@@ -146,7 +146,7 @@ def check_journal(rows: list[Any], edits: list[Any], folder: Path) -> None:
 
 def check_examples(examples: list[Any], processor: SalmonnProcessor) -> None:
     silent = [example | {"audio": None} if isinstance(example, dict) else example for example in examples]
-    batch = reads_or_tells(lambda: SalmonnCollator(processor)(silent), "Example")
+    batch = reads_or_tells(lambda: SalmonnCollator(processor)(silent), "")
     assert batch is None or len(batch["labels"]) == len(examples)
 
 

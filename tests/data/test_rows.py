@@ -11,11 +11,7 @@ from conftest import SAMPLING_RATE, make_clip
 from workspace import write_jsonl
 
 from modeling_salmonn.data import rows as manifests
-from modeling_salmonn.data.rows import (
-    load_rows,
-    load_stream,
-    normalise_row,
-)
+from modeling_salmonn.data.rows import load_rows, load_stream, normalise_row
 from modeling_salmonn.data.sources import DataSource, parse_sources
 from modeling_salmonn.data.tables import read_manifest
 
@@ -318,11 +314,24 @@ def test_missing_folder_raises() -> None:
         load_rows([DataSource("/none/folder")])
 
 
-def test_texts_of_a_csv_stay_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+def test_texts_of_a_csv_stay_as_they_are(streaming: bool, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('path,text,task,seconds\na.wav,12,asr,1.5\nb.wav,"null, or\nnot",asr,\n')
-    first, second = load_rows(str(tmp_path / "rows.csv"))
+    first, second = read(source(tmp_path / "rows.csv", streaming=streaming))
     assert first == {"path": f"{tmp_path}/a.wav", "text": "12", "task": "asr", "seconds": 1.5}
     assert second == {"path": f"{tmp_path}/b.wav", "text": "null, or\nnot", "task": "asr"}
+
+
+def test_number_of_a_csv_may_have_another_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("path,text,task,length\na.wav,hello,asr,1.5\n")
+    assert load_rows([source(tmp_path / "rows.csv", columns={"seconds": "length"})]).seconds() == [1.5]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_line_of_a_csv_that_is_cut_off_raises(streaming: bool, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("path,text,task\na.wav,hello,asr\nb.wav,he")
+    with pytest.raises(ValueError, match=r"Line 3 of .*rows\.csv has not as many fields"):
+        read(source(tmp_path / "rows.csv", streaming=streaming))
 
 
 def test_rows_need_what_their_reader_needs(tmp_path: Path) -> None:

@@ -112,6 +112,11 @@ def test_prompt_leaves_out_what_is_not_known_and_takes_any_task() -> None:
     assert prompt.split("\n\n")[2] == 'Instruction: "Name keywords."\nAnswer to judge: "dog"'
 
 
+def test_task_of_ones_own_may_say_what_is_asked_for() -> None:
+    prompt = judge_prompt("story", "Sing.", "La la.", Context(wanted="a song about the sounds"))
+    assert "What is asked for: a song about the sounds.\n" in prompt
+
+
 @pytest.mark.parametrize("answer", NASTY)
 def test_answer_changes_its_own_line_of_the_prompt_alone(answer: str) -> None:
     plain, nasty = (judge_prompt("story", "Tell.", text, CONTEXT).splitlines() for text in ("plain", answer))

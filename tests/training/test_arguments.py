@@ -105,10 +105,7 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["overlap_examples=1000000000"], "overlap_examples must be at most 10,000,000"),
         (["warmup_steps=-1"], "warmup_steps must not be negative, got -1.0"),
         (["train_data=[" + "[" * 1000], "Line 1 of train_data has more than 50 levels of nesting"),
-        (["train_data={path: a.jsonl, task: 3}"], r"task of the data source .* is 3, but it needs text or null"),
-            ["train_data={path: a.jsonl, task: 3}"],
-            r"task of the data source 'a.jsonl' is 3, but it needs text or null",
-        ),
+        (["train_data={path: a.jsonl, task: 3}"], "task of the data source 'a.jsonl' is 3, but it needs text"),
         (["eval_data=[{pth: a.jsonl}]"], "needs 'path', and knows nothing but"),
     ],
 )
