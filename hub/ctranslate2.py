@@ -113,6 +113,3 @@ def _number(file: BinaryIO, code: str) -> int:
 
 def _string(file: BinaryIO) -> str:
     return file.read(_number(file, "H")).rstrip(b"\0").decode()
-
-
-__all__ = ["read_ctranslate2", "whisper_state_dict"]

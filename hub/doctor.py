@@ -8,6 +8,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -17,6 +18,9 @@ from rich.text import Text
 
 from modeling_salmonn.hub.doctor_files import (
     PICKLE_SUFFIXES,
+    Finding,
+    Status,
+    Subject,
     check_code,
     check_files,
     check_git_lfs,
@@ -34,8 +38,7 @@ from modeling_salmonn.hub.doctor_model import (
     check_tokenizer,
     check_weights,
 )
-from modeling_salmonn.hub.doctor_subject import Finding, Status, Subject
-from modeling_salmonn.hub.installation import check_versions
+from modeling_salmonn.versions_salmonn import LOWEST, find_mismatch
 
 
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
@@ -76,16 +79,17 @@ def examine(path: str, device: str = "cpu") -> list[Check]:
     Returns:
         The checks in the order of the report; only the first one if there is no such folder. Nothing is raised.
     """
-    try:
-        if is_local := Path(path).expanduser().is_dir():
-            folder = Path(path).expanduser()
-        else:
+    folder = Path(path).expanduser()
+    is_local = folder.is_dir()
+    if not is_local:
+        try:
             folder = Path(snapshot_download(path, ignore_patterns=[f"*{suffix}" for suffix in PICKLE_SUFFIXES]))
-    except Exception as error:  # the Hub client raises many kinds
-        reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
-        return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
-    subject, blocked = Subject(folder, None if is_local else path, device), set[str]()
+        except Exception as error:  # the Hub client raises many kinds
+            reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
+            return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
+    subject = Subject(folder, None if is_local else path, device)
     checks = [Check("folder", "ok", str(folder)), Check("versions", *check_versions())]
+    blocked: set[str] = set()  # checks that others have to be skipped for
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         causes = [need for need in NEEDS.get(name, ("config",)) if need in blocked]
@@ -111,6 +115,14 @@ def print_report(checks: Sequence[Check], console: Console) -> None:
     console.print(f"{counts['failed']} failed, {counts['warning']} warnings, {counts['skipped']} skipped.")
 
 
+def check_versions() -> Finding:
+    """Whether the installed libraries work together."""
+    mismatch = find_mismatch()
+    if mismatch is not None:
+        return "failed", mismatch
+    return "ok", ", ".join(f"{name} {version(name)}" for name in LOWEST) + "."
+
+
 def _run(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
     try:
         return check(subject)
@@ -123,6 +135,3 @@ def _run(check: Callable[[Subject], Finding], subject: Subject) -> Finding:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-__all__ = ["Check", "examine", "is_healthy", "print_report"]

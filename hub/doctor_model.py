@@ -25,9 +25,10 @@ from modeling_salmonn.checkpoint_files_salmonn import (
     listing,
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.doctor_subject import Finding, Subject
+from modeling_salmonn.hub.assembly import build_extractor
+from modeling_salmonn.hub.doctor_files import Finding, Subject
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
-from modeling_salmonn.lora_checks_salmonn import common_scaling, require_saved_options
+from modeling_salmonn.lora_layers_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
@@ -62,11 +63,11 @@ def check_config(subject: Subject) -> Finding:
 
 def check_weights(subject: Subject) -> Finding:
     """The weight files are readable and whole, of the config's dtype, finite, and not empty of values."""
-    dtypes: dict[str, Counter[str]] = {name: Counter() for name in subject.weight_names}
+    counts: Counter[tuple[str, str]] = Counter()  # of tensors, by file and type
     infinite, zero = [], []
     for name, key, lazy in subject.tensors():
         tensor = lazy[...]
-        dtypes[name][str(tensor.dtype).removeprefix("torch.")] += 1
+        counts[name, str(tensor.dtype).removeprefix("torch.")] += 1
         tensor = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no any
         if not is_finite(tensor):
             infinite.append(key)
@@ -74,10 +75,10 @@ def check_weights(subject: Subject) -> Finding:
             zero.append(key)
     if infinite:
         return "failed", f"NaN or infinite values in {listing(infinite)}; convert or download again."
-    shown = "; ".join(f"{name}: {count} {dtype}" for name, found in dtypes.items() for dtype, count in found.items())
+    shown = "; ".join(f"{name}: {count} {dtype}" for (name, dtype), count in counts.items())
     expected = str(subject.config.dtype).removeprefix("torch.")
     # LoRA may stay in float32 on a half-precision model.
-    if {dtype for name, found in dtypes.items() if name != ADAPTER_FILE for dtype in found} - {expected}:
+    if {dtype for name, dtype in counts if name != ADAPTER_FILE} - {expected}:
         return "warning", f"config.json says {expected}, to which the tensors are converted when loaded: {shown}."
     if zero:
         return "warning", f"Nothing but zeros in {listing(zero)}; is this the trained model? {shown}."
@@ -101,7 +102,8 @@ def check_keys(subject: Subject) -> Finding:
         "of another shape": [f"{key} {shapes[key]}" for key in common if shapes[key] != list(expected[key].shape)],
         "of whole numbers": whole,
     }
-    if shown := "; ".join(f"{len(keys)} {kind}: {listing(keys)}" for kind, keys in problems.items() if keys):
+    shown = "; ".join(f"{len(keys)} {kind}: {listing(keys)}" for kind, keys in problems.items() if keys)
+    if shown:
         return "failed", f"{shown}. The weights and the configs belong to different models; download both again."
     return "ok", f"{len(shapes)} keys: none missing, none unexpected."
 
@@ -130,10 +132,7 @@ def check_tokenizer(subject: Subject) -> Finding:
     with _told("The tokenizer cannot be loaded from tokenizer.json and tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(subject.folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
-        return (
-            "failed",
-            "The tokenizer names no pad_token; tokenizer_config.json is missing or not whole: save it again.",
-        )
+        return "failed", "The tokenizer names no pad_token; is tokenizer_config.json whole? Save the processor again."
     settings = subject.read_json(PROCESSOR_FILE)
     token, expected = settings.get("audio_token", AUDIO_TOKEN), subject.config.audio_token_id
     found = tokenizer.get_vocab().get(token)
@@ -153,19 +152,15 @@ def check_audio_settings(subject: Subject) -> Finding:
     """The feature extractor cuts and counts as the model does."""
     with _told(f"The feature extractor cannot be loaded from {PROCESSOR_FILE}"):
         extractor, config = SalmonnFeatureExtractor.from_pretrained(subject.folder), subject.config
-    own, needed = asdict(extractor.audio_layout), asdict(config.audio_layout)  # in frames
-    own |= {name: getattr(extractor, name) for name in ("sampling_rate", "feature_size", "num_fbank_bins")}
-    needed |= {"sampling_rate": SAMPLING_RATE, "feature_size": config.speech_config.num_mel_bins}
-    # The audio encoder was trained on fbanks of this mean and spread.
-    usual = SalmonnFeatureExtractor()
-    own |= {"fbank_mean": extractor.fbank_mean, "fbank_std": extractor.fbank_std}
-    needed |= {"fbank_mean": usual.fbank_mean, "fbank_std": usual.fbank_std}
-    needed["num_fbank_bins"] = config.audio_config.num_mel_bins if config.audio_config is not None else 0
-    if wrong := [f"{name} {own[name]}, not {needed[name]}" for name in needed if own[name] != needed[name]]:
-        return (
-            "failed",
-            f"The feature extractor has {listing(wrong)}; correct {PROCESSOR_FILE} or save the processor again.",
-        )
+    usual = build_extractor(config)
+    # Layouts are in frames. The audio encoder was trained on fbanks of this mean and spread.
+    names = ("sampling_rate", "feature_size", "num_fbank_bins", "fbank_mean", "fbank_std")
+    own = asdict(extractor.audio_layout) | {name: getattr(extractor, name) for name in names}
+    needed = asdict(config.audio_layout) | {name: getattr(usual, name) for name in names}
+    wrong = [f"{name} {own[name]}, not {needed[name]}" for name in needed if own[name] != needed[name]]
+    if wrong:
+        problem = f"The feature extractor has {listing(wrong)}"
+        return "failed", f"{problem}; correct {PROCESSOR_FILE} or save the processor again."
     return "ok", f"{SAMPLING_RATE} Hz, windows of {config.window_seconds:g} s, as in config.json."
 
 
@@ -243,15 +238,3 @@ def _told(problem: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{problem} ({type(error).__name__}: {error}); save the processor again.") from error
-
-
-__all__ = [
-    "check_adapter",
-    "check_audio_settings",
-    "check_config",
-    "check_generation",
-    "check_golden_answers",
-    "check_keys",
-    "check_tokenizer",
-    "check_weights",
-]

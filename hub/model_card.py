@@ -32,12 +32,12 @@ The licences of the Whisper, BEATs and language-model weights apply to this fold
 """
 
 
-def write_model_card(folder: Path, config: SalmonnConfig) -> None:
+def write_model_card(folder: Path, title: str, config: SalmonnConfig) -> None:
     """Write `README.md` with what the configuration tells."""
     audio = config.audio_config
     data = ModelCardData(library_name="transformers", pipeline_tag="audio-text-to-text", tags=["salmonn", "audio"])
     body = BODY.format(
-        title=folder.name.lstrip(".").rsplit("-", 1)[0],
+        title=title,
         speech_layers=config.speech_config.encoder_layers,
         speech_width=config.speech_config.d_model,
         audio=f"BEATs, {audio.num_hidden_layers} layers of {audio.hidden_size}" if audio is not None else "none",

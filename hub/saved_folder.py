@@ -9,7 +9,6 @@ hashes.json  generation_config.json  chat_template.jinja                     whe
 ```
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,17 +23,16 @@ from modeling_salmonn.checkpoint_files_salmonn import (
     ADAPTER_FILE,
     CONFIG_FILE,
     CONNECTOR_FILE,
-    INDEX_FILE,
-    LFS_HEADER,
     WEIGHTS_FILE,
+    weight_file_names,
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.processing.processor_files_salmonn import NEEDED_FILES
+from modeling_salmonn.staged_saving_salmonn import LFS_HEADER, STAGING_FOLDER, read_json
 
 
 REQUIRED_FILES = (CONFIG_FILE, *NEEDED_FILES)
 GOLDEN_FILE = "golden_answers.json"
-MAX_JSON_BYTES = 2**28  # several times the largest tokenizer
 LFS_MAX_BYTES = 1024  # a pointer has three short lines
 
 
@@ -56,9 +54,9 @@ class SavedFolder:
     @cached_property
     def weight_names(self) -> list[str]:
         """The weight files that loading reads, whether they are there or not."""
-        names = [CONNECTOR_FILE if self.has(CONNECTOR_FILE) else WEIGHTS_FILE]
-        if self.has(INDEX_FILE) and not self.has(names[0]):
-            names = self._shard_names()
+        names = [CONNECTOR_FILE]
+        if not self.has(CONNECTOR_FILE):
+            names = weight_file_names(self.folder) or [WEIGHTS_FILE]
         has_adapter = self.has(ADAPTER_CONFIG_FILE) or self.has(ADAPTER_FILE)
         return names + ([ADAPTER_FILE] if has_adapter else [])
 
@@ -70,10 +68,16 @@ class SavedFolder:
         """All files, those in folders below by their relative path."""
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
+    def missing_weights(self) -> list[str]:
+        """What loading needs for the weights, and the folder lacks."""
+        needed = list(self.weight_names)
+        if self.has(ADAPTER_FILE):
+            needed.append(ADAPTER_CONFIG_FILE)
+        return [name for name in needed if not self.has(name)]
+
     def missing(self) -> list[str]:
         """What loading needs and the folder lacks."""
-        adapter_config = [ADAPTER_CONFIG_FILE] if self.has(ADAPTER_FILE) else []
-        return [name for name in (*REQUIRED_FILES, *self.weight_names, *adapter_config) if not self.has(name)]
+        return [name for name in REQUIRED_FILES if not self.has(name)] + self.missing_weights()
 
     def is_lfs_pointer(self, name: str) -> bool:
         """Whether a file names its content instead of holding it."""
@@ -81,22 +85,12 @@ class SavedFolder:
         return file.stat().st_size < LFS_MAX_BYTES and file.read_bytes().startswith(LFS_HEADER)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file.
+        """The object in a JSON file that is there.
 
         Raises:
-            ValueError: if the file is missing, damaged, a Git-LFS pointer, or holds something else.
+            ValueError: if the file is enormous, damaged, a Git-LFS pointer, or holds something else.
         """
-        try:
-            if self.is_lfs_pointer(name):
-                raise ValueError(f"{name} is a Git-LFS pointer; run `git lfs pull`, or download it again.")
-            if (size := (self.folder / name).stat().st_size) > MAX_JSON_BYTES:
-                raise ValueError(f"{name} has {size:,} bytes, more than any such file; save or download it again.")
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{name} cannot be read as JSON ({error}); save or download it again.") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{name} holds a {type(content).__name__}, but an object is needed.")
-        return content
+        return read_json(self.folder / name)
 
     def tensors(self) -> Iterator[tuple[str, str, Any]]:
         """File, key and lazy slice of each tensor.
@@ -110,12 +104,6 @@ class SavedFolder:
                     yield from ((name, key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
             except SafetensorError as error:  # noqa: PERF203  tells which file
                 raise ValueError(f"{name} is truncated or damaged ({error}); download it again.") from error
-
-    def _shard_names(self) -> list[str]:
-        shards = self.read_json(INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-            raise ValueError(f"{INDEX_FILE} has no weight_map of file names; save or download it again.")
-        return sorted(set(shards.values()))
 
 
 def require_model(path: str) -> None:
@@ -173,7 +161,8 @@ def require_new_folder(output: Path) -> None:
     """
     if output.is_symlink():
         raise ValueError(f"{output} is a link, which would be replaced; give the folder itself.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # What a save that was killed has left is no one's.
+    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {STAGING_FOLDER}):
         raise ValueError(f"{output} exists and is not empty; choose another folder.")
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -190,6 +179,3 @@ def _without_config(saved: SavedFolder) -> str:
     if not os.listdir(saved.folder):
         return ": it is empty. Give the folder or the Hub id of a SALMONN model."
     return "; give the folder or the Hub id of a SALMONN model, or download this one again."
-
-
-__all__ = ["SavedFolder", "require_model", "require_new_folder", "require_salmonn"]

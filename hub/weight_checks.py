@@ -1,18 +1,16 @@
 """Checks of tensors before they become a model's weights: damaged ones load without a word otherwise."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from safetensors import safe_open
 from transformers.utils import cached_file
 
-from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, is_finite
+from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, check_weight_file, is_finite, listing
 
 
 SMALLEST_SCALE = 0.3  # of normalisation, on average
-LISTED = 5  # tensors spelled out before the rest is only counted
 
 
 def require_sound(weights: Mapping[str, Any], source: str) -> None:
@@ -25,7 +23,11 @@ def require_sound(weights: Mapping[str, Any], source: str) -> None:
     Raises:
         ValueError: for values that are no floating-point tensors, and for NaN and infinity.
     """
-    problems = [f"{name} {problem}" for name, tensor in weights.items() if (problem := _problem(tensor))]
+    problems = []
+    for name, tensor in weights.items():
+        problem = _problem(tensor)
+        if problem is not None:
+            problems.append(f"{name} {problem}")
     if problems:
         _refuse(source, problems)
 
@@ -36,13 +38,13 @@ def require_filled(weights: Mapping[str, torch.Tensor], source: str) -> None:
     Raises:
         ValueError: naming the tensors.
     """
-    empty = [
-        name
-        for name, tensor in weights.items()
-        if (tensor.ndim > 1 or name.endswith(".weight")) and ".lora_B." not in name and not tensor.any()
-    ]
+    empty = []
+    for name, tensor in weights.items():
+        may_be_zero = ".lora_B." in name or (tensor.ndim == 1 and not name.endswith(".weight"))
+        if not may_be_zero and not tensor.any():
+            empty.append(f"{name} holds nothing but zeros")
     if empty:
-        _refuse(source, [f"{name} holds nothing but zeros" for name in empty])
+        _refuse(source, empty)
 
 
 def require_scales(weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -51,16 +53,13 @@ def require_scales(weights: Mapping[str, torch.Tensor], source: str) -> None:
     Raises:
         ValueError: naming the tensors.
     """
-    norms = [
-        (name, tensor, weights[bias])
-        for name, tensor in weights.items()
-        if name.endswith(".weight") and tensor.ndim == 1 and (bias := f"{name.removesuffix('weight')}bias") in weights
-    ]
-    swapped = [
-        f"{name} and its bias are swapped"
-        for name, scale, bias in norms
-        if scale.float().mean() < SMALLEST_SCALE < bias.float().mean()
-    ]
+    swapped = []
+    for name, scale in weights.items():
+        bias = weights.get(f"{name.removesuffix('weight')}bias") if name.endswith(".weight") else None
+        if bias is None or scale.ndim != 1:
+            continue
+        if scale.float().mean() < SMALLEST_SCALE < bias.float().mean():
+            swapped.append(f"{name} and its bias are swapped")
     if swapped:
         _refuse(source, swapped)
 
@@ -74,17 +73,17 @@ def require_floats_in_files(base: str) -> None:
     Raises:
         ValueError: naming the tensors.
     """
-    config = cached_file(base, CONFIG_FILE)
-    folder = Path(str(config)).parent
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    whole = [
-        f"{name} is {dtype}, not floating-point"
-        for file in files
-        for name, dtype, is_floating in _dtypes(file)
-        if name.endswith(".weight") and not is_floating
-    ]
-    if whole:
-        _refuse(base, whole)
+    folder = Path(str(cached_file(base, CONFIG_FILE))).parent
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        check_weight_file(file)
+    for file in () if files else sorted(folder.glob("*.bin")):
+        whole = []
+        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
+            if name.endswith(".weight") and isinstance(tensor, torch.Tensor) and not tensor.is_floating_point():
+                whole.append(f"{name} {_problem(tensor)}")
+        if whole:
+            _refuse(base, whole)
 
 
 def _problem(tensor: Any) -> str | None:
@@ -100,26 +99,5 @@ def _problem(tensor: Any) -> str | None:
     return None
 
 
-def _dtypes(file: Path) -> Iterator[tuple[str, str, bool]]:
-    """Name, type and whether it is floating-point, of each tensor of a file; no values are read."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt") as content:
-            for name in content.keys():  # noqa: SIM118
-                dtype = content.get_slice(name).get_dtype()
-                yield name, dtype, "F" in dtype
-        return
-    for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
-        if isinstance(tensor, torch.Tensor):
-            yield name, str(tensor.dtype).removeprefix("torch."), tensor.is_floating_point()
-
-
-def _refuse(source: str, problems: list[str]) -> None:
-    raise ValueError(f"{source}: {_listing(problems)}. The file is damaged or of another model; download it again.")
-
-
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return "; ".join(names[:LISTED]) + more
-
-
-__all__ = ["require_filled", "require_floats_in_files", "require_scales", "require_sound"]
+def _refuse(source: str, problems: list[str]) -> NoReturn:
+    raise ValueError(f"{source}: {listing(problems)}. The file is damaged or of another model; download it again.")

@@ -1,7 +1,7 @@
 """The five audio inputs of the model: what form they may come in, and that they belong together."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,82 +36,56 @@ class AudioInputs:
     encoder_hidden_states: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in AUDIO_INPUTS:
+        for name in AUDIO_INPUTS:  # the fields
             setattr(self, name, _as_tensor(name, getattr(self, name)))
-        _check_agreement({name: value.shape[0] for name, value in self.given().items()}, "rows")
+        _require_agreement(self.sizes("clips"), "rows")
 
     def given(self) -> dict[str, torch.Tensor]:
         """The inputs that are there, by name."""
-        inputs = {field.name: getattr(self, field.name) for field in fields(self)}
+        inputs = {name: getattr(self, name) for name in AUDIO_INPUTS}
         return {name: value for name, value in inputs.items() if value is not None}
 
+    def sizes(self, axis: str) -> dict[str, int]:
+        """Length of an axis of `AUDIO_INPUTS` in each input that is there and has it."""
+        found = {}
+        for name, value in self.given().items():
+            if axis in AUDIO_INPUTS[name]:
+                found[name] = value.shape[AUDIO_INPUTS[name].index(axis)]
+        return found
+
     def check_frames(self) -> None:
-        """Check that features and masks are on one time axis.
+        """Check that features and masks are on one time axis; a `ValueError` tells both numbers of frames."""
+        _require_agreement(self.sizes("frames"), "frames")
 
-        Raises:
-            ValueError: with both numbers of frames if they are not.
-        """
-        frames = {
-            name: value.shape[AUDIO_INPUTS[name].index("frames")]
-            for name, value in self.given().items()
-            if "frames" in AUDIO_INPUTS[name]
-        }
-        _check_agreement(frames, "frames")
-
-    def check_mel_bins(self, **mel_bins: int) -> None:
-        """Check that the named features are those of their encoder.
-
-        Raises:
-            ValueError: with both numbers of mel bins if they are not.
-        """
-        for name, needed in mel_bins.items():
-            features = getattr(self, name)
-            if features is not None and (found := features.shape[AUDIO_INPUTS[name].index("mel")]) != needed:
+    def check_mel_bins(self, needed: Mapping[str, int]) -> None:
+        """Check that the named features are those of their encoder; a `ValueError` tells both numbers of bins."""
+        for name, found in self.sizes("mel").items():
+            if found != needed.get(name, found):
                 raise ValueError(
-                    f"{name} has {found} mel bins, but the encoder of this model needs {needed}; use the model's own "
-                    "processor."
+                    f"{name} has {found} mel bins, but the encoder of this model needs {needed[name]}; use the "
+                    "model's own processor."
                 )
 
 
 def require_known_options(names: Iterable[str]) -> None:
-    """Check the names of what is passed on to the encoders.
-
-    Raises:
-        TypeError: for a name that nothing here or in transformers reads.
-    """
+    """Refuse, by a `TypeError`, what is passed on to the encoders but nothing here or in transformers reads."""
     unknown = sorted(set(names) - TransformersKwargs.__optional_keys__)
     if unknown:
         raise TypeError(f"Unknown arguments {unknown}; clips are passed as {', '.join(AUDIO_INPUTS)}.")
 
 
 def refuse_other_media(inputs: Mapping[str, Any]) -> None:
-    """Check that no sound or picture is passed under a name that the language model would drop.
-
-    Raises:
-        TypeError: for such a name.
-    """
-    given = [name for name, value in inputs.items() if value is not None]
+    """Refuse, by a `TypeError`, sound or pictures under a name that the language model would drop."""
+    given = [name for name, value in inputs.items() if value is not None]  # None is as good as not given
     media = sorted(name for name in given if any(word in name for word in MEDIA_WORDS))
     if media:
         raise TypeError(f"Unknown inputs {media}; clips are passed as {', '.join(AUDIO_INPUTS)}.")
 
 
 def _as_tensor(name: str, value: Any) -> torch.Tensor | None:
-    """One tensor; serving engines pass lists that hold one for all clips, or one for each."""
     axes = AUDIO_INPUTS[name]
     if isinstance(value, (list, tuple)):
-        try:
-            rows = [torch.as_tensor(item) for item in value]
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{name} is a list of what makes no tensors ({error}); pass a torch.Tensor.") from error
-        rows = [row.unsqueeze(0) if row.dim() == len(axes) - 1 else row for row in rows]
-        if len({row.shape[1:] for row in rows}) != 1:
-            shapes = [tuple(row.shape) for row in rows]
-            raise ValueError(
-                f"{name} is a list of {len(rows)} tensors of the shapes {shapes}; pad them to one length and pass one "
-                "tensor with a row for each clip."
-            )
-        value = torch.cat(rows)
+        value = _join(name, value, len(axes))
     if value is not None and not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use return_tensors='pt'.")
     if value is not None and value.dim() != len(axes):
@@ -119,14 +93,27 @@ def _as_tensor(name: str, value: Any) -> torch.Tensor | None:
     return value
 
 
-def _check_agreement(sizes: Mapping[str, int], unit: str) -> None:
+def _join(name: str, values: list | tuple, dimensions: int) -> torch.Tensor:
+    """One tensor of a list: serving engines pass one that holds a tensor for all clips, or one for each."""
+    try:
+        rows = [torch.as_tensor(item) for item in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a list of what makes no tensors ({error}); pass a torch.Tensor.") from error
+    # one for each clip lacks the axis of the clips
+    rows = [row.unsqueeze(0) if row.dim() == dimensions - 1 else row for row in rows]
+    if len({row.shape[1:] for row in rows}) != 1:
+        raise ValueError(
+            f"{name} is a list of {len(rows)} tensors of the shapes {[tuple(row.shape) for row in rows]}; pad them to "
+            "one length and pass one tensor with a row for each clip."
+        )
+    return torch.cat(rows)
+
+
+def _require_agreement(sizes: Mapping[str, int], unit: str) -> None:
     first = next(iter(sizes), "")
     for name, size in sizes.items():
         if size != sizes[first]:
             raise ValueError(
-                f"{name} has {size} {unit}, but {first} has {sizes[first]}; pass what one call of the processor gave, "
-                "one row for each clip."
+                f"{name} has {size} {unit}, but {first} has {sizes[first]}; pass what one call of the processor "
+                "returned, one row for each clip."
             )
-
-
-__all__ = ["AUDIO_INPUTS", "AudioInputs", "refuse_other_media", "require_known_options"]

@@ -16,8 +16,7 @@ def require_prompts(input_ids: Any, attention_mask: Any, vocabulary: int, audio_
     """Check prompts before anything is computed: on a GPU an id without embedding is an assertion without a name.
 
     Args:
-        input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
-        attention_mask: of them, or `None`.
+        input_ids, attention_mask: what the caller passed for tensors of shape `(batch, length)`.
         vocabulary: rows of the embedding table.
         audio_token_id: the placeholder, which may lie beyond it.
 
@@ -52,9 +51,10 @@ def find_positions(input_ids: torch.Tensor, audio_token_id: int, start: int | to
         start: column of the first id, if earlier ones are left out because they are in the cache.
     """
     placeholders = input_ids == audio_token_id
-    counts = placeholders.sum(-1)
+    counts = placeholders.sum(-1)  # (batch,)
     length = int(counts.max()) if len(counts) else 0
     positions = input_ids.new_full((len(input_ids), length), -1)
+    # the last ones of each row; a mask is filled row by row, in the order in which `nonzero` finds them
     filled = torch.arange(length, device=input_ids.device) >= (length - counts)[:, None]
     positions[filled] = placeholders.nonzero()[:, 1] + start
     return positions
@@ -93,7 +93,7 @@ def select_positions(
         Masks `(audio_tokens,)` over the tokens of all prompts, one after the other, and `(batch, length)`.
     """
     columns = positions - start
-    inside = (columns >= 0) & (columns < length) & (positions >= 0)
+    inside = (columns >= 0) & (columns < length) & (positions >= 0)  # (batch, tokens)
     mask = torch.zeros(len(positions), length, dtype=torch.bool, device=positions.device)
     rows = inside.nonzero()[:, 0]
     mask[rows, columns[inside]] = True
@@ -108,9 +108,10 @@ def without_placeholders(
     That token is seen by penalties anyway; usually it begins a text and is never generated.
     """
     text = input_ids != audio_token_id
+    # not padding, which a penalty must not see instead
     if attention_mask is not None and attention_mask.shape == input_ids.shape:
         text = text & attention_mask.bool()
-    first = input_ids.gather(1, text.int().argmax(-1, keepdim=True))
+    first = input_ids.gather(1, text.int().argmax(-1, keepdim=True))  # (batch, 1)
     first = first.masked_fill(first == audio_token_id, 0)
     return torch.where(input_ids == audio_token_id, first, input_ids)
 
@@ -118,16 +119,12 @@ def without_placeholders(
 def write_placeholders(sequences: torch.Tensor, prompt: torch.Tensor, audio_token_id: int) -> None:
     """Put the placeholders of the prompts back into what was generated from them, in place."""
     mask = (prompt == audio_token_id).to(sequences.device)
-    mask = mask.repeat_interleave(len(sequences) // len(prompt), dim=0)
+    mask = mask.repeat_interleave(len(sequences) // len(prompt), dim=0)  # several answers to a prompt
     sequences[:, : prompt.shape[1]].masked_fill_(mask, audio_token_id)
 
 
 def require_equal_counts(placeholders: int, audio_tokens: int) -> None:
-    """Check that each placeholder has its audio token.
-
-    Raises:
-        ValueError: with both counts if they differ.
-    """
+    """Check that each placeholder has its audio token; a `ValueError` tells both counts."""
     if placeholders != audio_tokens:
         raise ValueError(
             f"Found {placeholders} audio placeholders in the prompt, but the audio gives {audio_tokens} audio tokens; "
@@ -136,26 +133,9 @@ def require_equal_counts(placeholders: int, audio_tokens: int) -> None:
 
 
 def require_no_placeholders(input_ids: torch.Tensor, audio_token_id: int) -> None:
-    """Check that prompts without audio have no placeholders, which would mean nothing there.
-
-    Raises:
-        ValueError: if they have; in a compiled graph, which cannot depend on ids, a `RuntimeError`.
-    """
+    """Check that prompts without audio have no placeholders, which would mean nothing there."""
     placeholders = input_ids == audio_token_id
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # a graph cannot depend on ids; this raises a `RuntimeError` when it runs
         torch._assert_async(~placeholders.any(), "The prompt has audio placeholders, but there is no audio.")
     else:
         require_equal_counts(int(placeholders.sum()), 0)
-
-
-__all__ = [
-    "find_positions",
-    "last_tokens",
-    "pad_tokens",
-    "require_equal_counts",
-    "require_no_placeholders",
-    "require_prompts",
-    "select_positions",
-    "without_placeholders",
-    "write_placeholders",
-]

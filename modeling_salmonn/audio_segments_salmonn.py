@@ -12,16 +12,21 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+from torch import nn
+
 
 MEL_FRAMES_PER_SECOND = 100  # hop of 160 samples at 16 kHz, for log-mel and for fbank
 MEL_FRAMES_PER_ENCODER_FRAME = 2  # Whisper's second convolution has stride 2
 ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // MEL_FRAMES_PER_ENCODER_FRAME
+# Beyond these a length is a mistake (milliseconds for seconds, say), and would only fill the memory.
 LONGEST_SEGMENT_SECONDS = 3600
 LONGEST_CLIP_FRAMES = 24 * 3600 * MEL_FRAMES_PER_SECOND
 
@@ -30,9 +35,42 @@ LONGEST_CLIP_FRAMES = 24 * 3600 * MEL_FRAMES_PER_SECOND
 class Segment:
     """A stretch of one clip: where it starts, how much of it is audio, how long it is padded (mel frames)."""
 
-    offset: int
+    offset: int  # in the audio and in the padded segments alike: only the last segment is padded
     audio_frames: int
     padded_frames: int
+    clip: int = 0  # row of the batch
+
+    @property
+    def end(self) -> int:
+        """First mel frame behind the padding."""
+        return self.offset + self.padded_frames
+
+
+@dataclass(frozen=True)
+class SegmentGroup:
+    """Segments of one padded length out of all clips of a batch, which are encoded together; in clip order."""
+
+    padded_frames: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def encoder_frames(self) -> int:
+        """Encoder frames of each segment."""
+        return self.padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+
+    def cut_features(self, features: torch.Tensor, axis: int = 0) -> torch.Tensor:
+        """The segments' mel frames out of clips `(clips, ...)`; `axis` is time within a clip."""
+        pieces = [features[segment.clip].narrow(axis, segment.offset, self.padded_frames) for segment in self.segments]
+        return torch.stack(pieces)
+
+    def cut_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Encoder states `(segments, frames, width)` out of `(clips, frames, width)`, zero where they were cut off."""
+        pieces = []
+        for segment in self.segments:
+            start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
+            piece = states[segment.clip, start : start + self.encoder_frames]
+            pieces.append(nn.functional.pad(piece, (0, 0, 0, self.encoder_frames - len(piece))))
+        return torch.stack(pieces)
 
 
 @dataclass(frozen=True)
@@ -69,8 +107,10 @@ class AudioLayout:
             ValueError: if a value is of the wrong type, a length is not positive, the segments do not increase, or a
                 window is longer than the shortest segment.
         """
-        is_several = isinstance(segment_seconds, Sequence) and not isinstance(segment_seconds, (str, bytes))
-        seconds = list(segment_seconds) if is_several else [segment_seconds]  # type: ignore[arg-type]
+        if isinstance(segment_seconds, Sequence) and not isinstance(segment_seconds, (str, bytes)):
+            seconds = list(segment_seconds)
+        else:
+            seconds = [segment_seconds]  # type: ignore[list-item]
         for length in seconds:
             _check_seconds("segment_seconds", length)
         _check_seconds("window_seconds", window_seconds)
@@ -91,7 +131,9 @@ class AudioLayout:
             raise ValueError(f"window_seconds must give at least one frame of 0.02 s, got {window_seconds}.")
         if stride < 1:
             raise ValueError(f"stride_seconds must give at least one frame of 0.02 s, got {stride_seconds}.")
-        segments = tuple(MEL_FRAMES_PER_ENCODER_FRAME * round(s * ENCODER_FRAMES_PER_SECOND) for s in seconds)
+        # in encoder frames first, so that each segment is an even number of mel frames
+        encoder_frames = [round(length * ENCODER_FRAMES_PER_SECOND) for length in seconds]
+        segments = tuple(MEL_FRAMES_PER_ENCODER_FRAME * frames for frames in encoder_frames)
         if window * MEL_FRAMES_PER_ENCODER_FRAME > segments[0]:
             raise ValueError(
                 f"window_seconds {window_seconds} is longer than the shortest segment of {seconds[0]} s; "
@@ -104,24 +146,35 @@ class AudioLayout:
         """Mel frames of the longest segment."""
         return self.segment_frames[-1]
 
-    def split(self, num_frames: int) -> list[Segment]:
+    def split(self, num_frames: int, clip: int = 0) -> list[Segment]:
         """Cut a clip of `num_frames` mel frames into consecutive segments, each with its own padded length.
 
         Raises:
             ValueError: if `num_frames` is no whole number, negative, or more than a day.
         """
         num_frames = whole_length(num_frames, LONGEST_CLIP_FRAMES, "mel frames (10 ms)")
-        segments, offset = [], 0
+        segments = []
         for start in range(0, max(num_frames, 1), self.longest_segment):
             audio = min(num_frames - start, self.longest_segment)
             padded = next(length for length in self.segment_frames if length >= audio)
-            segments.append(Segment(offset, audio, padded))
-            offset += padded
+            segments.append(Segment(start, audio, padded, clip))
         return segments
+
+    def plan(self, lengths: Sequence[int]) -> list[SegmentGroup]:
+        """Group the segments of clips with these mel frames by their padded length.
+
+        Raises:
+            ValueError: as `split`.
+        """
+        by_length = defaultdict(list)
+        for clip, num_frames in enumerate(lengths):
+            for segment in self.split(num_frames, clip):
+                by_length[segment.padded_frames].append(segment)
+        return [SegmentGroup(padded_frames, tuple(segments)) for padded_frames, segments in by_length.items()]
 
     def padded_length(self, num_frames: int) -> int:
         """Mel frames of all the padded segments of a clip together."""
-        return sum(segment.padded_frames for segment in self.split(num_frames))
+        return self.split(num_frames)[-1].end
 
     def num_windows(self, segment: Segment) -> int:
         """Windows of a segment: as many as fit (floor), of these the ones kept by `trim_audio_tokens`."""
@@ -129,7 +182,7 @@ class AudioLayout:
         fitting = (frames - self.window_frames) // self.stride_frames + 1
         if not self.trim_audio_tokens:
             return fitting
-        audio_frames = -(-segment.audio_frames // MEL_FRAMES_PER_ENCODER_FRAME)
+        audio_frames = -(-segment.audio_frames // MEL_FRAMES_PER_ENCODER_FRAME)  # rounded up, as the next line is
         touching = -(-audio_frames // self.stride_frames)  # windows that start before the audio ends
         return max(1, min(fitting, touching))
 
@@ -140,13 +193,30 @@ class AudioLayout:
     def token_times(self, num_frames: int) -> list[tuple[float, float]]:
         """Start and end in seconds of the window behind each audio token of a clip."""
         times: list[tuple[float, float]] = []
-        for index, segment in enumerate(self.split(num_frames)):
-            origin = index * self.longest_segment / MEL_FRAMES_PER_SECOND
+        for segment in self.split(num_frames):
+            origin = segment.offset / MEL_FRAMES_PER_SECOND
             for window in range(self.num_windows(segment)):
                 start = origin + window * self.stride_frames / ENCODER_FRAMES_PER_SECOND
                 end = start + self.window_frames / ENCODER_FRAMES_PER_SECOND
-                times += [(start, end)] * self.num_query_tokens
+                times += [(start, end)] * self.num_query_tokens  # all queries of a window read the same frames
         return times
+
+
+def place_segments(clips: int, groups: Sequence[SegmentGroup], states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Put the groups' states `(segments, frames, width)` back into `(clips, frames, width)`, zero beside them."""
+    if len(groups) == 1 and len(groups[0].segments) == clips:
+        return states[0]  # one segment a clip, in clip order
+    pieces = []
+    for group, group_states in zip(groups, states, strict=True):
+        for segment, piece in zip(group.segments, group_states, strict=True):
+            start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
+            pieces.append((segment.clip, start, start + len(piece), piece))
+    # not the groups' own frames: BEATs has whole patches alone, which may end earlier
+    end = max(end for _, _, end, _ in pieces)
+    placed = states[0].new_zeros(clips, end, states[0].shape[-1])
+    for clip, start, end, piece in pieces:
+        placed[clip, start:end] = piece
+    return placed
 
 
 def is_finite_number(value: Any) -> bool:

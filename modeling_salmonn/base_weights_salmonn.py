@@ -28,6 +28,7 @@ UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
 # Buffers that old checkpoints carry and current models compute themselves.
 OBSOLETE_TEXT_KEYS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
 
+# `original0` is the magnitude, `original1` the direction; torch called them `weight_g` and `weight_v`.
 _POSITION_WEIGHT = "position_conv.conv.parametrizations.weight.original"
 BEATS_RENAMES = (
     (r"^post_extract_proj\.", "patch_projection."),
@@ -42,16 +43,34 @@ BEATS_RENAMES = (
     (r"^encoder\.layers\.", "layers."),
     (r"^predictor\.", "classifier."),
 )
-# Entries of an official BEATs `cfg`: those that are needed, and types of others.
-BEATS_NUMBERS = (
-    *("encoder_embed_dim", "encoder_layers", "encoder_attention_heads", "encoder_ffn_embed_dim", "embed_dim"),
-    *("input_patch_size", "conv_pos", "conv_pos_groups", "num_buckets", "max_distance"),
-)
-BEATS_FLAGS = (
-    *("layer_norm_first", "relative_position_embedding", "finetuned_model"),
-    *("conv_bias", "gru_rel_pos", "deep_norm"),
-)
-BEATS_SHARES = ("dropout", "attention_dropout", "activation_dropout")
+# Entries of an official BEATs `cfg`: our field, type, and what it means to leave one out (`None`: it must be there).
+# Flags that are left out are off there, unlike in `BeatsConfig`, whose defaults are BEATs_iter3+.
+BEATS_ENTRIES: dict[str, tuple[str, Any, Any]] = {
+    "encoder_embed_dim": ("hidden_size", int, None),
+    "encoder_layers": ("num_hidden_layers", int, None),
+    "encoder_attention_heads": ("num_attention_heads", int, None),
+    "encoder_ffn_embed_dim": ("intermediate_size", int, None),
+    "embed_dim": ("patch_embed_size", int, None),
+    "input_patch_size": ("patch_size", int, None),
+    "conv_pos": ("conv_pos_kernel", int, None),
+    "conv_pos_groups": ("conv_pos_groups", int, None),
+    "num_buckets": ("num_buckets", int, None),
+    "max_distance": ("max_distance", int, None),
+    "conv_bias": ("conv_bias", bool, False),
+    "gru_rel_pos": ("gated_relative_position", bool, False),
+    "deep_norm": ("deep_norm", bool, False),
+    "activation_fn": ("hidden_act", str, "gelu"),
+    "dropout": ("hidden_dropout", (int, float), 0.0),
+    "attention_dropout": ("attention_dropout", (int, float), 0.0),
+    "activation_dropout": ("activation_dropout", (int, float), 0.0),
+}
+# Entries of it that are no fields.
+OTHER_BEATS_ENTRIES = {
+    "layer_norm_first": bool,
+    "relative_position_embedding": bool,
+    "finetuned_model": bool,
+    "predictor_class": int,
+}
 SHARED_BIAS = re.compile(r"^encoder\.layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight$")
 
 
@@ -82,47 +101,24 @@ def beats_config_from_official(cfg: dict[str, Any]) -> BeatsConfig:
         ValueError: for the variants that no released checkpoint uses (pre-norm layers, no relative positions), and
             for entries that are missing or of another type.
     """
-    _check_beats_entries(cfg)
+    if not isinstance(cfg, dict):
+        raise ValueError(f"The cfg of a BEATs checkpoint is a {type(cfg).__name__}, but it needs to be a dict.")
+    missing = [name for name, (_, _, default) in BEATS_ENTRIES.items() if default is None and name not in cfg]
+    if missing:
+        raise ValueError(f"The cfg of this BEATs checkpoint lacks {', '.join(missing)}; give an official BEATs file.")
+    kinds = {name: kind for name, (_, kind, _) in BEATS_ENTRIES.items()} | OTHER_BEATS_ENTRIES
+    for name in cfg.keys() & kinds.keys():
+        value, kind = cfg[name], kinds[name]
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):  # a bool is an int too
+            raise ValueError(f"The cfg of this BEATs checkpoint has {name}={value!r}; give an official BEATs file.")
     if cfg.get("layer_norm_first", False):
         raise ValueError("This BEATs checkpoint has layer_norm_first=True; only post-norm BEATs is supported.")
     if not cfg.get("relative_position_embedding", True):
         raise ValueError("This BEATs checkpoint has no relative position embedding, which is not supported.")
-    num_labels = cfg.get("predictor_class") if cfg.get("finetuned_model") else None
-    return BeatsConfig(
-        hidden_size=cfg["encoder_embed_dim"],
-        num_hidden_layers=cfg["encoder_layers"],
-        num_attention_heads=cfg["encoder_attention_heads"],
-        intermediate_size=cfg["encoder_ffn_embed_dim"],
-        patch_embed_size=cfg["embed_dim"],
-        patch_size=cfg["input_patch_size"],
-        conv_bias=cfg.get("conv_bias", False),
-        conv_pos_kernel=cfg["conv_pos"],
-        conv_pos_groups=cfg["conv_pos_groups"],
-        num_buckets=cfg["num_buckets"],
-        max_distance=cfg["max_distance"],
-        gated_relative_position=cfg.get("gru_rel_pos", False),
-        deep_norm=cfg.get("deep_norm", False),
-        hidden_act=cfg.get("activation_fn", "gelu"),
-        hidden_dropout=cfg.get("dropout", 0.0),
-        attention_dropout=cfg.get("attention_dropout", 0.0),
-        activation_dropout=cfg.get("activation_dropout", 0.0),
-        **({"num_labels": num_labels} if num_labels else {}),
-    )
-
-
-def _check_beats_entries(cfg: Any) -> None:
-    if not isinstance(cfg, dict):
-        raise ValueError(f"The cfg of a BEATs checkpoint is a {type(cfg).__name__}, but it needs to be a dict.")
-    missing = [name for name in BEATS_NUMBERS if name not in cfg]
-    if missing:
-        raise ValueError(f"The cfg of this BEATs checkpoint lacks {', '.join(missing)}; give an official BEATs file.")
-    kinds: dict[str, Any] = dict.fromkeys((*BEATS_NUMBERS, "predictor_class"), int)
-    kinds |= dict.fromkeys(BEATS_FLAGS, bool) | dict.fromkeys(BEATS_SHARES, (int, float)) | {"activation_fn": str}
-    for name, kind in kinds.items():
-        value = cfg.get(name)
-        fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-        if name in cfg and not fits:
-            raise ValueError(f"The cfg of this BEATs checkpoint has {name}={value!r}; give an official BEATs file.")
+    fields = {field: cfg.get(name, default) for name, (field, _, default) in BEATS_ENTRIES.items()}
+    if cfg.get("finetuned_model") and cfg.get("predictor_class"):
+        fields["num_labels"] = cfg["predictor_class"]
+    return BeatsConfig(**fields)
 
 
 def read_official_beats(path: str | os.PathLike) -> tuple[BeatsConfig, StateDict]:
@@ -169,9 +165,7 @@ def naming_base(model_id: str) -> Iterator[None]:
 
 def load_speech_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """Whisper's encoder from a Hub id or folder, as `model.speech_encoder.*`."""
-    with naming_base(model_id):
-        model, info = WhisperModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
-    _require_complete(model_id, info)
+    model = _load_base(WhisperModel, model_id, dtype, hub_kwargs)
     return {f"model.speech_encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
 
 
@@ -179,25 +173,20 @@ def load_audio_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> 
     """BEATs from an official `.pt` file, or a `BeatsModel` folder or Hub id, as `model.audio_encoder.*`."""
     if os.path.isfile(model_id):
         _, weights = read_official_beats(model_id)
+        # the tagging head of fine-tuned ones
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("classifier.")}
     else:
-        with naming_base(model_id):
-            model, info = BeatsModel.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
-        _require_complete(model_id, info)
-        weights = model.state_dict()
+        weights = _load_base(BeatsModel, model_id, dtype, hub_kwargs).state_dict()
     return {f"model.audio_encoder.{key}": tensor.to(dtype) for key, tensor in weights.items()}
 
 
 def load_text_weights(model_id: str, dtype: torch.dtype, **hub_kwargs: Any) -> StateDict:
     """A causal language model from a Hub id or folder, as `model.language_model.*` and `lm_head.weight`."""
-    with naming_base(model_id):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            model_id, dtype=dtype, output_loading_info=True, **hub_kwargs
-        )
-    _require_complete(model_id, info)
+    model = _load_base(AutoModelForCausalLM, model_id, dtype, hub_kwargs)
     prefix = f"{model.base_model_prefix}."
     weights = {}
     for key, tensor in model.state_dict().items():
+        # the head alone is not of the base model, and has one name everywhere
         name = f"model.language_model.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
         weights[name] = tensor
     return weights
@@ -210,6 +199,7 @@ def load_base_weights(config: SalmonnConfig, dtype: torch.dtype, **hub_kwargs: A
         ValueError: if the configuration does not name a base, or a base is damaged or has missing, unexpected or NaN
             weights.
     """
+    # one by one, so that a base that is not finite is told by its own name
     loaders = {"speech": load_speech_weights, "text": load_text_weights}
     if config.audio_config is not None:
         loaders["audio"] = load_audio_weights
@@ -232,10 +222,13 @@ def _reason(error: BaseException) -> str:
     """The first sentence: torch's next ones advise to run the pickled code."""
     if isinstance(error, StrictDataclassError):  # tells the value on its second line
         return " ".join(str(error).split())
-    return str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+    if not str(error):
+        return type(error).__name__
+    return str(error).split(". ")[0].splitlines()[0]
 
 
 def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
+    """The key by the first pattern that fits."""
     for pattern, replacement in renames:
         renamed, count = re.subn(pattern, replacement, key)
         if count:
@@ -243,15 +236,20 @@ def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
     return key
 
 
-def _require_complete(model_id: str, info: dict[str, Any]) -> None:
-    missing = sorted(info["missing_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not OBSOLETE_TEXT_KEYS.search(key))
+def _load_base(model_class: Any, model_id: str, dtype: torch.dtype, hub_kwargs: dict[str, Any]) -> Any:
+    with naming_base(model_id):
+        model, info = model_class.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **hub_kwargs)
+    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not OBSOLETE_TEXT_KEYS.search(key)]
+    require_complete(model_id, info)
+    return model
+
+
+def require_complete(source: str, info: dict[str, Any], advice: str = "") -> None:
+    """Refuse weights by the report of loading them, if the model has others, fewer or more; ends with the advice."""
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or unexpected or mismatched:
         raise ValueError(
-            f"The weights of {model_id} do not fit its config: missing {missing}, unexpected {unexpected}, "
-            f"mismatched shapes {mismatched}."
+            f"The weights of {source} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
+            f"shapes {mismatched}.{advice}"
         )
-
-
-__all__ = ["load_base_weights", "read_official_beats", "read_torch_file"]

@@ -1,7 +1,7 @@
 """Checks of the configurations' fields, at construction and at every later assignment.
 
 The library's `strict` compares types and runs a field's validators; what is added here are the validators, the limits
-of sizes, and errors that tell class, field and value.
+of sizes, and errors that tell class, field and value. Everything here raises a `ValueError`.
 """
 
 import difflib
@@ -22,32 +22,33 @@ MAX_LAYERS = 1024
 MAX_VOCABULARY = 2**24
 MAX_TOKEN_ID = 2**31 - 1
 MAX_QUERIES = 4096
-# Sizes of encoders and language models of any class, which know no limits of their own.
-SIZE_LIMITS = {
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), MAX_LAYERS),
-    **dict.fromkeys(("encoder_layers", "decoder_layers"), MAX_LAYERS),
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "intermediate_size", "ffn_dim", "head_dim"), MAX_WIDTH),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size"), MAX_WIDTH),
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "encoder_attention_heads"), MAX_WIDTH),
-    **dict.fromkeys(("num_mel_bins", "num_labels", "num_experts", "num_local_experts"), MAX_WIDTH),
-    **dict.fromkeys(("max_source_positions", "max_target_positions"), MAX_WIDTH),
-    "vocab_size": MAX_VOCABULARY,
-}
-# Sizes that no layer can be made of, or divided by, where they are 0.
-NEEDED_SIZES = (
-    *("hidden_size", "d_model", "n_embd", "head_dim", "vocab_size", "num_mel_bins"),
+# Least and largest sizes of encoders and language models of any class, which know no limits of their own. No layer can
+# be made of a width of 0, or divided by it; some models leave other sizes at 0.
+WIDTHS = (
+    *("hidden_size", "d_model", "n_embd", "head_dim", "num_mel_bins"),
     *("num_attention_heads", "num_key_value_heads", "encoder_attention_heads"),
 )
+OTHER_SIZES = (
+    *("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size"),
+    *("num_labels", "num_experts", "num_local_experts", "max_source_positions", "max_target_positions"),
+)
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+SIZE_LIMITS = {
+    **dict.fromkeys(WIDTHS, (1, MAX_WIDTH)),
+    **dict.fromkeys(OTHER_SIZES, (0, MAX_WIDTH)),
+    **dict.fromkeys(LAYER_COUNTS, (0, MAX_LAYERS)),
+    "vocab_size": (1, MAX_VOCABULARY),
+}
 ACTIVATION_FIELDS = ("hidden_act", "hidden_activation", "activation_function")
-ConfigClass = TypeVar("ConfigClass", bound=type)
 MISSPELLED = 0.85  # how alike an unknown field and a known one must be to be taken for a slip
+ConfigClass = TypeVar("ConfigClass", bound=type)
 
 
 class ConfigFieldError(StrictDataclassFieldValidationError, ValueError, TypeError):
     """A value that a field cannot have: what the library raises for its own configurations, as a `ValueError`."""
 
     def __init__(self, message: str):
-        Exception.__init__(self, message)
+        Exception.__init__(self, message)  # the library's own takes the field and the cause instead
 
 
 def checked(config_class: ConfigClass) -> ConfigClass:
@@ -70,11 +71,14 @@ def size(default: int, most: int = MAX_WIDTH) -> Any:
     return between(default, 1, most)
 
 
+# The comparisons below are written so that they refuse NaN, which is neither smaller nor larger.
+
+
 def between(default: float, least: float, most: float) -> Any:
     """A field of a finite number from `least` to `most`, both included."""
 
     def check(value: Any) -> None:
-        if not value >= least:  # NaN is refused too
+        if not value >= least:
             raise ValueError(f"must be at least {least}, got {value}.")
         if value > most:
             raise ValueError(f"must be at most {most}, got {value}.")
@@ -86,7 +90,7 @@ def positive(default: float) -> Any:
     """A field of a finite number above 0."""
 
     def check(value: Any) -> None:
-        if not 0 < value < math.inf:  # NaN is refused too
+        if not 0 < value < math.inf:
             raise ValueError(f"must be a finite number above 0, got {value}.")
 
     return validated_field(check, default=default)
@@ -119,57 +123,33 @@ def layer_names(default: tuple[str, ...]) -> Any:
     def check(value: Any) -> None:
         if not value:
             raise ValueError("is empty; name the linear layers to adapt, such as q_proj and v_proj.")
-        if wrong := [name for name in value if not re.fullmatch(r"\w+(\.\w+)*", name)]:
+        wrong = [name for name in value if not re.fullmatch(r"\w+(\.\w+)*", name)]
+        if wrong:
             raise ValueError(f"must hold names of layers such as 'q_proj', no patterns; got {wrong[0]!r}.")
 
     return validated_field(check, default=default)
 
 
 def require_plausible_sizes(owner: str, values: Mapping[str, Any]) -> None:
-    """Refuse sizes that only fill the memory, before anything of that size is made.
-
-    Args:
-        owner: what the sizes are of, for the error.
-        values: fields of a configuration; those of other names are left alone, those in dicts are looked at too.
-
-    Raises:
-        ValueError: naming the first such size.
-    """
+    """Refuse sizes of an owner's fields, and of dicts in these, that only fill the memory, before they are made."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             require_plausible_sizes(f"{owner}.{name}", value)
-            continue
-        least = 1 if name in NEEDED_SIZES else 0
-        if name in SIZE_LIMITS and isinstance(value, int) and not least <= value <= SIZE_LIMITS[name]:
-            raise ValueError(
-                f"{owner}.{name} must be from {least} to {SIZE_LIMITS[name]}, got {value}; is the file damaged?"
-            )
+        elif name in SIZE_LIMITS and isinstance(value, int):
+            least, most = SIZE_LIMITS[name]
+            if not least <= value <= most:
+                raise ValueError(f"{owner}.{name} must be from {least} to {most}, got {value}; is the file damaged?")
 
 
-def require_known_activations(owner: str, values: Mapping[str, Any]) -> None:
-    """Refuse activation functions that the library does not have.
-
-    Args:
-        owner: what the values are of, for the error.
-        values: fields of a configuration of the library.
-
-    Raises:
-        ValueError: naming field and value.
-    """
+def require_usable_part(owner: str, values: Mapping[str, Any]) -> None:
+    """Refuse sizes, activation functions and padding tokens that no part of `SalmonnConfig` can be made of."""
+    require_plausible_sizes(owner, values)
     for name in ACTIVATION_FIELDS:
         value = values.get(name)
         if isinstance(value, str) and value not in ACT2FN:
             raise ValueError(f"{owner}.{name} must name an activation function such as 'gelu', got {value!r}.")
-
-
-def require_embedded_padding(owner: str, values: Mapping[str, Any]) -> None:
-    """Refuse a padding token that has no embedding; arguments as for `require_known_activations`.
-
-    Raises:
-        ValueError: with its id and the size of the vocabulary.
-    """
     padding, vocabulary = values.get("pad_token_id"), values.get("vocab_size")
-    if isinstance(padding, int) and isinstance(vocabulary, int) and padding >= vocabulary:
+    if owner == "text_config" and isinstance(padding, int) and isinstance(vocabulary, int) and padding >= vocabulary:
         raise ValueError(
             f"{owner}.pad_token_id is {padding}, but vocab_size {vocabulary} has embeddings for smaller ids alone; "
             "name another one, such as eos_token_id."
@@ -179,23 +159,19 @@ def require_embedded_padding(owner: str, values: Mapping[str, Any]) -> None:
 def require_known_options(config: Any, options: Mapping[str, Any]) -> None:
     """Refuse what would be left without effect, or fail later, of what the library's base class takes.
 
-    Args:
-        config: the configuration, whose fields are set.
-        options: what was given besides its fields.
-
-    Raises:
-        ValueError: if an option differs from a field by a slip or makes something absurdly large, or the dtype or
-            the labels are none.
+    These are options that differ from a field by a slip or make something absurdly large, and wrong dtypes and labels.
     """
     name = type(config).__name__
     require_plausible_sizes(name, options)  # of `num_labels` the base class writes a list
     for option in options:
+        # names that the class knows but has no field for, such as `num_labels`, are no slips
         alike = difflib.get_close_matches(option, config.__dataclass_fields__, 1, MISSPELLED)
         if alike and not hasattr(type(config), option):
             raise ValueError(f"{name} has no field {option!r}; is {alike[0]!r} meant?")
     for field in ("id2label", "label2id"):
-        if not isinstance(getattr(config, field), (dict, type(None))):
-            raise ValueError(f"{name}.{field} must be a dict or None, got {reprlib.repr(getattr(config, field))}.")
+        labels = getattr(config, field)
+        if not isinstance(labels, (dict, type(None))):
+            raise ValueError(f"{name}.{field} must be a dict or None, got {reprlib.repr(labels)}.")
     dtype = config.dtype if config.dtype is not None else options.get("torch_dtype")
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(found, torch.dtype):
@@ -203,20 +179,11 @@ def require_known_options(config: Any, options: Mapping[str, Any]) -> None:
 
 
 def library_config(owner: str, config_class: Any, values: Mapping[str, Any]) -> Any:
-    """A configuration of the library from a dict.
-
-    Args:
-        owner: field that holds it, for the error.
-        config_class: its class.
-        values: its fields; `model_type` is left out.
-
-    Raises:
-        ValueError: if the class refuses a value, or a size is absurd.
-    """
+    """A configuration of the library from a dict, whose `model_type` is left out; errors tell the owner."""
     require_plausible_sizes(owner, values)
     try:
         return config_class(**{name: value for name, value in values.items() if name != "model_type"})
-    except ValueError:
+    except ValueError:  # tells class and field already
         raise
     except Exception as error:  # wrong values raise many kinds in the library's classes
         reason = error.__cause__ or error
@@ -225,7 +192,7 @@ def library_config(owner: str, config_class: Any, values: Mapping[str, Any]) -> 
 
 def _message(config: Any, name: str, value: Any, cause: BaseException | None) -> str:
     field = f"{type(config).__name__}.{name}"
-    if not isinstance(cause, TypeError):
+    if not isinstance(cause, TypeError):  # of a validator, whose message continues after the field's name
         return f"{field} {cause}"
     needed = config.__dataclass_fields__[name].type
     needed = needed.__name__ if isinstance(needed, type) else str(needed)

@@ -18,10 +18,9 @@ from .config_checks_salmonn import (
     layer_names,
     library_config,
     positive,
-    require_embedded_padding,
-    require_known_activations,
     require_known_options,
     require_plausible_sizes,
+    require_usable_part,
     size,
 )
 
@@ -70,6 +69,7 @@ class BeatsConfig(PreTrainedConfig):
     model_type = "beats"
     base_config_key = "audio_config"
 
+    # `size(default)` and its kin are fields that check their values, also when these are set later
     hidden_size: int = size(768)
     num_hidden_layers: int = size(12, MAX_LAYERS)
     num_attention_heads: int = size(12)
@@ -90,7 +90,7 @@ class BeatsConfig(PreTrainedConfig):
     activation_dropout: float | int = between(0.0, 0, 1)
     layer_norm_eps: float | int = positive(1e-5)
     initializer_range: float | int = positive(0.02)
-    max_source_positions: int = size(1500)
+    max_source_positions: int = size(1500)  # 30 s
 
     def __post_init__(self, **kwargs: Any) -> None:
         require_known_options(self, kwargs)
@@ -104,6 +104,7 @@ class BeatsConfig(PreTrainedConfig):
             raise ValueError(
                 f"BeatsConfig.num_mel_bins {self.num_mel_bins} is not divisible by patch_size {self.patch_size}."
             )
+        # a quarter of the buckets are exact, and the logarithm of the rest needs a distance beyond these
         if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
             raise ValueError(
                 f"BeatsConfig.num_buckets {self.num_buckets} must be at least 4, and max_distance {self.max_distance} "
@@ -189,13 +190,13 @@ class SalmonnConfig(PreTrainedConfig):
     audio_config: Any = field(default_factory=dict)
     qformer_config: Any = None
     text_config: Any = None
-    audio_token_id: int = between(32000, 0, MAX_TOKEN_ID)
-    window_seconds: float | int = finite(0.333333)
+    audio_token_id: int = between(32000, 0, MAX_TOKEN_ID)  # the first id behind LLaMA's table
+    window_seconds: float | int = finite(0.333333)  # 17 frames of 20 ms
     stride_seconds: float | int = finite(0.333333)
     segment_seconds: float | int | list[float | int] | tuple[float | int, ...] = finite(30.0)
     trim_audio_tokens: bool = False
     lora_rank: int = size(8)
-    lora_alpha: float | int = positive(32)
+    lora_alpha: float | int = positive(32)  # with rank 8 a scale of 4 (paper, section 3.1)
     lora_dropout: float | int = between(0.1, 0, 1)
     lora_target_modules: list[str] | tuple[str, ...] = layer_names(("q_proj", "v_proj"))
     speech_model_id: str | None = None
@@ -214,9 +215,11 @@ class SalmonnConfig(PreTrainedConfig):
         self.qformer_config = self._sub_config("qformer_config", SalmonnQFormerConfig)
         self.text_config = self._text_config()
         kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        # so that a saved folder tells `trust_remote_code` where its classes are
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("custom_pipelines", CUSTOM_PIPELINES)
         super().__post_init__(**kwargs)
+        # known only here; 0 and None mean that it is to be filled in
         self.qformer_config.encoder_hidden_size = self.qformer_config.encoder_hidden_size or self._encoder_width()
         self.validate_parts()
 
@@ -248,20 +251,30 @@ class SalmonnConfig(PreTrainedConfig):
         Raises:
             ValueError: for values that cannot work together, those given beside included.
         """
-        require_plausible_sizes("SalmonnConfig", kwargs)
+        require_plausible_sizes("SalmonnConfig", kwargs)  # before anything of that size is made
         made = super().from_dict(config_dict, **kwargs)
-        (made[0] if isinstance(made, tuple) else made).validate_parts()
+        config = made[0] if isinstance(made, tuple) else made  # a tuple with `return_unused_kwargs`
+        config.validate_parts()
         return made
 
     def validate_parts(self) -> None:
         """Refuse parts and lengths that do not fit each other; also run by the library when it saves."""
         for name in self.sub_configs:
             if getattr(self, name) is not None:
-                require_plausible_sizes(name, vars(getattr(self, name)))
-                require_known_activations(name, vars(getattr(self, name)))
-        require_embedded_padding("text_config", vars(self.text_config))
-        self._check_encoder_width()
-        self._check_segments()
+                require_usable_part(name, vars(getattr(self, name)))
+        width = self._encoder_width()
+        if self.qformer_config.encoder_hidden_size != width:
+            raise ValueError(
+                f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
+                f"but the encoders give {width} features; leave it out to have it filled in."
+            )
+        frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
+        positions = self.speech_config.max_source_positions
+        if frames > positions:
+            raise ValueError(
+                f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
+                f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
+            )
 
     @property
     def audio_layout(self) -> AudioLayout:
@@ -293,21 +306,19 @@ class SalmonnConfig(PreTrainedConfig):
         value = getattr(self, name)
         if value is None:
             return config_class()
+        # Compared by name: a folder's own copy of this file defines classes of its own.
         if isinstance(value, dict):
             found = value.get("model_type", config_class.model_type)
-            if found != config_class.model_type:
-                raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
-            return library_config(name, config_class, value)
-        # Compared by name: a folder's own copy of this file defines classes of its own.
-        found = getattr(value, "model_type", type(value).__name__)
+        else:
+            found = getattr(value, "model_type", type(value).__name__)
         if found != config_class.model_type:
             raise ValueError(f"{name} has model_type '{found}', but SALMONN needs '{config_class.model_type}'.")
-        return value
+        return library_config(name, config_class, value) if isinstance(value, dict) else value
 
     def _text_config(self) -> PreTrainedConfig:
         value = self.text_config
         if value is None:
-            value = CONFIG_MAPPING["llama"]()
+            value = CONFIG_MAPPING["llama"]()  # of which Vicuna, the official language model, is one
         elif isinstance(value, dict):
             model_type = value.get("model_type", "llama")
             if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -322,7 +333,7 @@ class SalmonnConfig(PreTrainedConfig):
                 f"text_config has model_type '{value.model_type}', which is no causal language model of text alone; "
                 "name one such as 'llama' or 'qwen3'."
             )
-        for name in UNSUPPORTED_HEAD_FIELDS:
+        for name in UNSUPPORTED_HEAD_FIELDS:  # 1 scales nothing
             if getattr(value, name, None) not in (None, 1, 1.0):
                 raise ValueError(
                     f"text_config of type '{value.model_type}' sets {name}={getattr(value, name)}; "
@@ -331,24 +342,9 @@ class SalmonnConfig(PreTrainedConfig):
         return value
 
     def _encoder_width(self) -> int:
-        return self.speech_config.d_model + (self.audio_config.hidden_size if self.audio_config is not None else 0)
-
-    def _check_encoder_width(self) -> None:
-        width = self._encoder_width()
-        if self.qformer_config.encoder_hidden_size != width:
-            raise ValueError(
-                f"qformer_config.encoder_hidden_size is {self.qformer_config.encoder_hidden_size}, "
-                f"but the encoders give {width} features; leave it out to have it filled in."
-            )
-
-    def _check_segments(self) -> None:
-        frames = self.audio_layout.longest_segment // MEL_FRAMES_PER_ENCODER_FRAME
-        positions = self.speech_config.max_source_positions
-        if frames > positions:
-            raise ValueError(
-                f"segment_seconds {self.segment_seconds} needs {frames} positions, but the speech encoder has "
-                f"{positions} ({positions / ENCODER_FRAMES_PER_SECOND} s); shorten the segments."
-            )
+        """Features of a fused frame: those of both encoders side by side."""
+        width = self.speech_config.d_model
+        return width if self.audio_config is None else width + self.audio_config.hidden_size
 
 
 def _require_heads(config: Any) -> None:

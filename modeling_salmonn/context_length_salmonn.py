@@ -14,19 +14,12 @@ STRETCHED_ROPE_TYPES = ("linear", "dynamic")
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
-    """Tokens that the language model can tell apart, stretched rotary embeddings counted in.
-
-    Args:
-        config: of the language model.
-
-    Returns:
-        `None` for a model whose positions have no end.
-    """
+    """Tokens that a language model can tell apart, stretched rotary embeddings counted in; `None` without an end."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return None
     rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = [value for value in rope.values() if isinstance(value, dict)]
+    by_layer = [value for value in rope.values() if isinstance(value, dict)]  # of models with several kinds of layers
     return max(_stretched(positions, parameters) for parameters in (by_layer or [rope]))
 
 
@@ -41,11 +34,12 @@ def warn_if_too_long(
         new_tokens: that may be generated.
         attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): tells the padding.
     """
+    # the common case first: it costs no look at the mask
     positions = max_positions(config)
     if positions is None or tokens + new_tokens <= positions:
         return
     if attention_mask is not None and attention_mask.dim() == 2:
-        tokens = int(attention_mask.sum(-1).max())
+        tokens = int(attention_mask.sum(-1).max())  # waits for the device, so only where it may matter
         if tokens + new_tokens <= positions:
             return
     if tokens > positions:
@@ -62,7 +56,5 @@ def _stretched(positions: int, rope: dict[str, Any]) -> int:
     factor = rope.get("factor") or 1.0
     if rope.get("rope_type") in STRETCHED_ROPE_TYPES:
         return int(positions * factor)
+    # of yarn and its kin: written with the stretched number in most files, with the original one in some
     return max(positions, int((rope.get("original_max_position_embeddings") or 0) * factor))
-
-
-__all__ = ["max_positions", "warn_if_too_long"]

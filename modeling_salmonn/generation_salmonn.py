@@ -72,12 +72,13 @@ class SalmonnGenerationMixin(GenerationMixin):
         prompt = kwargs.get("input_ids")
         if prompt is not None and kwargs.get("inputs_embeds") is None:
             vocabulary = self.get_input_embeddings().num_embeddings
+            # before anything is encoded
             require_prompts(prompt, kwargs.get("attention_mask"), vocabulary, self.config.audio_token_id)
         self._warn_about_length(kwargs)
         with self.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
             kwargs = self._place_audio(kwargs)  # an adapter may sit on the encoders too
             output = super().generate(**kwargs)
-        if prompt is not None and kwargs["input_ids"] is not prompt:
+        if prompt is not None and kwargs["input_ids"] is not prompt:  # its placeholders were hidden
             sequences = output if isinstance(output, torch.Tensor) else output.sequences
             write_placeholders(sequences, prompt, self.config.audio_token_id)
         return output
@@ -107,6 +108,7 @@ class SalmonnGenerationMixin(GenerationMixin):
 
     def _place_audio(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Encode the clips, and tell the model their places in the prompt by positions instead of placeholders."""
+        # an assistant model is given the positions, with ids that have no placeholders
         ids, positions = kwargs.get("input_ids"), kwargs.get("audio_positions")
         clips = any(kwargs.get(name) is not None for name in AUDIO_INPUTS)
         audio = clips or any(kwargs.get(name) is not None for name in ("audio_embeds", "inputs_embeds"))
@@ -114,7 +116,7 @@ class SalmonnGenerationMixin(GenerationMixin):
             positions = self._find_positions(ids, kwargs)
             kwargs = self._hide_placeholders(ids, positions, kwargs) if positions.shape[1] else kwargs
         if not clips:
-            if positions is not None and not audio:
+            if positions is not None and not audio:  # placeholders without audio may be those of earlier turns alone
                 uncached = positions >= _cached_length(kwargs)
                 require_equal_counts(int(uncached.sum()), 0)
             return kwargs
@@ -123,6 +125,7 @@ class SalmonnGenerationMixin(GenerationMixin):
         if positions is None:
             raise ValueError("Audio needs the prompt it belongs to; pass input_ids along with input_features.")
         cached = _cached_length(kwargs)
+        # a further turn: the clips of the earlier ones need not be encoded again
         if cached and bool((positions < cached).all()):
             return {name: value for name, value in kwargs.items() if name not in AUDIO_STATE}
         if kwargs.get("assistant_model") is not None:  # which has encoders of its own
@@ -170,11 +173,12 @@ class SalmonnGenerationMixin(GenerationMixin):
         if prompt is None:
             return
         config = kwargs.get("generation_config") or self.generation_config
-        limits = (kwargs.get(name) or getattr(config, name, None) for name in ("max_new_tokens", "max_length"))
-        new_tokens, length = limits
-        if new_tokens is None:
-            new_tokens = max(0, (length or 0) - prompt.shape[1])
+        new_tokens = kwargs.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
+        if new_tokens is None:  # which goes before the other limit
+            length = kwargs.get("max_length") or getattr(config, "max_length", None) or 0
+            new_tokens = max(0, length - prompt.shape[1])
         mask = kwargs.get("attention_mask")
+        # a longer mask counts what is in the cache too
         tokens = prompt.shape[1] if mask is None else max(prompt.shape[1], mask.shape[-1])
         warn_if_too_long(self.config.get_text_config(), tokens, new_tokens, mask)
 
@@ -183,7 +187,7 @@ class SalmonnGenerationMixin(GenerationMixin):
     ) -> LogitsProcessorList:
         """The stock processors; the repetition penalty skips the prompt, as in the research code."""
         processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
-        for processor in processors:
+        for processor in processors:  # as far as the caller or the model's settings ask for one
             if isinstance(processor, RepetitionPenaltyLogitsProcessor):
                 processor.prompt_ignore_length = input_ids_seq_length
         return processors
@@ -209,6 +213,3 @@ class _PromptStreamer(BaseStreamer):
 def _cached_length(kwargs: dict[str, Any]) -> int:
     cache = kwargs.get(CACHE_NAME)
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-__all__ = ["CACHE_NAME", "SalmonnGenerationMixin"]

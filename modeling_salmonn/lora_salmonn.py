@@ -17,8 +17,13 @@ from transformers.integrations import PeftAdapterMixin
 
 from .checkpoint_files_salmonn import ADAPTER_FILE
 from .configuration_salmonn import SalmonnConfig
-from .lora_checks_salmonn import (
+from .lora_layers_salmonn import (
     common_scaling,
+    lora_layers,
+    merge_layers,
+    placed_where_layers_compute,
+    remove_adapter,
+    remove_layers,
     require_adapter_name,
     require_linear_layers,
     require_mergeable,
@@ -27,13 +32,6 @@ from .lora_checks_salmonn import (
     require_saved_options,
     require_scalable,
     require_unquantised,
-)
-from .lora_layers_salmonn import (
-    lora_layers,
-    merge_layers,
-    placed_where_layers_compute,
-    remove_adapter,
-    remove_layers,
     start_offloaded_layers,
 )
 from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale, scaled
@@ -54,17 +52,22 @@ class LoraMixin(PeftAdapterMixin):
 
     config: SalmonnConfig
     _weight_conversions: Any
-    _hf_peft_config_loaded: bool
+    _hf_peft_config_loaded: bool  # transformers' own account of it
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether the model has a LoRA adapter, active or not."""
+        return self._hf_peft_config_loaded
 
     def add_lora(self) -> None:
         """Have a LoRA adapter to train: the loaded one, or a fresh one of the config (paper, section 3.1).
 
         Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too.
         """
-        if self._hf_peft_config_loaded:
+        if self.has_lora:
             active = self.active_adapters()
             for name, parameter in self.named_parameters():
-                _, found, matrix = name.rpartition(".lora_")
+                _, found, matrix = name.rpartition(".lora_")  # ...q_proj.lora_A.default.weight
                 parameter.requires_grad_(bool(found) and matrix.split(".")[1] in active)
             return
         targets = "|".join(self.config.lora_target_modules)
@@ -129,7 +132,8 @@ class LoraMixin(PeftAdapterMixin):
     ) -> Any:
         if ignore_mismatched_sizes is None:
             ignore_mismatched_sizes = getattr(load_config, "ignore_mismatched_sizes", False)
-        if (config := _adapter_config(peft_model_id, load_config, kwargs)) is not None:
+        config = _adapter_config(peft_model_id, load_config, kwargs)
+        if config is not None:
             require_saved_options(config)
         if load_config is not None:
             load_config = replace(load_config, hf_quantizer=None)  # which would quantise the adapter too
@@ -152,10 +156,10 @@ class LoraMixin(PeftAdapterMixin):
     def _undone_on_failure(self, name: str) -> Iterator[None]:
         """Leave the model as it was, if adding an adapter of this name fails."""
         others = [other for other in getattr(self, "peft_config", {}) if other != name]
-        replaced = self._hf_peft_config_loaded and name in self.peft_config
+        replaced = self.has_lora and name in self.peft_config
         active = self.active_adapters() if others else []
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        described = {field: getattr(self.config, field) for field in LORA_FIELDS}
+        described = {field: getattr(self.config, field) for field in LORA_FIELDS}  # for when a check fails late
         try:
             yield
         except Exception:
@@ -163,13 +167,17 @@ class LoraMixin(PeftAdapterMixin):
                 remove_adapter(self, name)
                 self.set_adapter(active)
             elif not replaced:
-                remove_layers(self)
-                self.__dict__.pop("peft_config", None)
-                self._hf_peft_config_loaded = False
+                self._forget_adapters()
             for parameter in trained:  # PEFT froze them
                 parameter.requires_grad_(True)
             self.config.update(described)
             raise
+
+    def _forget_adapters(self) -> None:
+        """Be a plain model, with the base layers in the place of PEFT's."""
+        remove_layers(self)
+        self.__dict__.pop("peft_config", None)
+        self._hf_peft_config_loaded = False
 
     def _accept_adapter(self, name: str) -> None:
         """Refuse an adapter that the checks of its configuration cannot see through; have it follow `lora_scale`."""
@@ -185,13 +193,14 @@ class LoraMixin(PeftAdapterMixin):
     def _describe_adapter(self) -> None:
         """Have the config tell rank and scaling of the active adapter, as the loader demands."""
         active = self.active_adapters()
-        if len(active) != 1 or not (layers := lora_layers(self, active[0])):
+        layers = lora_layers(self, active[0]) if len(active) == 1 else {}
+        if not layers:
             return
         adapter = self.peft_config[active[0]]
         scaling = next(iter(layers.values())).scaling[active[0]]
         plain = math.isclose(scaling, adapter.lora_alpha / adapter.r)
         self.config.lora_rank = adapter.r
-        self.config.lora_alpha = adapter.lora_alpha if plain else scaling * adapter.r
+        self.config.lora_alpha = adapter.lora_alpha if plain else scaling * adapter.r  # of `use_rslora`, say
         self.config.lora_dropout = adapter.lora_dropout
         targets = {name.rpartition(".")[2] for name in layers}
         if targets != set(self.config.lora_target_modules):
@@ -212,7 +221,7 @@ class LoraMixin(PeftAdapterMixin):
             TypeError: if the scale is not a number.
             ValueError: if it is negative or not finite, or the model has no LoRA adapter that can be scaled.
         """
-        if not self._hf_peft_config_loaded:
+        if not self.has_lora:
             raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
         scale = checked_scale(scale)
         require_scalable(self, scale)
@@ -237,12 +246,11 @@ class LoraMixin(PeftAdapterMixin):
         Raises:
             ValueError: if there is no adapter, it is disabled, or the weights are quantised, sharded or offloaded.
         """
-        if not self._hf_peft_config_loaded:
+        if not self.has_lora:
             raise ValueError("merge_lora needs a LoRA adapter, but this model has none.")
         require_mergeable(self)
         merged = [name.removeprefix("model.") for name in merge_layers(self)]
-        del self.peft_config
-        self._hf_peft_config_loaded = False
+        self._forget_adapters()
         for base, prefixes in BASES.items():
             if any(name.startswith(prefixes) for name in merged):
                 setattr(self.config, base, None)
@@ -261,11 +269,11 @@ class LoraMixin(PeftAdapterMixin):
 
     def _require_savable(self, written: dict[str, torch.Tensor], adapter_only: bool) -> None:
         """Refuse to save a folder that would not load, or would answer otherwise than the model."""
-        if self._hf_peft_config_loaded:
+        if self.has_lora:
             require_savable(self)
         else:
             require_no_foreign_adapters(self)
-        if self._hf_peft_config_loaded or adapter_only:
+        if self.has_lora or adapter_only:
             require_unquantised(written, adapter_only)
 
     def _save_lora(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
@@ -295,21 +303,15 @@ def _adapter_config(path: str | None, load_config: Any, options: dict[str, Any])
     path = path or getattr(load_config, "pretrained_model_name_or_path", None)
     if options.get("peft_config") is not None or path is None:
         return options.get("peft_config")
-    where = dict(getattr(load_config, "download_kwargs", None) or {}) | (options.get("adapter_kwargs") or {})
+    where = dict(getattr(load_config, "download_kwargs", None) or {})
+    where |= options.get("adapter_kwargs") or {}
     if options.get("local_files_only"):
         where["local_files_only"] = True
     return PeftConfig.from_pretrained(path, **where)
 
 
 def require_shapes(loading_info: Any, problem: str) -> None:
-    """Make sure that all loaded tensors have the shapes that the model needs.
-
-    Raises:
-        ValueError: if not, naming the problem and each tensor with both shapes.
-    """
+    """Refuse loaded tensors of other shapes than the model needs; the `ValueError` begins with the problem."""
     shapes = [f"{key} is {tuple(found)}, not {tuple(needed)}" for key, found, needed in loading_info.mismatched_keys]
     if shapes:
         raise ValueError(f"{problem}: {'; '.join(sorted(shapes))}.")
-
-
-__all__ = ["LoraMixin"]

@@ -80,7 +80,7 @@ def checked_scale(scale: float) -> float:
 
     Raises:
         TypeError: if it is not a number.
-        ValueError: if it is negative, infinite, not a number, or beyond what updates can be multiplied by.
+        ValueError: if it is negative, infinite, NaN, or beyond what updates can be multiplied by.
     """
     if isinstance(scale, bool) or not isinstance(scale, Real):
         raise TypeError(f"lora_scale must be a number, got {scale!r} of type {type(scale).__name__}.")
@@ -146,10 +146,11 @@ def add_scalers(model: Any) -> ModelKey:
     with _hook_lock:
         key = model.__dict__.setdefault("_lora_key", ModelKey())
         for layer in model.modules():
-            if isinstance(layer, LoraLayer):
-                for adapter, update in layer.lora_B.items():
-                    if not any(isinstance(hook, UpdateScaler) for hook in update._forward_hooks.values()):
-                        update.register_forward_hook(UpdateScaler(key, layer, adapter))
+            if not isinstance(layer, LoraLayer):
+                continue
+            for adapter, update in layer.lora_B.items():
+                if not any(isinstance(hook, UpdateScaler) for hook in update._forward_hooks.values()):
+                    update.register_forward_hook(UpdateScaler(key, layer, adapter))
     return key
 
 
@@ -186,6 +187,3 @@ def _callable_from_graphs() -> Any:
 
 
 _graph_factor = _callable_from_graphs()
-
-
-__all__ = ["ModelKey", "add_scalers", "checked_scale", "checkpoint_in_scale", "current_scale", "scaled"]

@@ -69,6 +69,7 @@ class BeatsRelativePositionBias(nn.Module):
         # the weight has no device of its own while it is offloaded
         distance = torch.arange(1 - length, length, device=device)
         by_distance = self.embedding(self.buckets(distance)).transpose(0, 1)  # (heads, 2 * length - 1)
+        # windows of the distances: row i of the flipped ones holds 0 - i to length - 1 - i
         return by_distance.unfold(1, length, 1).flip(1)
 
 
@@ -87,12 +88,13 @@ class BeatsAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
         if config.gated_relative_position:
-            self.gate_proj = nn.Linear(self.head_dim, 8)
+            self.gate_proj = nn.Linear(self.head_dim, 8)  # four outputs for each of the two gates
             self.gate_scale = nn.Parameter(torch.ones(1, self.num_heads, 1, 1))
 
     def gate(self, query: torch.Tensor) -> torch.Tensor:
         """Factor `(B, heads, T, 1)` of the bias: two sigmoids, each of the sum of four outputs."""
-        first, second = self.gate_proj(query).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
+        gates = self.gate_proj(query).unflatten(-1, (2, 4)).sum(-1).sigmoid()  # (B, heads, T, 2)
+        first, second = gates.chunk(2, dim=-1)
         return first * (second * self.gate_scale - 1.0) + 2.0
 
     def bias_mask(
@@ -111,7 +113,7 @@ class BeatsAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)
+        heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)  # (B, T, heads, head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
@@ -120,7 +122,7 @@ class BeatsAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.out_proj(output.flatten(2)), weights
+        return self.out_proj(output.flatten(2)), weights  # (B, T, heads, head_dim) -> (B, T, hidden)
 
 
 class BeatsLayer(GradientCheckpointingLayer):
@@ -128,6 +130,7 @@ class BeatsLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: BeatsConfig):
         super().__init__()
+        # alpha of an encoder in DeepNet, arXiv 2203.00555
         self.residual_scale = (2 * config.num_hidden_layers) ** 0.25 if config.deep_norm else 1.0
         self.self_attn = BeatsAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -165,7 +168,7 @@ class BeatsPositionConv(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        positions = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
+        positions = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)  # (B, T, hidden) again
         return self.activation(positions[:, : hidden_states.shape[1]] if self.surplus else positions)
 
 
@@ -193,8 +196,9 @@ class BeatsPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Conv1d) and nn.utils.parametrize.is_parametrized(module):
             parametrizations: Any = module.parametrizations
             weight = parametrizations.weight
-            std = math.sqrt(4.0 / (module.kernel_size[0] * module.in_channels))
+            std = math.sqrt(4.0 / (module.kernel_size[0] * module.in_channels))  # as in wav2vec 2.0
             init.normal_(weight.original1, mean=0.0, std=std)
+            # the magnitude of each kernel position, so that the weight is what was drawn
             init.copy_(weight.original0, torch.linalg.vector_norm(weight.original1, dim=(0, 1), keepdim=True))
         elif isinstance(module, BeatsAttention) and self.config.gated_relative_position:
             init.ones_(module.gate_scale)
@@ -249,8 +253,10 @@ class BeatsModel(BeatsPreTrainedModel):
 
     def embed_patches(self, input_features: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, patches, hidden)` of an fbank `(batch, frames, mel)`, before any position."""
-        patches = self.patch_embedding(input_features.to(self.patch_embedding.weight.dtype).unsqueeze(1))
-        return self.patch_projection(self.patch_layer_norm(patches.flatten(2).transpose(1, 2)))
+        image = input_features.to(self.patch_embedding.weight.dtype).unsqueeze(1)  # (B, 1, frames, mel)
+        patches = self.patch_embedding(image)  # (B, channels, steps, patches_per_step)
+        patches = patches.flatten(2).transpose(1, 2)  # (B, steps * patches_per_step, channels): time-major
+        return self.patch_projection(self.patch_layer_norm(patches))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -274,9 +280,9 @@ class BeatsModel(BeatsPreTrainedModel):
         hidden_states = self.embed_patches(input_features)
         attention_mask = None
         if input_features_mask is not None:
-            keep = self.patch_mask(input_features_mask)
+            keep = self.patch_mask(input_features_mask)  # (B, patches)
             hidden_states = hidden_states * keep.unsqueeze(-1)
-            lowest = torch.finfo(hidden_states.dtype).min
+            lowest = torch.finfo(hidden_states.dtype).min  # not -inf, of which a row without keys makes NaN
             attention_mask = torch.where(keep, 0.0, lowest).to(hidden_states.dtype)[:, None, None, :]
 
         hidden_states = hidden_states + self.position_conv(hidden_states)

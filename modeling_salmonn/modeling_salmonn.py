@@ -11,14 +11,18 @@ fbank   -> BEATs           -> LayerNorm -+
 - the LoRA adapter is a PEFT adapter of the language model; its scale can be changed at test time
 """
 
-from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from .audio_inputs_salmonn import AudioInputs, refuse_other_media, require_known_options
 from .audio_positions_salmonn import (
@@ -28,23 +32,79 @@ from .audio_positions_salmonn import (
     require_no_placeholders,
     select_positions,
 )
-from .audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, Segment
+from .audio_segments_salmonn import Segment, SegmentGroup, place_segments
 from .configuration_salmonn import SalmonnConfig
 from .context_length_salmonn import warn_if_too_long
 from .generation_salmonn import CACHE_NAME, SalmonnGenerationMixin
 from .modeling_beats import BeatsModel
-from .outputs_salmonn import SalmonnAudioOutput, SalmonnCausalLMOutputWithPast, SalmonnModelOutputWithPast
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
-from .segment_tensors_salmonn import cut_segments, cut_states, place_segments
-from .speech_encoder_salmonn import SalmonnSpeechEncoder
+
+
+@dataclass
+class SalmonnAudioOutput(BaseModelOutputWithPooling):
+    """What the encoders and the Q-Former made of a batch of clips.
+
+    Args:
+        last_hidden_state: frames of the audio encoder (of the speech encoder in a speech-only model), zero where
+            there is no audio, `(clips, frames, hidden)`.
+        pooler_output: audio tokens of all clips one after the other, `(audio_tokens, text_hidden)`.
+        token_counts: audio tokens of each clip, `(clips,)`.
+    """
+
+    token_counts: torch.Tensor | None = None
+
+
+@dataclass
+class SalmonnModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `SalmonnModel`; `audio_hidden_states` are the audio tokens `(audio_tokens, text_hidden)`."""
+
+    audio_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class SalmonnCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `SalmonnForConditionalGeneration`; `audio_hidden_states` are the audio tokens."""
+
+    audio_hidden_states: torch.Tensor | None = None
+
+
+class SalmonnSpeechEncoder(WhisperEncoder):
+    """Whisper's encoder that also takes segments shorter than 30 s, with the position table cut to them.
+
+    LayerDrop is not applied: no released Whisper has it.
+    """
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Encode log-mel features.
+
+        Args:
+            input_features (`torch.Tensor` of shape `(segments, mel, frames)`): 10 ms a frame, an even number of them.
+
+        Returns:
+            Output with `last_hidden_state` of shape `(segments, frames / 2, hidden)`.
+        """
+        # (segments, mel, frames) -> (segments, hidden, frames) -> (segments, frames / 2, hidden)
+        hidden_states = nn.functional.gelu(self.conv1(input_features))
+        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).transpose(1, 2)
+        # The module is called, not its weight read: where it is offloaded, the call loads it.
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        hidden_states = hidden_states + self.embed_positions(positions)
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.layer_norm(hidden_states))
 
 
 class SalmonnModel(SalmonnPreTrainedModel):
     """The encoders, the Q-Former and the language model without its head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # of a folder of the whole
 
     def __init__(self, config: SalmonnConfig):
         super().__init__(config)
@@ -111,26 +171,30 @@ class SalmonnModel(SalmonnPreTrainedModel):
             encoder_hidden_states,
         )
         lengths, groups = self._plan_segments(audio)
-        windows, sizes, outputs = [], [], []
-        for padded_frames, members in groups.items():
+        windows: list[torch.Tensor] = []
+        segments: list[Segment] = []
+        encoded: list[Any] = []
+        for group in groups:
             if audio.encoder_hidden_states is None:
-                states, encoded = self._encode_segments(padded_frames, members, audio, **kwargs)
-                outputs.append((members, encoded))
+                states, output = self._encode_segments(group, audio, **kwargs)
+                encoded.append(output)
             else:
-                frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
-                states = cut_states(audio.encoder_hidden_states, members, frames)
-            windows.append(self._select_windows(self._normalise(states), members))
-            sizes += [(clip, segment.offset, self.audio_layout.num_windows(segment)) for clip, segment in members]
+                states = group.cut_states(audio.encoder_hidden_states)
+            windows.append(self._select_windows(self._normalise(states), group))
+            segments += group.segments
 
-        tokens = self.projector(self.qformer(torch.cat(windows)).last_hidden_state)  # (windows, queries, text_hidden)
-        if len(groups) > 1:  # windows came bucket by bucket; back to clip after clip
-            pieces = tokens.split([count for _, _, count in sizes])
-            tokens = torch.cat([pieces[index] for index in sorted(range(len(sizes)), key=sizes.__getitem__)])
+        # every window of every clip is a row: (windows, queries, text_hidden)
+        tokens = self.projector(self.qformer(torch.cat(windows)).last_hidden_state)
+        if len(groups) > 1:  # windows came group by group; back to clip after clip
+            pieces = tokens.split([self.audio_layout.num_windows(segment) for segment in segments])
+            order = sorted(range(len(segments)), key=lambda index: (segments[index].clip, segments[index].offset))
+            tokens = torch.cat([pieces[index] for index in order])
+        # tokens is (windows of all clips, queries, text_hidden); the queries of a window stay together
         num_tokens = [self.audio_layout.num_audio_tokens(length) for length in lengths]
         return SalmonnAudioOutput(
             pooler_output=tokens.flatten(0, 1),
             token_counts=torch.tensor(num_tokens, device=tokens.device),
-            **self._gather_encoder_outputs(len(lengths), outputs),
+            **self._gather_encoder_outputs(len(lengths), groups, encoded),
         )
 
     @torch.no_grad()
@@ -158,18 +222,14 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if audio.input_features is None and audio.audio_input_features is None:
             raise ValueError("Audio needs input_features or audio_input_features.")
         lengths, groups = self._plan_features(audio)
-        members = list(groups.values())
-        streams = []
+        streams: list[list[torch.Tensor]] = []
         if audio.input_features is not None:
-            speech = [self._encode_speech(padded, group, audio.input_features) for padded, group in groups.items()]
-            streams.append([states for states, _ in speech])
+            streams.append([self._encode_speech(group, audio.input_features)[0] for group in groups])
         if audio.audio_input_features is not None:
-            features = (audio.audio_input_features, audio.audio_input_features_mask)
-            sounds = [self._encode_audio(padded, group, *features) for padded, group in groups.items()]
-            streams.append([states for states, _ in sounds])
-        return tuple(place_segments(len(lengths), members, states) for states in streams)
+            streams.append([self._encode_audio(group, audio)[0] for group in groups])
+        return tuple(place_segments(len(lengths), groups, states) for states in streams)
 
-    def _plan_segments(self, audio: AudioInputs) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
+    def _plan_segments(self, audio: AudioInputs) -> tuple[list[int], list[SegmentGroup]]:
         """Mel frames of each clip, and the segments of all clips by padded length."""
         if audio.encoder_hidden_states is not None:
             self._check_encoder_states(audio.encoder_hidden_states)
@@ -178,7 +238,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
                     "encoder_hidden_states needs input_features_mask with one row per clip, for their lengths."
                 )
             lengths = audio.input_features_mask.long().sum(-1).tolist()
-            return lengths, self._group_segments(lengths, None)
+            return lengths, self.audio_layout.plan(lengths)
         if audio.input_features is None:
             raise ValueError("Audio needs input_features or encoder_hidden_states.")
         if self.audio_encoder is not None and audio.audio_input_features is None:
@@ -187,21 +247,29 @@ class SalmonnModel(SalmonnPreTrainedModel):
             )
         return self._plan_features(audio)
 
-    def _plan_features(self, audio: AudioInputs) -> tuple[list[int], dict[int, list[tuple[int, Segment]]]]:
+    def _plan_features(self, audio: AudioInputs) -> tuple[list[int], list[SegmentGroup]]:
         """The same from features, of either encoder."""
         speech, sounds, mask = audio.input_features, audio.audio_input_features, audio.input_features_mask
-        audio.check_mel_bins(input_features=self.config.speech_config.num_mel_bins)
+        mel_bins = {"input_features": self.config.speech_config.num_mel_bins}
         if self.audio_encoder is not None:
-            audio.check_mel_bins(audio_input_features=self.config.audio_config.num_mel_bins)
+            mel_bins["audio_input_features"] = self.config.audio_config.num_mel_bins
+        audio.check_mel_bins(mel_bins)
         if speech is not None:
             clips, frames = speech.shape[0], speech.shape[-1]
         else:
             assert sounds is not None  # checked by the caller
             clips, frames = sounds.shape[:2]
         lengths = [frames] * clips if mask is None else mask.long().sum(-1).tolist()
-        groups = self._group_segments(lengths, frames)
+        for clip, length in enumerate(lengths):
+            needed = self.audio_layout.padded_length(length)
+            if needed > frames:
+                raise ValueError(
+                    f"Clip {clip} has {length} frames of audio, which need {needed} padded frames, but the features "
+                    f"have {frames}; pad each segment to one of {self.audio_layout.segment_frames} frames, as the "
+                    "extractor does."
+                )
         audio.check_frames()
-        return lengths, groups
+        return lengths, self.audio_layout.plan(lengths)
 
     def _check_encoder_states(self, states: torch.Tensor) -> None:
         width = self.config.qformer_config.encoder_hidden_size
@@ -211,59 +279,35 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 "take it from get_encoder_states of a model with the same encoders."
             )
 
-    def _group_segments(self, lengths: list[int], frames: int | None) -> dict[int, list[tuple[int, Segment]]]:
-        """Segments of all clips by padded length; within a group they are in clip order."""
-        groups: dict[int, list[tuple[int, Segment]]] = defaultdict(list)
-        for clip, length in enumerate(lengths):
-            for segment in self.audio_layout.split(length):
-                if frames is not None and segment.offset + segment.padded_frames > frames:
-                    raise ValueError(
-                        f"Clip {clip} has {length} frames of audio, which need "
-                        f"{segment.offset + segment.padded_frames} padded frames, but the features have {frames}; pad "
-                        f"each segment to one of {self.audio_layout.segment_frames} frames, as the extractor does."
-                    )
-                groups[segment.padded_frames].append((clip, segment))
-        return groups
-
-    def _encode_segments(
-        self, padded_frames: int, members: list[tuple[int, Segment]], audio: AudioInputs, **kwargs: Any
-    ) -> tuple[torch.Tensor, Any]:
-        """States `(segments, frames, speech + audio)` of equally long segments, and the main encoder's output."""
+    def _encode_segments(self, group: SegmentGroup, audio: AudioInputs, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+        """States `(segments, frames, speech + audio)` of a group, and the main encoder's output."""
         assert audio.input_features is not None  # checked by _plan_segments
         if self.audio_encoder is None:
-            return self._encode_speech(padded_frames, members, audio.input_features, **kwargs)
-        assert audio.audio_input_features is not None
-        speech, _ = self._encode_speech(padded_frames, members, audio.input_features)
-        sounds, output = self._encode_audio(
-            padded_frames, members, audio.audio_input_features, audio.audio_input_features_mask, **kwargs
-        )
+            return self._encode_speech(group, audio.input_features, **kwargs)
+        speech, _ = self._encode_speech(group, audio.input_features)
+        sounds, output = self._encode_audio(group, audio, **kwargs)
         return torch.cat([speech, sounds.to(speech.device)], dim=-1), output
 
-    def _encode_speech(
-        self, padded_frames: int, members: list[tuple[int, Segment]], features: torch.Tensor, **kwargs: Any
-    ) -> tuple[torch.Tensor, Any]:
-        mel = cut_segments(features, members, padded_frames, axis=1).to(self.speech_encoder.conv1.weight.dtype)
+    def _encode_speech(self, group: SegmentGroup, features: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+        # (segments, mel, frames)
+        mel = group.cut_features(features, axis=1).to(self.speech_encoder.conv1.weight.dtype)
         output = self.speech_encoder(mel, **kwargs)
         return output.last_hidden_state, output
 
-    def _encode_audio(
-        self,
-        padded_frames: int,
-        members: list[tuple[int, Segment]],
-        features: torch.Tensor,
-        features_mask: torch.Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, Any]:
+    def _encode_audio(self, group: SegmentGroup, audio: AudioInputs, **kwargs: Any) -> tuple[torch.Tensor, Any]:
         """BEATs' states on the frames of the speech encoder, zero where there is no audio."""
         assert self.audio_encoder is not None
-        mask = None if features_mask is None else cut_segments(features_mask, members, padded_frames)
-        output = self.audio_encoder(cut_segments(features, members, padded_frames), mask, **kwargs)
+        assert audio.audio_input_features is not None
+        mask = audio.audio_input_features_mask
+        if mask is not None:
+            mask = group.cut_features(mask)
+        output = self.audio_encoder(group.cut_features(audio.audio_input_features), mask, **kwargs)
         states = output.last_hidden_state
         if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
             states = states * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
-        frames = padded_frames // MEL_FRAMES_PER_ENCODER_FRAME
+        # BEATs has 8 patches for 16 mel frames, so as many as Whisper has frames, but whole ones alone;
         # negative padding cuts states that are longer
-        return nn.functional.pad(states, (0, 0, 0, frames - states.shape[1])), output
+        return nn.functional.pad(states, (0, 0, 0, group.encoder_frames - states.shape[1])), output
 
     def _normalise(self, states: torch.Tensor) -> torch.Tensor:
         """LayerNorm of each encoder's states; frames without audio, which are all zero, stay so."""
@@ -271,33 +315,30 @@ class SalmonnModel(SalmonnPreTrainedModel):
         # not of the weights, which are empty where they are offloaded in parts or sharded
         widths = [norm.normalized_shape[0] for norm in norms]
         streams = states.to(self.ln_speech.weight.dtype).split(widths, dim=-1)
-        fused = [norm(part) * part.any(-1, keepdim=True) for norm, part in zip(norms, streams, strict=True)]
-        return torch.cat(fused, dim=-1)
+        normed = []
+        for norm, part in zip(norms, streams, strict=True):
+            normed.append(norm(part) * part.any(-1, keepdim=True))  # LayerNorm would make its bias of zeros
+        return torch.cat(normed, dim=-1)  # (segments, frames, speech + audio)
 
-    def _select_windows(self, fused: torch.Tensor, members: list[tuple[int, Segment]]) -> torch.Tensor:
+    def _select_windows(self, fused: torch.Tensor, group: SegmentGroup) -> torch.Tensor:
         """Windows `(windows, window_frames, features)` of the segments, those that `trim_audio_tokens` keeps."""
         layout = self.audio_layout
         # (segments, windows, window_frames, features): a view
         views = fused.unfold(1, layout.window_frames, layout.stride_frames).transpose(2, 3)
-        counts = torch.tensor([layout.num_windows(segment) for _, segment in members])
+        counts = torch.tensor([layout.num_windows(segment) for segment in group.segments])
         keep = torch.arange(views.shape[1]) < counts[:, None]
         return views.flatten(0, 1) if keep.all() else views[keep.to(views.device)]
 
     @staticmethod
-    def _gather_encoder_outputs(clips: int, outputs: list[tuple[list[tuple[int, Segment]], Any]]) -> dict[str, Any]:
+    def _gather_encoder_outputs(clips: int, groups: list[SegmentGroup], encoded: list[Any]) -> dict[str, Any]:
         """Put the segments' encoder states back in place, `(clips, frames, hidden)`."""
-        if not outputs:
+        if not encoded:
             return {}
-        members = [group for group, _ in outputs]
-        encoded = [output for _, output in outputs]
-        gathered: dict[str, Any] = {
-            "last_hidden_state": place_segments(clips, members, [output.last_hidden_state for output in encoded])
-        }
+        last = [output.last_hidden_state for output in encoded]
+        gathered: dict[str, Any] = {"last_hidden_state": place_segments(clips, groups, last)}
         if encoded[0].hidden_states is not None:
-            gathered["hidden_states"] = tuple(
-                place_segments(clips, members, list(layer))
-                for layer in zip(*(output.hidden_states for output in encoded), strict=True)
-            )
+            layers = zip(*(output.hidden_states for output in encoded), strict=True)  # of each group, layer by layer
+            gathered["hidden_states"] = tuple(place_segments(clips, groups, layer) for layer in layers)
         if encoded[0].attentions is not None:
             if len(encoded) > 1:
                 raise ValueError("Attentions need clips that are padded to one length; pass them one by one.")
@@ -315,6 +356,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if input_ids is None:
             if not self.placeholder_has_embedding:
                 raise ValueError("The audio placeholder has no embedding to find in inputs_embeds; pass input_ids.")
+            # as every model of transformers finds placeholders in embeddings: by equality
             audio_id = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(audio_id)).all(-1)
         else:
@@ -389,7 +431,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
             encoder_hidden_states,
         )
         audio_tokens, positions = None, audio_positions
-        if audio_embeds is not None and input_ids is not None:
+        if audio_embeds is not None and input_ids is not None:  # `generate` has encoded the clips
             if positions is None:
                 positions = find_positions(input_ids, self.config.audio_token_id, _cached_length(cache))
             audio_tokens = last_tokens(audio_embeds, positions)
@@ -398,6 +440,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
         if audio_tokens is not None:
             start = _cached_length(cache)
             inputs_embeds, audio_tokens = self._place_audio(input_ids, inputs_embeds, audio_tokens, positions, start)
+        # not in single steps, which are generated tokens; a placeholder with an embedding may be a word of the text
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
             require_no_placeholders(input_ids, self.config.audio_token_id)
 

@@ -1,7 +1,9 @@
 """The `audio-text` pipeline: audio and an instruction in, text out."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import signature
 from itertools import islice, repeat
@@ -10,16 +12,59 @@ from typing import Any
 from transformers import GenerationConfig, GenerationMixin, Pipeline
 from transformers.pipelines.base import GenericTensor
 from transformers.utils import logging
+from transformers.utils.chat_template_utils import Chat
 
-from .pipeline_items_salmonn import as_item, is_single, naming, read_items
 from .text_stream_salmonn import stream_text
 
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_INSTRUCTION = "Please describe the audio."
 DEFAULT_NEW_TOKENS = 200  # as the research code
+CLIP_KEYS = ("array", "bytes", "path", "url")
+SINGLE_TYPES = (str, bytes, bytearray, memoryview, Mapping, Chat)  # one item, although they can be iterated over
 READING_PARAMETERS = ("sampling_rate", "allow_paths", "allow_urls")
 BATCHING_PARAMETERS = ("batch_size", "num_workers")  # taken by the base class
+
+
+@dataclass(frozen=True)
+class PipelineItem:
+    """One question to the model.
+
+    Args:
+        messages: a whole conversation, or `None`.
+        audio: otherwise, one clip or a list of clips; `None` for text alone.
+        sampling_rate: rate in Hz that came with bare samples.
+        text: the instruction that came with the item, such as a column of a data set.
+        instruction: the one that the caller gave for this item; goes before `text`.
+    """
+
+    messages: Sequence[Any] | None = None
+    audio: Any = None
+    sampling_rate: int | None = None
+    text: str | None = None
+    instruction: str | None = None
+
+    def conversation(self, is_batch: Any, instruction: str | None = None) -> Sequence[Any]:
+        """Messages that ask it.
+
+        Args:
+            is_batch: tells lists of clips from one clip.
+            instruction: for all items that have none of their own from the caller.
+        """
+        if self.messages is not None:
+            return self.messages
+        clips = [] if self.audio is None else [self.audio]
+        if is_batch(self.audio):
+            clips = list(self.audio)
+        content: list[dict[str, Any]] = [{"type": "audio", "audio": clip} for clip in clips]
+        if self.sampling_rate is not None:
+            for part in content:
+                part["sampling_rate"] = self.sampling_rate
+        # what is neither text nor missing goes on to the processor, which tells what is wrong with it
+        texts = (self.instruction, instruction, self.text, DEFAULT_INSTRUCTION)
+        asked = next(text for text in texts if text is not None and not (isinstance(text, str) and text == ""))
+        return [{"role": "user", "content": [*content, {"type": "text", "text": asked}]}]
 
 
 class AudioTextPipeline(Pipeline):
@@ -70,7 +115,8 @@ class AudioTextPipeline(Pipeline):
             TypeError: for an unknown argument, naming the closest known one.
         """
         self._check_batching(kwargs)
-        single = is_single(inputs, self.processor.is_batch)
+        # one answer or a list of them is decided by the form of the input, not by its length
+        single = _is_single(inputs, self.processor.is_batch)
         if text is not None and not isinstance(text, str):
             if not isinstance(text, Iterable) or isinstance(text, (bytes, Mapping)):
                 raise ValueError(f"text must be a string or a list of strings, got {text!r:.80}.")
@@ -79,11 +125,11 @@ class AudioTextPipeline(Pipeline):
                 raise ValueError(
                     f"Got {len(instructions)} instructions for {len(items)} clips; pass one, or one for each clip."
                 )
-            return list(super().__call__(read_items(items, instructions), **kwargs))
+            return list(super().__call__(_read_items(items, instructions), **kwargs))
         if single:
-            return super().__call__(as_item(inputs, text), **kwargs)
-        answers = super().__call__(read_items(inputs, repeat(text)), **kwargs)
-        return list(answers) if hasattr(inputs, "__len__") else answers
+            return super().__call__(_as_item(inputs, text), **kwargs)
+        answers = super().__call__(_read_items(inputs, repeat(text)), **kwargs)
+        return list(answers) if hasattr(inputs, "__len__") else answers  # a generator may have no end
 
     def stream(self, inputs: Any, *, text: str | None = None, **kwargs: Any) -> Iterator[str]:
         """Answer about one clip and yield the text piece by piece; arguments as for a call.
@@ -95,7 +141,7 @@ class AudioTextPipeline(Pipeline):
             ValueError: if there are several clips, whose answers would run into one another.
             TypeError: for an unknown argument, and for `streamer`.
         """
-        if not is_single(inputs, self.processor.is_batch):
+        if not _is_single(inputs, self.processor.is_batch):
             count = len(inputs) if hasattr(inputs, "__len__") else "any number of"
             if count != 1:
                 raise ValueError(f"Got {count} clips to stream about; pass one at a time.")
@@ -103,7 +149,8 @@ class AudioTextPipeline(Pipeline):
             raise TypeError("stream makes a streamer of its own; leave streamer out, or call the pipeline with it.")
         self._check_batching(kwargs)
         options = {"num_beams": 1, **kwargs}
-        self._sanitize_parameters(**{name: options[name] for name in options if name not in BATCHING_PARAMETERS})
+        generation = {name: value for name, value in options.items() if name not in BATCHING_PARAMETERS}
+        self._sanitize_parameters(**generation)  # checks them now, not when the first piece is asked for
         return stream_text(
             self.processor.tokenizer, lambda streamer: self(inputs, text=text, streamer=streamer, **options)
         )
@@ -124,12 +171,14 @@ class AudioTextPipeline(Pipeline):
             outputs = self.forward(model_inputs, **forward)
             answers = self.postprocess(outputs, **postprocess)
             own = len(answers) // len(batch)  # several, if `num_return_sequences` says so
-            yield from (answers[start : start + own] for start in range(0, len(answers), own))
+            for start in range(0, len(answers), own):
+                yield answers[start : start + own]
             first += len(batch)
 
     def preprocess(self, inputs: Any, text: str | None = None, **reading: Any) -> dict[str, GenericTensor]:
         items = inputs if isinstance(inputs, list) else [inputs]
-        conversations = [as_item(item).conversation(self.processor.is_batch, text) for item in items]
+        conversations = [_as_item(item).conversation(self.processor.is_batch, text) for item in items]
+        # one conversation is passed as such, or errors would call it the first of a batch
         return self.processor.apply_chat_template(
             conversations if len(conversations) > 1 else conversations[0],
             tokenize=True,
@@ -140,10 +189,11 @@ class AudioTextPipeline(Pipeline):
         )
 
     def _preprocess_batch(self, batch: list[Any], first: int, preprocess: dict) -> dict[str, GenericTensor]:
-        with naming(f"Item {first}" if len(batch) == 1 else f"Items {first} to {first + len(batch) - 1}"):
+        with _naming(f"Item {first}" if len(batch) == 1 else f"Items {first} to {first + len(batch) - 1}"):
             return self.preprocess(batch, **preprocess)
 
     def _forward(self, model_inputs: dict[str, GenericTensor], **generate_kwargs: Any) -> dict[str, Any]:
+        # the library's default of 20 tokens would cut answers short
         if "generation_config" not in generate_kwargs and self.model.generation_config.max_new_tokens is None:
             generate_kwargs.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
         generated = self.model.generate(**model_inputs, **generate_kwargs)
@@ -165,6 +215,7 @@ class AudioTextPipeline(Pipeline):
         """Options of `generate` are known, or they would only fail once the audio is read."""
         if "custom_generate" in options:
             return
+        # all that `generate` takes: its settings, its own arguments, and those of the model
         known = {*vars(GenerationConfig())}
         for function in (GenerationMixin.generate, self.model.generate, self.model.forward):
             known |= {*signature(function).parameters}
@@ -176,6 +227,92 @@ class AudioTextPipeline(Pipeline):
             if name.startswith(("audio", "speech", "sound", "raw")):
                 advice = "audio comes first, without a name."
             raise TypeError(f"The audio-text pipeline got an unknown argument {name!r}: {advice}")
+
+
+def _as_item(value: Any, instruction: str | None = None) -> PipelineItem:
+    """Read an item in any of the forms that `AudioTextPipeline.__call__` takes; a `ValueError` tells what is wrong."""
+    if isinstance(value, PipelineItem):
+        return value
+    if value is None:
+        raise ValueError("An item is None instead of audio; pass {'audio': None, 'text': ...} to ask without a clip.")
+    if _is_message(value):
+        raise ValueError("An item is a single chat message; pass a conversation as a list of messages.")
+    messages = _messages_of(value)
+    if messages is not None:
+        if instruction is not None:
+            raise ValueError("Chat messages hold their own instructions; leave text out, or put it into the messages.")
+        if isinstance(value, Mapping) and value.get("audio") is not None:
+            raise ValueError(
+                "An item has both 'messages' and 'audio'; put the clips into the content of the messages."
+            )
+        return PipelineItem(messages)
+    if isinstance(value, Mapping):
+        return _read_row(value, instruction)
+    if isinstance(value, (list, tuple)) and not value:
+        raise ValueError("An item is an empty list of clips; pass {'audio': None, 'text': ...} to ask without one.")
+    return PipelineItem(audio=value, instruction=instruction)
+
+
+def _read_row(row: Mapping[str, Any], instruction: str | None) -> PipelineItem:
+    """An item out of columns: a clip under `audio`, or the keys of one clip, beside `text` and columns of no use."""
+    # `datasets` fills columns that a row lacks with None
+    given = {name: field for name, field in row.items() if field is not None}
+    text = given.pop("text", None)
+    if "audio" in given:
+        return PipelineItem(None, given["audio"], given.get("sampling_rate"), text, instruction)
+    has_clip = any(name in given for name in CLIP_KEYS)
+    if not has_clip and ("audio" in row or set(row) == {"text"}):
+        return PipelineItem(text=text, instruction=instruction)
+    if not has_clip and "text" in row:
+        raise ValueError(
+            f"An item has the fields {sorted(map(str, row))}, but no 'audio'; rename the one that holds the clip, "
+            "or pass 'audio': None to ask without a clip."
+        )
+    return PipelineItem(audio=given, text=text, instruction=instruction)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say which item an error is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read_items(inputs: Any, instructions: Iterable[str | None]) -> Iterator[PipelineItem]:
+    """Items one after the other, also those of a map-style `torch` data set; errors tell the number of the item."""
+    values = inputs if isinstance(inputs, Iterable) else (inputs[index] for index in range(len(inputs)))
+    for index, (value, instruction) in enumerate(zip(values, instructions, strict=False)):
+        with _naming(f"Item {index}"):
+            item = _as_item(value, instruction)
+        yield item
+
+
+def _is_single(inputs: Any, is_batch: Any) -> bool:
+    """Whether the pipeline is called with one item, and gives one answer."""
+    if _messages_of(inputs) is not None or isinstance(inputs, SINGLE_TYPES):
+        return True
+    if isinstance(inputs, Sequence):
+        return not is_batch(inputs)
+    # an array or tensor, an open file, an audio decoder of `datasets`
+    is_clip = hasattr(inputs, "dtype") or hasattr(inputs, "read") or hasattr(inputs, "get_all_samples")
+    return is_clip or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
+
+
+def _messages_of(value: Any) -> Sequence[Any] | None:
+    if isinstance(value, Chat):
+        return value.messages
+    if isinstance(value, Mapping):
+        return value.get("messages")
+    is_conversation = isinstance(value, (list, tuple)) and len(value) > 0 and _is_message(value[0])
+    return value if is_conversation else None
+
+
+def _is_message(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "role" in value
+    return hasattr(value, "role") and hasattr(value, "content")
 
 
 __all__ = ["AudioTextPipeline"]

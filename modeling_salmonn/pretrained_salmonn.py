@@ -13,7 +13,7 @@ weight is an error that names it, and `hashes.json` tells what was written.
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from .base_weights_salmonn import load_base_weights
+from .base_weights_salmonn import load_base_weights, require_complete
 from .checkpoint_files_salmonn import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_FILE,
+    ADAPTER_FILES,
     CONFIG_FILE,
     CONNECTOR_FILE,
     check_model_folder,
@@ -45,8 +44,11 @@ from .weight_names_salmonn import is_adapter_name, is_training_checkpoint, plain
 
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
-LORA_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+REPORT_ADVICE = (
+    " Nothing is initialised at random in silence; pass output_loading_info=True to load all the same and judge the "
+    "report yourself."
+)
 ONE_FILE_BYTES = 2**62  # a shard as large as that is never full
 
 
@@ -62,6 +64,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["WhisperEncoderLayer", "BeatsLayer", "BeatsPositionConv", "SalmonnQFormerModel"]
+    # a cache is moved by its own layers
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -91,41 +94,31 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 completely.
         """
         path = pretrained_model_name_or_path
-        variant = kwargs.get("variant")
-        if path is not None and (folder := local_folder(path, kwargs.get("subfolder") or "")):
+        folder = None if path is None else local_folder(path, kwargs.get("subfolder") or "")
+        if folder is not None:
             given = {name for name in ("config", "state_dict", "gguf_file") if kwargs.get(name) is not None}
-            check_model_folder(folder, variant, given)
-        hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        file_kwargs = hub_kwargs | {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+            check_model_folder(folder, kwargs.get("variant"), given)
+        file_kwargs = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
         has_lora = path is not None and _has_lora(path, file_kwargs)
-        if path is not None and (connector := _find_file(path, CONNECTOR_FILE, file_kwargs)):
-            config = kwargs.pop("config", None)
-            if not isinstance(config, PreTrainedConfig):
-                config = cls.config_class.from_pretrained(config or path, **file_kwargs)
-            config = copy.deepcopy(config)
-            if hasattr(config, "quantization_config"):  # of bases that are stored as they were before
-                kwargs.setdefault("quantization_config", config.quantization_config)
-                del config.quantization_config
-            dtype = _resolve_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), config)
-            bases = load_base_weights(config, dtype, **hub_kwargs)
-            weights = bases | load_file(connector)
-            require_layers(config.to_dict(), len(weights), str(path))
-            kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
-            model = super().from_pretrained(None, *model_args, **kwargs)
-            adapter_info = (
-                model._load_adapter(os.fspath(path), None, adapter_kwargs=file_kwargs).to_dict() if has_lora else {}
-            )
+        connector = None if path is None else _find_file(path, CONNECTOR_FILE, file_kwargs)
+        if connector is not None:
+            model = cls._load_connector(path, connector, file_kwargs, model_args, kwargs)
+            adapter_info = {}
+            if has_lora:
+                adapter_info = model._load_adapter(str(path), None, adapter_kwargs=file_kwargs).to_dict()
         else:
-            # Named here, or transformers would take the base from adapter_config.json for a Hub id.
-            adapter_kwargs = (adapter_kwargs or {}) | ({"_adapter_model_path": str(path)} if has_lora else {})
+            if has_lora:  # named here, or transformers would take the base in adapter_config.json for a Hub id
+                adapter_kwargs = {**(adapter_kwargs or {}), "_adapter_model_path": str(path)}
             try:
                 model, adapter_info = super().from_pretrained(
                     path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
                 )
             except SafetensorError:
-                if path is not None and (config_file := _find_file(path, CONFIG_FILE, file_kwargs)):
-                    check_model_folder(Path(config_file).parent, variant)  # downloaded: names the file
+                config_file = None if path is None else _find_file(path, CONFIG_FILE, file_kwargs)
+                if config_file is not None:  # downloaded: the check names the file
+                    check_model_folder(Path(config_file).parent, kwargs.get("variant"))
                 raise
+        # one report of base and adapter
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):
             info[name] |= set(adapter_info.get(name, ()))
@@ -133,11 +126,38 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             info["unexpected_keys"] |= model._repeated_adapter_keys
         if output_loading_info:
             return model, info
-        _require_complete(path, info, ignore_mismatched=kwargs.get("ignore_mismatched_sizes", False))
-        require_finite(model.state_dict().items(), str(path or "the state dict"))
+        source = str(path or "the state dict")
+        if kwargs.get("ignore_mismatched_sizes"):
+            info["mismatched_keys"] = set()
+        require_complete(source, info, REPORT_ADVICE)
+        require_finite(model.state_dict().items(), source)
         if has_lora:
             model._require_trained_scaling(path)
         return model
+
+    @classmethod
+    def _load_connector(
+        cls, path: Any, connector: str, file_kwargs: dict[str, Any], model_args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """An adapter-only checkpoint without its adapter, on the bases that its config names."""
+        config = kwargs.pop("config", None)
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(config or path, **file_kwargs)
+        config = copy.deepcopy(config)
+        if hasattr(config, "quantization_config"):  # of bases that are stored as they were before
+            kwargs.setdefault("quantization_config", config.quantization_config)
+            del config.quantization_config
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        if dtype in (None, "auto"):
+            dtype = config.dtype or torch.float32
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype)
+        # revision and subfolder are those of the checkpoint: the config names the revisions of the bases
+        hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
+        require_layers(config.to_dict(), len(weights), str(path))
+        kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
+        return super().from_pretrained(None, *model_args, **kwargs)
 
     @staticmethod
     def _finalize_model_loading(model: "SalmonnPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
@@ -185,14 +205,14 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         self._require_savable(_connector_of(weights) if adapter_only else weights, adapter_only)
         if is_training_checkpoint(Path(save_directory)):
             weights |= {key: tensor for key, tensor in state_dict.items() if is_adapter_name(key)}
-            if self._hf_peft_config_loaded:  # beside whose file `Trainer` finds no shards of the best model
+            if self.has_lora:  # beside whose file `Trainer` finds no shards of the best model
                 kwargs.setdefault("max_shard_size", ONE_FILE_BYTES)
         if not is_main_process:  # takes part in gathering sharded weights, and writes nothing
             self._save_base(save_directory, weights, adapter_only, is_main_process=False, **kwargs)
             return
         variant = kwargs.get("variant")
         with replace_files(save_directory, lambda name: is_own_weight_file(name, variant)) as staging:
-            if self._hf_peft_config_loaded:
+            if self.has_lora:
                 self._save_lora(staging, state_dict)
             self._save_base(staging, weights, adapter_only, is_main_process=True, **kwargs)
             write_hashes(staging)
@@ -206,9 +226,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         **kwargs: Any,
     ) -> None:
         """Everything but the adapter."""
-        has_lora = self._hf_peft_config_loaded
+        has_lora = self.has_lora
         try:
-            self._hf_peft_config_loaded = False  # transformers would write the adapter alone
+            self._hf_peft_config_loaded = False  # or transformers would write the adapter alone
             if not adapter_only:
                 super().save_pretrained(folder, state_dict=weights, is_main_process=is_main_process, **kwargs)
             elif is_main_process:
@@ -219,7 +239,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights, as for every module; those named without an adapter find their place in a model that has one.
 
-        `transformers.Trainer` goes on from a checkpoint, and goes back to the best one, in this way.
+        `transformers.Trainer` resumes from a checkpoint, and goes back to the best one, in this way.
 
         Raises:
             ValueError: if the adapter that is being trained is left out, or there is no place for the given one.
@@ -230,7 +250,7 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
-        self.config.name_or_path = repo_id
+        self.config.name_or_path = repo_id  # `_save_adapter` writes it into adapter_config.json
         return super().push_to_hub(repo_id, **kwargs)
 
     def _save_connector(self, save_directory: str | os.PathLike, state_dict: dict[str, torch.Tensor]) -> None:
@@ -259,40 +279,20 @@ def _connector_of(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def _find_file(path: str | os.PathLike, name: str, file_kwargs: dict[str, Any]) -> str | None:
-    found: Callable = cached_file
-    return found(
+    """A file of a folder or of the Hub; `None` where it is not there, or the Hub cannot be reached."""
+    found: Any = cached_file(
         path,
         name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         **file_kwargs,
     )
+    return found
 
 
 def _has_lora(path: str | os.PathLike, file_kwargs: dict[str, Any]) -> bool:
-    found = [name for name in LORA_FILES if _find_file(path, name, file_kwargs) is not None]
+    found = [name for name in ADAPTER_FILES if _find_file(path, name, file_kwargs) is not None]
     if len(found) == 1:
-        (missing,) = set(LORA_FILES) - set(found)
+        (missing,) = set(ADAPTER_FILES) - set(found)
         raise ValueError(f"{path} has {found[0]} but no {missing}; download the folder again.")
     return bool(found)
-
-
-def _resolve_dtype(dtype: Any, config: SalmonnConfig) -> torch.dtype:
-    if dtype in (None, "auto"):
-        dtype = config.dtype or torch.float32
-    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
-
-
-def _require_complete(path: str | os.PathLike | None, info: dict[str, Any], ignore_mismatched: bool) -> None:
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = [] if ignore_mismatched else sorted(str(key) for key in info["mismatched_keys"])
-    if missing or unexpected or mismatched:
-        source = path or "the state dict"
-        raise ValueError(
-            f"The weights of {source} do not fit its config: missing {missing}, unexpected {unexpected}, mismatched "
-            f"shapes {mismatched}. Nothing is initialised at random in silence; pass output_loading_info=True to load "
-            "all the same and judge the report yourself."
-        )
-
-
-__all__ = ["SalmonnPreTrainedModel"]

@@ -39,7 +39,7 @@ class SalmonnQFormerAttention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, heads, T, head_dim)
 
     def forward(
         self, hidden_states: torch.Tensor, source: torch.Tensor, **kwargs: Any
@@ -50,7 +50,7 @@ class SalmonnQFormerAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
-        attended = self.dropout(self.output(attended.flatten(2)))
+        attended = self.dropout(self.output(attended.flatten(2)))  # (B, queries, heads, head_dim) -> (B, queries, D)
         return self.layer_norm(hidden_states + attended), weights
 
 
@@ -110,6 +110,7 @@ class SalmonnQFormerModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, SalmonnQFormerModel):
+            # drawn as BERT's weights are
             init.normal_(module.query_tokens, mean=0.0, std=self.config.initializer_range)
 
     @merge_with_config_defaults
@@ -125,7 +126,7 @@ class SalmonnQFormerModel(PreTrainedModel):
             among the queries, `(windows, heads, queries, queries)`, `cross_attentions` those to the frames of the
             window, `(windows, heads, queries, frames)`, one of each per layer.
         """
-        queries = self.dropout(self.layer_norm(self.query_tokens))
+        queries = self.dropout(self.layer_norm(self.query_tokens))  # (1, queries, hidden), the same for all windows
         hidden_states = queries.expand(windows.shape[0], -1, -1)
         for layer in self.layers:
             hidden_states = layer(hidden_states, windows, **kwargs)

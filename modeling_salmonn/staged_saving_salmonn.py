@@ -1,5 +1,6 @@
-"""Saving over a folder: wherever it is killed, the folder holds the old files, the new ones, or says that it is mixed.
+"""Files of a saved folder: writing over them, and reading their JSON. Shared by the model and the processor.
 
+Wherever a save is killed, the folder holds the old files, the new ones, or says that it is mixed:
 - new files are written beside the old ones, into a folder within the folder, and reach the disk before anything else
 - a mark is set, each new file takes the place of the old one, and the mark is taken away
 - loaders refuse a folder with the mark; what fails before it is set (a full disk, say) leaves the old files alone
@@ -11,12 +12,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 STAGING_FOLDER = ".unfinished_save"
 MARK_FILE = "unfinished_save.json"
 # Which of them a save writes tells what it saves: a model, a processor, or both.
 MAIN_FILES = ("config.json", "processor_config.json")
+LFS_HEADER = b"version https://git-lfs.github.com/spec/v1"
+MAX_JSON_BYTES = 2**28  # several times the largest tokenizer
+MEND = "download or save it again"
 
 
 @contextmanager
@@ -47,7 +52,8 @@ def replace_files(
             shutil.rmtree(staging)
         staging.mkdir()
         yield staging
-        names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+        written = [path for path in staging.rglob("*") if path.is_file()]
+        names = sorted(str(path.relative_to(staging)) for path in written)
         outdated = [path.name for path in folder.iterdir() if is_outdated(path.name) and path.name not in names]
         _publish(staging, folder, names, outdated)
     finally:
@@ -58,16 +64,42 @@ def replace_files(
 
 
 def refuse_unfinished(folder: str | os.PathLike) -> None:
-    """Make sure that no save was killed between its first and its last file.
-
-    Raises:
-        ValueError: if the folder holds old and new files together.
-    """
+    """Refuse, by a `ValueError`, a folder that holds old and new files together since a save was killed."""
     if os.path.isfile(os.path.join(folder, MARK_FILE)):
         raise ValueError(
             f"{folder} was being saved to when the process ended (it has {MARK_FILE}), so that old and new files are "
             "mixed; save the model and its processor there again, or take another folder."
         )
+
+
+def check_content(file: Path) -> None:
+    """Refuse, by a `ValueError`, a file that is empty or a Git-LFS pointer."""
+    with file.open("rb") as opened:
+        start = opened.read(len(LFS_HEADER))
+    if not start:
+        raise ValueError(f"{file} is empty; {MEND}.")
+    if start == LFS_HEADER:
+        raise ValueError(f"{file} is a Git-LFS pointer, not the content; run `git lfs pull`, or {MEND}.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or holds anything else; names it.
+    """
+    if not file.is_file():
+        raise ValueError(f"There is no file {file}; {MEND}.")
+    check_content(file)
+    if (size := file.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{file} has {size:,} bytes, more than any such file; {MEND}.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); {MEND}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, but an object is needed; {MEND}.")
+    return content
 
 
 def _publish(staging: Path, folder: Path, names: list[str], outdated: list[str]) -> None:
@@ -113,6 +145,3 @@ def reach_disk(path: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-__all__ = ["reach_disk", "refuse_unfinished", "replace_files"]

@@ -68,12 +68,11 @@ def _read_pieces(streamer: _StoppableStreamer, generate: Callable[[], Any]) -> I
     try:
         atexit.register(stop)
         thread.start()
-        yield from (piece for piece in streamer if piece)
+        for piece in streamer:
+            if piece:
+                yield piece
     finally:
         stop()
         atexit.unregister(stop)
     if failure:
         raise failure[0]
-
-
-__all__ = ["stream_text"]

@@ -30,11 +30,7 @@ def find_mismatch() -> str | None:
 
 
 def require_matching_versions() -> None:
-    """Refuse to go on with versions that do not work together.
-
-    Raises:
-        ImportError: naming both versions and the command that mends it.
-    """
+    """Refuse, by an `ImportError`, versions that do not work together."""
     mismatch = find_mismatch()
     if mismatch is not None:
         raise ImportError(mismatch)
@@ -54,5 +50,3 @@ def _warn_of_mismatch() -> None:
 
 
 _warn_of_mismatch()
-
-__all__ = ["find_mismatch", "require_matching_versions"]

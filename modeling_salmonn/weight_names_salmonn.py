@@ -5,7 +5,7 @@ file          ...q_proj.weight             ...q_proj.lora_A.default.weight   onl
 live model    ...q_proj.base_layer.weight  ...q_proj.lora_A.default.weight
 ```
 
-`transformers.Trainer` goes on from a checkpoint by `load_state_dict` of what is in `model.safetensors`, and never
+`transformers.Trainer` resumes from a checkpoint by `load_state_dict` of what is in `model.safetensors`, and never
 looks at the files of an adapter. Its checkpoints, and no other folders, hold the adapter there a second time, and as
 one file unless a size of shards is given.
 """
@@ -34,7 +34,7 @@ def is_adapter_name(name: str) -> bool:
 
 
 def is_training_checkpoint(folder: Path) -> bool:
-    """Whether `transformers.Trainer` saves there in order to go on from it: `checkpoint-1000`."""
+    """Whether `transformers.Trainer` saves there in order to resume from it: `checkpoint-1000`."""
     return TRAINING_CHECKPOINT.fullmatch(folder.name) is not None
 
 
@@ -63,22 +63,21 @@ def require_adapter(model: nn.Module, weights: Mapping[str, Any], given: frozens
             weights of an adapter.
     """
     parameters = dict(model.named_parameters())  # tied ones once
-    if unplaced := [name for name in weights if is_adapter_name(name) and name not in parameters]:
+    unplaced = [name for name in weights if is_adapter_name(name) and name not in parameters]
+    if unplaced:
         raise ValueError(
             f"The weights hold an adapter for which this model has no place ({unplaced[0]} and so on); add the same "
             "one first, with add_lora(), or load its folder with from_pretrained or load_adapter."
         )
     given = given | weights.keys()
     if not given >= {name for name in parameters if not is_adapter_name(name)}:
-        return given
+        return given  # more shards follow
     trained = [name for name, parameter in parameters.items() if is_adapter_name(name) and parameter.requires_grad]
-    if lacking := [name for name in trained if name not in given]:
+    lacking = [name for name in trained if name not in given]
+    if lacking:
         raise ValueError(
             f"The weights hold no adapter ({lacking[0]} and so on), and the one that is being trained would stay as "
-            "it is. Go on from a checkpoint-N folder of a training with this version; of other folders load the "
+            "it is. Resume from a checkpoint-N folder of a training with this version; of other folders load the "
             "adapter too: from_pretrained(folder), then add_lora()."
         )
     return frozenset()
-
-
-__all__ = ["is_adapter_name", "is_training_checkpoint", "plain_name", "require_adapter", "to_live_names"]

@@ -2,7 +2,7 @@
 
 import io
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, BinaryIO, TypeAlias
@@ -10,18 +10,32 @@ from typing import Any, BinaryIO, TypeAlias
 
 FIRST_SEARCH_BYTES, SEARCH_BYTES = 2**12, 2**20  # read at once where a marker is searched: mostly it is near
 BUFFER_BYTES = 2**16
-MOST_STREAMS = 10_000  # that are joined in one file
+MOST_STREAMS = 10_000  # that are joined in one file; a file of nothing but headers would take minutes
 
 Span: TypeAlias = tuple[int, int]  # start and end of bytes in a file
 
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """A seekable file of encoded audio, its size in bytes, and a name for messages."""
+    """A seekable file of encoded audio, to be used in a `with` statement.
+
+    Args:
+        file: open for reading bytes.
+        size: in bytes.
+        name: for messages.
+        release: called at the end, to close the file or to leave it as it was.
+    """
 
     file: BinaryIO
     size: int
     name: str
+    release: Callable[[], object] = lambda: None
+
+    def __enter__(self) -> "EncodedFile":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.release()
 
     def at(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset` on; fewer at the end of the file."""
@@ -38,6 +52,7 @@ class EncodedFile:
             found = block.find(marker)
             if found >= 0:
                 return start + found
+            # The next block overlaps this one, since the marker may lie across their border.
             start += max(1, len(block) - len(marker) + 1)
             count = SEARCH_BYTES
         return -1
@@ -55,47 +70,33 @@ class SplicedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset; as for every file."""
         size = self._ends[-1] if self._ends else 0
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: size}[whence]
         self._position = max(0, origin + offset)
         return self._position
 
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._position
-
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as there are bytes."""
-        view = memoryview(buffer).cast("B")
-        filled = 0
+        """Read on within one piece; the buffer around this file calls again for more."""
         index = bisect_right(self._ends, self._position)
-        while filled < len(view) and index < len(self._pieces):
-            count = min(len(view) - filled, self._ends[index] - self._position)
-            part = self._read_piece(index, count)
-            view[filled : filled + len(part)] = part
-            filled += len(part)
-            self._position += len(part)
-            if len(part) < count:  # the file has become shorter
-                break
-            index += 1
-        return filled
-
-    def _read_piece(self, index: int, count: int) -> bytes:
-        piece = self._pieces[index]
+        if index == len(self._pieces):
+            return 0
+        piece, left = self._pieces[index], self._ends[index] - self._position
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), left)
         if isinstance(piece, bytes):
-            skipped = len(piece) - (self._ends[index] - self._position)
-            return piece[skipped : skipped + count]
-        self._file.seek(piece[1] - (self._ends[index] - self._position))
-        return self._file.read(count)
+            part = piece[len(piece) - left :][:count]
+        else:
+            self._file.seek(piece[1] - left)
+            part = self._file.read(count)
+        view[: len(part)] = part
+        self._position += len(part)
+        return len(part)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,3 @@ def join_spans(spans: list[Span], start: int, end: int) -> None:
         spans[-1] = (spans[-1][0], end)
     else:
         spans.append((start, end))
-
-
-__all__ = ["MOST_STREAMS", "EncodedFile", "Span", "SplicedFile", "Stream", "join_spans", "splice"]

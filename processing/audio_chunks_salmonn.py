@@ -9,7 +9,8 @@ from .audio_bytes_salmonn import EncodedFile, Span, Stream, splice
 
 UNKNOWN_SIZE_32 = 0x7F000000  # programs that write to a pipe put the largest size there is, or a little less
 UNKNOWN_SIZE_64 = 2**62
-MOST_CHUNKS = 10_000
+MOST_CHUNKS = 10_000  # that are looked at; files have a dozen
+# Sony Wave64 names its chunks by GUIDs, which start with the names of RIFF.
 W64_MARKS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"wave", b"data")}
 W64_START = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
@@ -62,16 +63,16 @@ def find_chunk_stream(source: EncodedFile, start: int) -> tuple[Stream, int] | N
         end = chunk.end
         if chunk.name == kind.data_name and data is None:
             data = chunk
-    if data is None:
-        return Stream(splice(source, [(start, source.size)])), source.size
+    whole: list[bytes | Span] = [(start, source.size)]
+    if data is None:  # libsndfile says what is wrong with it
+        return Stream(splice(source, whole)), source.size
     size = _stated_size(source, start, head, data)
     available = source.size - data.start
     if size >= kind.unknown_size or (size <= kind.empty_size and not _is_empty(source, kind, data)):
-        return Stream(splice(source, _repair(source, start, head, kind, data, available))), source.size
-    if size > available > 0:
-        pieces: list[bytes | Span] = [(start, source.size)]
-        if kind is CAF:  # of which libsndfile refuses those that are cut
-            pieces = _repair(source, start, head, kind, data, available)
+        # Written to a pipe: the size is open, or was never filled in.
+        return Stream(splice(source, _repair(source, start, head, kind, data))), source.size
+    if size > available > 0:  # cut, which libsndfile reads as far as it goes, but for CAF
+        pieces = _repair(source, start, head, kind, data) if kind is CAF else whole
         return Stream(splice(source, pieces), stated_ratio=size / available), source.size
     end = min(max(end, data.start + size), source.size)
     return Stream(splice(source, [(start, end)])), end
@@ -111,6 +112,7 @@ def _is_name(name: bytes) -> bool:
 
 def _stated_size(source: EncodedFile, start: int, head: bytes, data: _Chunk) -> int:
     """Bytes of samples by the header; more than there can be if it leaves them open."""
+    # RF64 (EBU Tech 3306) has sizes of 64 bits in a first chunk ds64: of the file, and of the samples.
     if head[:4] not in (b"RF64", b"BW64") or data.size != 0xFFFFFFFF:
         return data.size
     is_stated = head[12:16] == b"ds64"
@@ -126,28 +128,25 @@ def _is_empty(source: EncodedFile, kind: _Kind, data: _Chunk) -> bool:
     return end in (source.size, source.size + 1) or data.start >= source.size  # with or without padding
 
 
-def _repair(
-    source: EncodedFile, start: int, head: bytes, kind: _Kind, data: _Chunk, available: int
-) -> list[bytes | Span]:
+def _repair(source: EncodedFile, start: int, head: bytes, kind: _Kind, data: _Chunk) -> list[bytes | Span]:
     """The same file, with the size of the samples that are there."""
     field = data.start - kind.size_bytes
-    samples: list[bytes | Span] = [(data.start, source.size)]
-    size = available + (kind.header_bytes if kind.size_counts_header else 0)
-    if head[:4] in (b"RF64", b"BW64"):  # a plain WAV will do
-        riff = b"RIFF" + (min(source.size - start - 8, 0xFFFFFFFF)).to_bytes(4, "little")
-        return [riff, (start + 8, field), min(size, 0xFFFFFFFF).to_bytes(4, "little"), *samples]
+    samples = (data.start, source.size)
+    size = source.size - data.start + (kind.header_bytes if kind.size_counts_header else 0)
     largest = 256**kind.size_bytes - 1
-    return [(start, field), min(size, largest).to_bytes(kind.size_bytes, kind.byte_order), *samples]
+    size_field = min(size, largest).to_bytes(kind.size_bytes, kind.byte_order)
+    if head[:4] in (b"RF64", b"BW64"):  # a plain WAV will do
+        riff = b"RIFF" + min(source.size - start - 8, largest).to_bytes(4, "little")
+        return [riff, (start + 8, field), size_field, samples]
+    return [(start, field), size_field, samples]
 
 
 def _au_stream(source: EncodedFile, start: int, head: bytes) -> tuple[Stream, int]:
+    """The stream of a Sun AU file, which has no chunks: a mark, where its samples start, and their size."""
     first, size = (int.from_bytes(head[offset : offset + 4], "big") for offset in (4, 8))
     available = source.size - start - first
     is_unknown = size == 0 or size >= UNKNOWN_SIZE_32
     ratio = 1.0 if is_unknown or available <= 0 else max(1.0, size / available)
-    size_field = b"\xff" * 4 if is_unknown else head[8:12]
+    size_field = b"\xff" * 4 if is_unknown else head[8:12]  # all ones are the format's own word for unknown
     pieces: list[bytes | Span] = [(start, start + 8), size_field, (start + 12, source.size)]
     return Stream(splice(source, pieces), stated_ratio=ratio), source.size
-
-
-__all__ = ["find_chunk_stream"]

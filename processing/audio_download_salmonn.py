@@ -23,11 +23,11 @@ from urllib.request import (
 ANSWER_SECONDS = 30  # until the content starts, over all redirects; also the longest silence
 DOWNLOAD_SECONDS = 300  # until its end
 SLOWEST_BYTES_PER_SECOND = 1024  # on average, once the time for an answer is over
-DOWNLOAD_BYTES = 2**28
+DOWNLOAD_BYTES = 2**28  # held in memory
 CHUNK_BYTES = 2**16
 URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"  # those that keep their meaning
 SCHEMES = ("http", "https")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that routers translate to IPv4 (RFC 6052)
 
 
 def download(url: str, public_only: bool = False) -> bytes:
@@ -116,7 +116,7 @@ class _Redirects(HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme.lower()
         if scheme not in SCHEMES:
             raise ValueError(f"it redirects to {scheme}:, which is not allowed")
-        fp.close()
+        fp.close()  # what comes along may have no end
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -124,9 +124,8 @@ def _opener(watch: _Watch, public_only: bool) -> OpenerDirector:
     """Opens URLs by connections that are watched and, on demand, go to public addresses alone."""
 
     def connect(address: tuple[str, int], *options: Any) -> socket.socket:
-        connection = (
-            _connect_publicly(*address, *options) if public_only else socket.create_connection(address, *options)
-        )
+        open_connection = _connect_publicly if public_only else socket.create_connection
+        connection = open_connection(address, *options)
         watch.add(connection)
         return connection
 
@@ -142,7 +141,7 @@ def _opener(watch: _Watch, public_only: bool) -> OpenerDirector:
         def https_open(self, request: Request) -> HTTPResponse:
             return self.do_open(lambda *args, **kwargs: watched(HTTPSConnection(*args, **kwargs)), request)
 
-    direct = [ProxyHandler({})] if public_only else []
+    direct = [ProxyHandler({})] if public_only else []  # what a proxy connects to cannot be checked
     return build_opener(PlainHandler, SecureHandler, _Redirects, *direct)
 
 
@@ -151,16 +150,17 @@ def _read(response: HTTPResponse, watch: _Watch) -> bytes:
     if encoding not in ("identity", ""):
         raise ValueError(f"the server sends it compressed ({encoding}), which was not asked for")
     stated = response.headers.get("Content-Length", "")
-    expected = int(stated) if stated.isdecimal() else None
-    content = io.BytesIO()
-    _check_size(expected or 0)
+    expected = int(stated) if stated.isdecimal() else 0
+    _check_size(expected)
+    content = io.BytesIO()  # whose value is not copied
     while chunk := response.read1(CHUNK_BYTES):
         content.write(chunk)
-        _check_size(content.tell())
-        elapsed = watch.elapsed
-        if elapsed > ANSWER_SECONDS and content.tell() < SLOWEST_BYTES_PER_SECOND * elapsed:
-            raise ValueError(f"the server sent {content.tell()} bytes in {elapsed:.0f} s, which is too slow")
-    if watch.is_over or (expected is not None and content.tell() < expected):
+        size, elapsed = content.tell(), watch.elapsed
+        _check_size(size)
+        if elapsed > ANSWER_SECONDS and size < SLOWEST_BYTES_PER_SECOND * elapsed:
+            raise ValueError(f"the server sent {size} bytes in {elapsed:.0f} s, which is too slow")
+    # A connection that is shut down looks like one that has ended.
+    if watch.is_over or content.tell() < expected:
         raise ValueError(f"the connection ended after {content.tell()} of {expected} bytes")
     return content.getvalue()
 
@@ -183,24 +183,22 @@ def _ascii_url(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), host, path, query, ""))
 
 
-def _connect_publicly(host: str, port: int, timeout: float, *options: Any) -> socket.socket:
+def _connect_publicly(address: tuple[str, int], *options: Any) -> socket.socket:
     """Connect to an address that has been checked, so that no second look at the host's name can give another."""
+    host, port = address
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for address in found:
-        if not is_public(address):
-            raise ValueError(f"{host} is at {address}, which is no public address, and local ones are not allowed")
+    for number in found:
+        if not is_public(number):
+            raise ValueError(f"{host} is at {number}, which is no public address, and local ones are not allowed")
     *others, last = dict.fromkeys(found)
-    for address in others:
+    for number in others:
         with suppress(OSError):
-            return socket.create_connection((address, port), timeout, *options)
-    return socket.create_connection((last, port), timeout, *options)
+            return socket.create_connection((number, port), *options)
+    return socket.create_connection((last, port), *options)
 
 
 def _embedded_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address leads to."""
-    if address in NAT64 or int(address) < 2**32:  # the latter were once a way to write them
+    if address in NAT64 or int(address) < 2**32:  # the latter were once a way to write them (RFC 4291, 2.5.5.1)
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-__all__ = ["DOWNLOAD_BYTES", "DOWNLOAD_SECONDS", "download", "is_public"]

@@ -16,6 +16,12 @@ BITRATES = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+SIDE_INFORMATION_BYTES = {
+    (True, True): 17,
+    (True, False): 32,
+    (False, True): 9,
+    (False, False): 17,
+}  # (MPEG 1?, mono?)
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by version
 BLOCK_BYTES = 2**16
 PEEK_BYTES = 64  # of a frame: its header and the start of what may be an info tag
@@ -52,7 +58,7 @@ def parse_header(header: bytes) -> FrameHeader | None:
     """What the header of a frame says, `None` if the four bytes are none."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)  # 3 for MPEG 1, 2 for 2, 0 for 2.5
     bitrate, rate = header[2] >> 4, header[2] >> 2 & 3
     if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
         return None
@@ -60,9 +66,10 @@ def parse_header(header: bytes) -> FrameHeader | None:
     bits = 1000 * BITRATES[version == 3, layer][bitrate - 1]
     padding = header[2] >> 1 & 1
     samples = {1: 384, 2: 1152, 3: 1152 if version == 3 else 576}[layer]
+    # Layer 1 counts in slots of four bytes.
     size = 4 * (12 * bits // hertz + padding) if layer == 1 else samples // 8 * bits // hertz + padding
     mono = header[3] >> 6 == 3
-    side_information = (17 if mono else 32) if version == 3 else (9 if mono else 17)
+    side_information = SIDE_INFORMATION_BYTES[version == 3, mono]
     return FrameHeader((version, layer, hertz, mono), size, samples, 4 + side_information)
 
 
@@ -89,10 +96,11 @@ def tag_size(source: EncodedFile, position: int) -> int:
     head = source.at(position, 32)
     if head[:3] == b"ID3" and len(head) >= 10:
         footer = 10 if head[5] & 0x10 else 0
-        return (
-            10 + footer + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-        )
-    if head[:3] == b"TAG":
+        size = 0
+        for byte in head[6:10]:  # seven bits each, so that none looks like a frame
+            size = size << 7 | byte & 0x7F
+        return 10 + footer + size
+    if head[:3] == b"TAG":  # ID3v1
         return 128
     if head[:8] == b"APETAGEX" and len(head) == 32:
         is_header = head[23] & 0x20  # the footer alone follows the items, which are not found by it
@@ -117,7 +125,7 @@ def _walk(source: EncodedFile, position: int) -> Iterator[tuple[int, FrameHeader
             position += size
         else:
             kind = None
-            candidates += 1
+            candidates += 1  # rubbish is searched for the next byte that may start a frame
             found = block.find(b"\xff", position - start + 1)
             position = start + (found if found >= 0 else len(block))
 
@@ -143,7 +151,7 @@ def _read_tag(source: EncodedFile, position: int, header: FrameHeader, head: byt
         flags = int.from_bytes(frame[offset + 4 : offset + 8], "big")
         stated = int.from_bytes(frame[offset + 8 : offset + 12], "big") if flags & TAG_FRAMES else None
         return frame, stated
-    if head[36:40] == b"VBRI":
+    if head[36:40] == b"VBRI":  # of Fraunhofer's encoder, always at this place
         return source.at(position, header.size), int.from_bytes(head[50:54], "big")
     return b"", None
 
@@ -177,6 +185,3 @@ def _info_frame(frames: _Frames) -> bytes:
             frame[delays + 1] &= 0xF0
             frame[delays + 2] = 0
     return bytes(frame)
-
-
-__all__ = ["FrameHeader", "find_mpeg_streams", "parse_header", "tag_size"]

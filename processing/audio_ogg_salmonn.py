@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from .audio_bytes_salmonn import MOST_STREAMS, EncodedFile, Span, Stream, join_spans, splice
 
 
+# Pages of Ogg (RFC 3533), and how FLAC lies in them (RFC 9639, section 10.1).
 PAGE_MARK = b"OggS"
 PAGE_HEADER_BYTES = 27  # before the lengths of the segments, at most 255 of them
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags
@@ -59,10 +60,11 @@ def find_ogg_streams(source: EncodedFile, start: int) -> list[Stream]:
 def find_flac_streams(source: EncodedFile, start: int) -> list[Stream]:
     """The FLAC streams from `start` to the end."""
     starts = [start]
-    position = start
-    while (position := source.find(FLAC_MARK, position + len(FLAC_MARK))) >= 0 and len(starts) <= MOST_STREAMS:
-        if source.at(position + len(FLAC_MARK), 4) in FLAC_STARTS:
+    position = source.find(FLAC_MARK, start + len(FLAC_MARK))
+    while position >= 0 and len(starts) <= MOST_STREAMS:
+        if source.at(position + len(FLAC_MARK), 4) in FLAC_STARTS:  # the mark alone may be among the samples
             starts.append(position)
+        position = source.find(FLAC_MARK, position + len(FLAC_MARK))
     ends = [*starts[1:], source.size]
     return [Stream(splice(source, [span])) for span in zip(starts, ends, strict=True)]
 
@@ -72,7 +74,7 @@ def _pages(source: EncodedFile, position: int) -> Iterator[_Page]:
         head = source.at(position, PAGE_HEADER_BYTES)
         if len(head) < PAGE_HEADER_BYTES:
             return
-        if head[:4] != PAGE_MARK:
+        if head[:4] != PAGE_MARK:  # rubbish between pages
             position = source.find(PAGE_MARK, position)
             continue
         lengths = source.at(position + PAGE_HEADER_BYTES, head[26])
@@ -86,10 +88,10 @@ def _pages(source: EncodedFile, position: int) -> Iterator[_Page]:
 def _add_page(link: _Link, page: _Page, size: int) -> None:
     link.in_headers = link.in_headers and page.is_first
     join_spans(link.spans, page.start, min(page.end, size))
-    if page.serial != link.serial:
+    if page.serial != link.serial:  # of video beside the sound
         return
     link.stated_granule = max(link.stated_granule, page.granule)
-    if page.end > size:
+    if page.end > size:  # cut in the middle, which decoders drop
         return
     skipped = FLAC_IN_OGG_HEADER_BYTES if page.is_first and link.is_flac else 0
     if link.is_flac:
@@ -103,6 +105,3 @@ def _as_stream(source: EncodedFile, link: _Link) -> Stream:
         return Stream(splice(source, [*link.payloads]), ends_openly=link.ends_openly)
     ratio = link.stated_granule / link.granule if link.granule else 1.0
     return Stream(splice(source, [*link.spans]), stated_ratio=ratio, ends_openly=link.ends_openly)
-
-
-__all__ = ["find_flac_streams", "find_ogg_streams"]

@@ -3,27 +3,22 @@
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import soxr
-import torch
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
 
-Waveform: TypeAlias = np.ndarray | torch.Tensor
-
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
-LARGEST_FLOAT = (
-    8.0  # 18 dB over full scale: decoders of lossy audio overshoot by far less, mistaken scales by far more
-)
+# 18 dB over full scale: decoders of lossy audio overshoot by far less, mistaken scales by far more.
+LARGEST_FLOAT = 8.0
 LARGEST_INT16 = 32767
 MOST_CHANNELS = 1024  # as many as libsndfile reads
 LONGEST_SECONDS = 6 * 3600  # where no limit is set: 1.4 GB of samples at 16 kHz
 BLOCK_VALUES = 2**17  # samples of all channels that are decoded at once
-SHOWN_SECONDS = 0.01  # a file that lacks less of what its header says is not worth a warning
 SHOWN_CHARACTERS = 120  # of a name in a message
 
 
@@ -33,6 +28,11 @@ class Block:
 
     samples: np.ndarray
     sampling_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / self.sampling_rate
 
 
 class AudioTooLongError(ValueError):
@@ -46,7 +46,7 @@ def check_rate(rate: Any, name: str) -> int:
         ValueError: if it is none, or none that audio has.
     """
     is_number = isinstance(rate, Real) and not isinstance(rate, (bool, np.bool_))
-    # compared before it is made a float, which very large whole numbers do not become
+    # Compared before it is made a float, which very large whole numbers do not become.
     if not is_number or rate != rate or abs(rate) == math.inf or rate != int(rate):
         raise ValueError(f"{name} has a sampling rate of {rate!r}; give a whole number of Hz, such as 16000.")
     if rate <= 0:
@@ -77,39 +77,30 @@ def shorten(name: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
-def to_float(samples: Waveform, name: str) -> Waveform:
-    """Float32 samples; integer PCM is scaled to [-1, 1).
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Make sure that this is the shape of one clip.
 
     Raises:
-        ValueError: for samples of another shape or type, and for floats that are not finite or out of range.
+        ValueError: if not; a batch, or a clip with its axes swapped, has more channels than any recording.
     """
-    if samples.ndim not in (1, 2):
-        raise ValueError(f"{name} has the shape {tuple(samples.shape)}; give (samples,) or (samples, channels).")
-    if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:
+    if len(shape) not in (1, 2):
+        raise ValueError(f"{name} has the shape {shape}; give (samples,) or (samples, channels).")
+    if len(shape) == 2 and shape[1] > MOST_CHANNELS:
         raise ValueError(
-            f"{name} has {samples.shape[1]} channels by its shape {tuple(samples.shape)}, more than {MOST_CHANNELS}; "
+            f"{name} has {shape[1]} channels by its shape {shape}, more than {MOST_CHANNELS}; "
             "give (samples, channels), and several clips as a list."
         )
-    if isinstance(samples, torch.Tensor):
-        if samples.is_floating_point():
-            check_level(samples.detach(), name)
-            return samples.detach().float()
-        return torch.from_numpy(_pcm_to_float(samples.cpu().numpy(), name)).to(samples.device)
-    if np.issubdtype(samples.dtype, np.floating):
-        check_level(samples, name)
-        return samples.astype(np.float32, copy=False)
-    return _pcm_to_float(samples, name)
 
 
-def check_level(samples: Waveform, name: str) -> None:
-    """Check that samples are finite and can be meant as [-1, 1]; those of decoders go somewhat beyond.
+def check_level(samples: np.ndarray, name: str) -> None:
+    """Make sure that floats are finite and can be meant as [-1, 1]; those of decoders go somewhat beyond.
 
     Raises:
         ValueError: if not.
     """
-    if 0 in samples.shape:
+    if samples.size == 0:
         return
-    peak = max(float(samples.max()), -float(samples.min()))
+    peak = max(float(samples.max()), -float(samples.min()))  # NaN if one of the samples is
     if not math.isfinite(peak):
         raise ValueError(f"{name} contains NaN or infinite samples; repair or drop the clip.")
     if peak > LARGEST_FLOAT:
@@ -119,23 +110,41 @@ def check_level(samples: Waveform, name: str) -> None:
         )
 
 
-def to_mono(samples: Waveform, channel: int | None, name: str) -> Waveform:
+def to_float(samples: np.ndarray, name: str) -> np.ndarray:
+    """Float32 samples; integer PCM is scaled to [-1, 1).
+
+    Raises:
+        ValueError: for another type, and for floats that are not finite or out of range.
+    """
+    if np.issubdtype(samples.dtype, np.floating):
+        check_level(samples, name)
+        return samples.astype(np.float32, copy=False)
+    if not np.issubdtype(samples.dtype, np.integer) or samples.dtype.itemsize > 4:
+        raise ValueError(
+            f"{name} has the dtype {samples.dtype}; give float or integer PCM samples, the latter of 8 to 32 bits."
+        )
+    limits = np.iinfo(samples.dtype)
+    is_int32 = limits.min < 0 and samples.dtype.itemsize == 4
+    if is_int32 and samples.size and 0 < np.abs(samples, dtype=np.int64).max() <= LARGEST_INT16:
+        logger.warning(
+            f"{name} has {samples.dtype} samples that fit into 16 bits, which makes it almost silent; "
+            "if they are 16-bit values, pass them as int16."
+        )
+    middle = (limits.max + limits.min + 1) // 2  # 128 for unsigned bytes, else 0
+    half = (limits.max - limits.min + 1) // 2
+    # Through float64, since float32 has no room for the 32 bits before they are scaled.
+    return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
+
+
+def to_mono(samples: np.ndarray, channel: int | None, name: str) -> np.ndarray:
     """One channel, or the mean of all, of samples `(samples,)` or `(samples, channels)`."""
     if samples.ndim == 1:
         samples = samples[:, None]
-    if channel is not None:
-        if not 0 <= channel < samples.shape[1]:
-            raise ValueError(f"{name} has {samples.shape[1]} channels; there is no channel {channel}.")
-        return samples[:, channel]
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-
-
-def resample(samples: Waveform, rate: int, target_rate: int) -> Waveform:
-    """Mono samples at another rate, by soxr at its high quality."""
-    if isinstance(samples, torch.Tensor):
-        resampled = soxr.resample(samples.detach().cpu().numpy(), rate, target_rate)
-        return torch.from_numpy(resampled).to(samples.device)
-    return soxr.resample(np.ascontiguousarray(samples), rate, target_rate)
+    if channel is None:
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
+    if not 0 <= channel < samples.shape[1]:
+        raise ValueError(f"{name} has {samples.shape[1]} channels; there is no channel {channel}.")
+    return samples[:, channel]
 
 
 class MonoMixer:
@@ -153,7 +162,7 @@ class MonoMixer:
         self.name = name
         self._samples = np.empty(0, np.float32)
         self._count = 0  # of them that are in place; the others are room for more
-        self._rate = target_rate
+        self._rate: int | None = None  # of the last block
         self._resampler: soxr.ResampleStream | None = None
 
     def add(self, block: Block) -> None:
@@ -173,7 +182,13 @@ class MonoMixer:
         self._append(mono if self._resampler is None else self._resampler.resample_chunk(mono))
 
     def result(self) -> np.ndarray:
-        """All samples `(samples,)` in float32."""
+        """All samples `(samples,)` in float32.
+
+        Raises:
+            ValueError: if there was no block.
+        """
+        if self._rate is None:
+            raise ValueError(f"{self.name} is empty: it has no samples.")
         self._flush()
         self._samples.resize(self._count, refcheck=False)
         return self._samples
@@ -190,37 +205,3 @@ class MonoMixer:
             self._samples.resize(max(count, len(self._samples) * 5 // 4), refcheck=False)
         self._samples[self._count : count] = samples
         self._count = count
-
-
-def _pcm_to_float(samples: np.ndarray, name: str) -> np.ndarray:
-    if not np.issubdtype(samples.dtype, np.integer) or samples.dtype.itemsize > 4:
-        raise ValueError(
-            f"{name} has the dtype {samples.dtype}; give float or integer PCM samples, the latter of 8 to 32 bits."
-        )
-    limits = np.iinfo(samples.dtype)
-    is_int32 = limits.min < 0 and samples.dtype.itemsize == 4
-    if is_int32 and samples.size and 0 < np.abs(samples, dtype=np.int64).max() <= LARGEST_INT16:
-        logger.warning(
-            f"{name} has {samples.dtype} samples that fit into 16 bits, which makes it almost silent; "
-            "if they are 16-bit values, pass them as int16."
-        )
-    middle = (limits.max + limits.min + 1) // 2  # 128 for unsigned bytes, else 0
-    half = (limits.max - limits.min + 1) // 2
-    return ((samples.astype(np.float64) - middle) / half).astype(np.float32)
-
-
-__all__ = [
-    "BLOCK_VALUES",
-    "SHOWN_SECONDS",
-    "AudioTooLongError",
-    "Block",
-    "MonoMixer",
-    "Waveform",
-    "check_level",
-    "check_rate",
-    "check_seconds",
-    "resample",
-    "shorten",
-    "to_float",
-    "to_mono",
-]

@@ -1,13 +1,10 @@
 """Where encoded audio comes from: paths, URLs, `data:` URIs, base64, bytes and open files, as one kind of file."""
 
 import base64
-import binascii
 import io
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +18,7 @@ from .audio_streams_salmonn import MAGIC_BYTES, is_media
 
 
 FILE_BYTES = 2**31  # largest file: more than 3 hours of WAV at 44.1 kHz in stereo
-READ_BYTES = 2**28  # largest content of what can only be read from its start
+READ_BYTES = 2**28  # largest content of what can only be read from its start, and is held in memory
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|file):", re.IGNORECASE)
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 SHORTEST_BASE64 = 64  # characters; shorter ones are names
@@ -37,15 +34,23 @@ class AudioAccess:
         allow_paths: whether local files may be read; if not, URLs must lead to public addresses.
         allow_urls: whether URLs may be read.
         max_seconds: longest clip; `None` for no limit.
+
+    Raises:
+        ValueError: if what is allowed is no truth value; `"no"` would pass for one.
     """
 
     allow_paths: bool = True
     allow_urls: bool = True
     max_seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("allow_paths", "allow_urls"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}.")
 
-@contextmanager
-def open_location(location: str, name: str, access: AudioAccess) -> Iterator[EncodedFile]:
+
+def open_location(location: str, name: str, access: AudioAccess) -> EncodedFile:
     """Open a path, a `file:`, `http:`, `https:` or `data:` URL, or base64; an existing path comes before base64.
 
     Raises:
@@ -54,30 +59,27 @@ def open_location(location: str, name: str, access: AudioAccess) -> Iterator[Enc
     match = SCHEME.match(location.strip(" "))
     scheme = (match[1] or match[2]).lower() if match else ""
     if scheme == "data":
-        with open_bytes(_data_uri_content(location, name), name) as file:
-            yield file
-    elif scheme in ("http", "https"):
+        return open_bytes(_data_uri_content(location, name), name)
+    if scheme in ("http", "https"):
         if not access.allow_urls:
             raise ValueError(f"{shorten(location)} is a URL, and allow_urls is False; pass the bytes instead.")
-        with open_bytes(download(location, public_only=not access.allow_paths), shorten(location)) as file:
-            yield file
-    elif scheme not in ("", "file"):
+        return open_bytes(download(location, public_only=not access.allow_paths), shorten(location))
+    if scheme == "file":
+        return _open_path(_file_url_path(location), access)
+    if scheme:
         raise ValueError(f"{shorten(location)} has the scheme {scheme}:; only http, https, file and data are read.")
-    else:
-        path = _file_url_path(location) if scheme else location
-        content = None if scheme or (access.allow_paths and _exists(path)) else _base64_content(location)
-        with _open_path(path, access) if content is None else open_bytes(content, name) as file:
-            yield file
+    if access.allow_paths and _exists(location):
+        return _open_path(location, access)
+    content = _base64_content(location)
+    return _open_path(location, access) if content is None else open_bytes(content, name)
 
 
-@contextmanager
-def open_bytes(content: Bytes, name: str) -> Iterator[EncodedFile]:
+def open_bytes(content: Bytes, name: str) -> EncodedFile:
     """Encoded audio in memory."""
-    yield EncodedFile(io.BytesIO(content), memoryview(content).nbytes, name)
+    return EncodedFile(io.BytesIO(content), memoryview(content).nbytes, name)
 
 
-@contextmanager
-def open_file_object(file: Any, name: str) -> Iterator[EncodedFile]:
+def open_file_object(file: Any, name: str) -> EncodedFile:
     """What the user has opened, from its start; it is left open, and where it was.
 
     Raises:
@@ -87,26 +89,20 @@ def open_file_object(file: Any, name: str) -> Iterator[EncodedFile]:
     name = shorten(location) if isinstance(location, str) else name
     if isinstance(file, io.TextIOBase):
         raise ValueError(f"{name} is open as text; open it with 'rb'.")
-    if isinstance(file, (io.BytesIO, io.BufferedReader, io.BufferedRandom)) and file.seekable():
-        position = file.tell()
-        try:
-            size = file.seek(0, io.SEEK_END)
-        except OSError as error:  # of files that the system makes up
-            raise ValueError(f"{name} cannot be read: {error}") from error
-        try:
-            yield EncodedFile(file, _check_size(size, FILE_BYTES, name), name)
-        finally:
-            file.seek(position)
-        return
     try:
-        content = _read_object(file, name)
-    except (OSError, ValueError, TypeError) as error:
+        # Others, such as wrappers and sockets, may claim to be seekable and are not: they are read into memory.
+        if not isinstance(file, (io.BytesIO, io.BufferedReader, io.BufferedRandom)) or not file.seekable():
+            return open_bytes(_read_object(file), name)
+        position = file.tell()
+        size = file.seek(0, io.SEEK_END)
+        file.seek(position)
+    except (OSError, ValueError, TypeError) as error:  # the first also where the system makes the content up
         raise ValueError(f"{name} cannot be read: {error}") from error
-    with open_bytes(content, name) as encoded:
-        yield encoded
+    _check_size(size, name)
+    return EncodedFile(file, size, name, release=lambda: file.seek(position))
 
 
-def _read_object(file: Any, name: str) -> bytes:
+def _read_object(file: Any) -> bytes:
     if _is_device(file):
         raise ValueError("it is a device")
     if getattr(file, "seekable", bool)():
@@ -115,21 +111,28 @@ def _read_object(file: Any, name: str) -> bytes:
     while len(content) <= READ_BYTES:
         chunk = file.read(2**20)
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError(f"its read() gives {type(chunk).__name__}, and bytes are needed")
+            raise TypeError(f"its read() returns {type(chunk).__name__}, and bytes are needed")
         if not chunk:
             return bytes(content)
         content += chunk
     raise ValueError(f"it has more than {READ_BYTES} bytes")
 
 
-@contextmanager
-def _open_path(location: str, access: AudioAccess) -> Iterator[EncodedFile]:
+def _is_device(file: Any) -> bool:
+    try:
+        mode = os.fstat(file.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # it has no number, as objects of Python's own
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _open_path(location: str, access: AudioAccess) -> EncodedFile:
     shown = shorten(location)
     if not access.allow_paths:
         raise ValueError(
             f"{shown} is read as the path of a local file, and allow_paths is False; pass a URL, bytes or base64."
         )
-    if not location.strip():
+    if not location.strip():  # which would be the folder that we are in
         raise ValueError(f"There is no audio file {location!r}.")
     path = Path(os.path.expanduser(location))
     try:
@@ -138,10 +141,11 @@ def _open_path(location: str, access: AudioAccess) -> Iterator[EncodedFile]:
         raise ValueError(f"There is no audio file {shown}.") from error
     if stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{shown} is a folder; give an audio file.")
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # which might never end
         raise ValueError(f"{shown} is a device, pipe or socket; give an audio file.")
-    with path.open("rb") as file:
-        yield EncodedFile(file, _check_size(os.fstat(file.fileno()).st_size, FILE_BYTES, shown), shown)
+    _check_size(status.st_size, shown)
+    file = path.open("rb")
+    return EncodedFile(file, status.st_size, shown, release=file.close)
 
 
 def _exists(location: str) -> bool:
@@ -151,18 +155,11 @@ def _exists(location: str) -> bool:
         return False
 
 
-def _check_size(size: int, largest: int, name: str) -> int:
-    if size > largest:
-        raise ValueError(f"{name} has {size} bytes, more than {largest}; cut it into clips, or compress it as FLAC.")
-    return size
-
-
-def _is_device(file: Any) -> bool:
-    try:
-        mode = os.fstat(file.fileno()).st_mode
-    except (AttributeError, OSError, ValueError):
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+def _check_size(size: int, name: str) -> None:
+    if size > FILE_BYTES:
+        raise ValueError(
+            f"{name} has {size} bytes, more than {FILE_BYTES}; cut it into clips, or compress it as FLAC."
+        )
 
 
 def _file_url_path(location: str) -> str:
@@ -180,7 +177,7 @@ def _data_uri_content(location: str, name: str) -> bytes:
         return unquote_to_bytes(content)
     try:
         return _decode_base64(unquote(content))
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{name} is a data: URI whose base64 is damaged: {error}.") from error
 
 
@@ -188,16 +185,15 @@ def _base64_content(text: str) -> bytes | None:
     """What bare base64 encodes, if it is base64 and starts as audio does; else the text is taken for a path."""
     if len(text) < SHORTEST_BASE64 or not BASE64.fullmatch(text):
         return None
+    # Twice the letters that the first bytes need, since there may be line breaks, and as many as make whole bytes.
+    head = "".join(text[: 4 * MAGIC_BYTES].split())[: 2 * MAGIC_BYTES]
     try:
-        head = _decode_base64("".join(text[: 4 * MAGIC_BYTES].split())[: 2 * MAGIC_BYTES])
-        return _decode_base64(text) if is_media(head) else None
-    except (binascii.Error, ValueError):
+        return _decode_base64(text) if is_media(_decode_base64(head)) else None
+    except ValueError:
         return None
 
 
 def _decode_base64(text: str) -> bytes:
+    """Also of its variant for URLs, of several lines, and without the padding."""
     compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-
-
-__all__ = ["AudioAccess", "open_bytes", "open_file_object", "open_location"]

@@ -8,7 +8,7 @@ from .audio_mpeg_salmonn import find_mpeg_streams, parse_header, tag_size
 from .audio_ogg_salmonn import find_flac_streams, find_ogg_streams
 
 
-MAGIC_BYTES = 64
+MAGIC_BYTES = 64  # more than any mark at the start of a file
 UNREAD_SHARE = 0.05  # of a file; less is padding, or what programs leave behind the samples
 # Where other decoders are tried, these are what they get: they would follow the addresses in a playlist.
 OTHER_MAGIC = (
@@ -32,7 +32,7 @@ SNDFILE_MAGIC = (b"RIFF", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", 
 def find_streams(source: EncodedFile) -> list[Stream]:
     """The streams of a file one after the other; one with all of its bytes if it is of no known kind."""
     position = 0
-    while size := tag_size(source, position):
+    while size := tag_size(source, position):  # ID3 tags are put before every kind of file
         position += size
     magic = source.at(position, 4)
     streams: list[Stream] = []
@@ -61,12 +61,12 @@ def is_media(head: bytes) -> bool:
 def _chunk_streams(source: EncodedFile) -> list[Stream]:
     streams: list[Stream] = []
     position = 0
-    while position < source.size and len(streams) <= MOST_STREAMS and (found := find_chunk_stream(source, position)):
+    while position < source.size and len(streams) <= MOST_STREAMS:
+        found = find_chunk_stream(source, position)
+        if found is None:
+            break
         stream, position = found
         streams.append(stream)
     if streams and source.size - position > UNREAD_SHARE * source.size:
         streams[-1] = replace(streams[-1], unread_bytes=source.size - position)
     return streams
-
-
-__all__ = ["MAGIC_BYTES", "find_streams", "is_media"]

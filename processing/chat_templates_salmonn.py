@@ -47,5 +47,3 @@ CHATML_CHAT_TEMPLATE = (
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 )
-
-__all__ = ["CHATML_CHAT_TEMPLATE", "VICUNA_CHAT_TEMPLATE"]

@@ -1,48 +1,42 @@
 """Audio features of SALMONN: Whisper's log-mel and BEATs' Kaldi fbank, on one time axis of 10 ms frames."""
 
-import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from numbers import Real
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank
 from transformers.utils import logging
 
-from .audio_io_salmonn import AudioAccess, AudioSource, Waveform, check_rate, is_rated, load_mono
-from .audio_segments_salmonn import (
-    LONGEST_CLIP_FRAMES,
-    MEL_FRAMES_PER_SECOND,
-    AudioLayout,
-    Segment,
-    is_finite_number,
-    whole_length,
-)
+from .audio_features_salmonn import FBANK_WINDOW_SAMPLES, HOP_SAMPLES, SAMPLING_RATE, kaldi_fbank, log_mel
+from .audio_io_salmonn import Waveform, is_batch, is_rated, load_mono
+from .audio_samples_salmonn import check_rate
+from .audio_segments_salmonn import LONGEST_CLIP_FRAMES, AudioLayout, SegmentGroup, is_finite_number, whole_length
+from .audio_sources_salmonn import AudioAccess
 from .processor_options_salmonn import EXTRACTOR_OPTIONS, check_names
 
 
 logger = logging.get_logger(__name__)
 
-SAMPLING_RATE = 16000
-HOP_SAMPLES = SAMPLING_RATE // MEL_FRAMES_PER_SECOND  # 160 samples, 10 ms, of both features
 MIN_SAMPLES = SAMPLING_RATE  # shorter clips are padded to 1 s, as in the research code
-
-MEL_FFT_SAMPLES = 400  # 25 ms
-FBANK_WINDOW_SAMPLES = 400  # 25 ms
-FBANK_FFT_SAMPLES = 512  # the next power of two
-FBANK_PREEMPHASIS = 0.97
-FBANK_LOWEST_HZ = 20.0
-PCM_SCALE = 2.0**15  # Kaldi works on 16-bit sample values
-KALDI_FLOOR = 1.1920928955078125e-07  # float32 epsilon
-
 UNSAVED = ("allow_paths", "allow_urls")
 MOST_BINS = 1024
 LARGEST_FBANK, SMALLEST_FBANK_STD = 100, 0.01  # energies of 16-bit samples have logarithms between -16 and 35
 BATCH_SAMPLES = 30 * SAMPLING_RATE  # of segments that are transformed at once: these need 100 times their memory
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedClip:
+    """A clip that has been read and checked: the value that all steps behind the reading take.
+
+    Args:
+        samples: `(samples,)`, mono float32 at 16 kHz; `None` for a clip of which only the length is known.
+        num_frames: mel frames (10 ms) that they touch.
+    """
+
+    samples: Any
+    num_frames: Any
 
 
 class SalmonnFeatureExtractor(SequenceFeatureExtractor):
@@ -149,19 +143,51 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for clips that cannot or may not be read or exceed `max_audio_seconds`; names the clip.
         """
+        reading = dict[str, Any](sampling_rate=sampling_rate, allow_paths=allow_paths, allow_urls=allow_urls)
+        if is_batch(audio):
+            return [clip.samples for clip in self.load_clips(audio, **reading)]
+        return self.load_clip(audio, **reading).samples
+
+    def load_clips(self, clips: Sequence[Any], **reading: Any) -> list[LoadedClip]:
+        """Read each clip of a list; the options are those of `load_clip`."""
+        return [self.load_clip(clip, name=f"audio {index}", **reading) for index, clip in enumerate(clips)]
+
+    def load_clip(
+        self,
+        audio: Any,
+        sampling_rate: int | None = None,
+        allow_paths: bool | None = None,
+        allow_urls: bool | None = None,
+        name: str = "audio",
+    ) -> LoadedClip:
+        """Read one clip: the only step that fetches and checks audio; all later ones take what it returns.
+
+        Args:
+            audio, sampling_rate, allow_paths, allow_urls: as for `fetch_audio`.
+            name: what to call the clip in messages when it has no path.
+
+        Raises:
+            ValueError: if it cannot or may not be read, or exceeds `max_audio_seconds`; names the clip.
+        """
         access = AudioAccess(
-            _check_flag("allow_paths", self.allow_paths if allow_paths is None else allow_paths),
-            _check_flag("allow_urls", self.allow_urls if allow_urls is None else allow_urls),
+            self.allow_paths if allow_paths is None else allow_paths,
+            self.allow_urls if allow_urls is None else allow_urls,
             self.max_audio_seconds,
         )
         rate = None if sampling_rate is None else check_rate(sampling_rate, "audio")
-        if is_batch(audio):
-            return [self._load(clip, rate, f"audio {index}", access) for index, clip in enumerate(audio)]
-        return self._load(audio, rate, "audio", access)
+        is_array = isinstance(audio, (np.ndarray, torch.Tensor))
+        if rate is None and (is_array or (isinstance(audio, (list, tuple)) and not is_rated(audio))):
+            logger.warning_once(
+                f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass it to be sure."
+            )
+        # Samples without channels are taken as they are, whichever channel is asked of the others.
+        channel = None if is_array and audio.ndim == 1 else self.channel
+        samples = load_mono(audio, self.sampling_rate, rate, channel, name, access)
+        return LoadedClip(samples, self.num_audio_frames(len(samples)))
 
     def __call__(
         self,
-        audio: AudioSource | Sequence[AudioSource],
+        audio: Any,
         sampling_rate: int | None = None,
         return_tensors: str | None = "pt",
         padding: bool | str = True,
@@ -187,12 +213,28 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             ValueError: for audio that cannot be used, naming the clip.
         """
         check_names(kwargs, EXTRACTOR_OPTIONS, "SalmonnFeatureExtractor")
-        if return_tensors not in ("pt", "np", None):
-            raise ValueError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}.")
-        clips = self.fetch_audio(audio if is_batch(audio) else [audio], sampling_rate)
+        clips = self.load_clips(audio if is_batch(audio) else [audio], sampling_rate=sampling_rate)
         if not clips:
             raise ValueError("Got an empty list of clips; pass at least one.")
-        features = self._extract([_as_tensor(clip) for clip in clips])
+        return self.extract(clips, self.audio_layout, return_tensors)
+
+    def extract(
+        self, clips: Sequence[LoadedClip], layout: AudioLayout, return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """Extract both features of clips that are loaded; see `__call__`.
+
+        Args:
+            clips: at least one.
+            layout: that of this extractor.
+            return_tensors: "pt" or "np".
+
+        Raises:
+            ValueError: for another type of tensors.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"return_tensors must be 'pt' or 'np', got {return_tensors!r}.")
+        frames = [clip.num_frames for clip in clips]
+        features = self._extract([_as_tensor(clip.samples) for clip in clips], frames, layout)
         if return_tensors == "np":
             return BatchFeature({name: value.cpu().numpy() for name, value in features.items()})
         return BatchFeature(features)
@@ -209,164 +251,82 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         """Audio tokens that a clip of `num_samples` at 16 kHz becomes."""
         return self.audio_layout.num_audio_tokens(self.num_audio_frames(num_samples))
 
-    def _load(self, clip: AudioSource, sampling_rate: int | None, name: str, access: AudioAccess) -> Waveform:
-        is_bare = isinstance(clip, (np.ndarray, torch.Tensor, list, tuple)) and not is_rated(clip)
-        if sampling_rate is None and is_bare:
-            logger.warning_once(
-                f"Got samples without a sampling_rate; {self.sampling_rate} Hz is assumed. Pass it to be sure."
-            )
-        return load_mono(clip, self.sampling_rate, sampling_rate, self._channel_of(clip), name, access)
-
-    def _channel_of(self, clip: AudioSource) -> int | None:
-        is_mono_array = isinstance(clip, (np.ndarray, torch.Tensor)) and clip.ndim == 1
-        return None if is_mono_array else self.channel
-
-    def _extract(self, clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        layout = self.audio_layout
-        frames = [self.num_audio_frames(len(clip)) for clip in clips]
+    def _extract(self, clips: list[torch.Tensor], frames: list[int], layout: AudioLayout) -> dict[str, torch.Tensor]:
         total = max(layout.padded_length(count) for count in frames)
         device = clips[0].device
-        log_mel = torch.zeros(len(clips), self.feature_size, total, device=device)
+        input_features = torch.zeros(len(clips), self.feature_size, total, device=device)
         fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
         audio_input_features_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
 
-        for padded_frames, members in self._batch_segments(clips, frames):
-            waveforms = torch.zeros(len(members), padded_frames * HOP_SAMPLES, device=device)
-            for row, (_, _, samples) in enumerate(members):
-                waveforms[row, : len(samples)] = samples
-            log_mels = self._log_mel(waveforms)
-            fbanks = self._normalised_fbank(waveforms) if self.num_fbank_bins else None
-            for row, (clip, segment, samples) in enumerate(members):
-                span = slice(segment.offset, segment.offset + padded_frames)
-                log_mel[clip, :, span] = log_mels[row]
-                if fbanks is not None:
-                    count = (max(len(samples), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
-                    fbank[clip, segment.offset : segment.offset + count] = fbanks[row, :count]
-                    audio_input_features_mask[clip, segment.offset : segment.offset + count] = 1
+        for group in _batched(layout.plan(frames)):
+            spans = [slice(segment.offset * HOP_SAMPLES, segment.end * HOP_SAMPLES) for segment in group.segments]
+            samples = [clips[segment.clip][span] for segment, span in zip(group.segments, spans, strict=True)]
+            waveforms = torch.zeros(len(samples), group.padded_frames * HOP_SAMPLES, device=device)
+            for row, waveform in enumerate(samples):
+                waveforms[row, : len(waveform)] = waveform
+            log_mels = log_mel(waveforms, self.feature_size)
+            for row, segment in enumerate(group.segments):
+                input_features[segment.clip, :, segment.offset : segment.end] = log_mels[row]
+            if not self.num_fbank_bins:
+                continue
+            fbanks = self._normalised_fbank(waveforms)
+            for row, segment in enumerate(group.segments):
+                # whole windows of the audio alone, which is padded to no more than 1 s
+                count = (max(len(samples[row]), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
+                span = slice(segment.offset, segment.offset + count)
+                fbank[segment.clip, span] = fbanks[row, :count]
+                audio_input_features_mask[segment.clip, span] = 1
 
         lengths = torch.tensor(frames, device=device)
         features = {
-            "input_features": log_mel,
+            "input_features": input_features,
             "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
         }
-        return features | (
-            {"audio_input_features": fbank, "audio_input_features_mask": audio_input_features_mask}
-            if self.num_fbank_bins
-            else {}
-        )
-
-    def _batch_segments(
-        self, clips: list[torch.Tensor], frames: list[int]
-    ) -> Iterator[tuple[int, list[tuple[int, Segment, torch.Tensor]]]]:
-        """Padded lengths, and some segments of this length with the clips they are of and their samples."""
-        layout = self.audio_layout
-        longest = layout.longest_segment * HOP_SAMPLES
-        groups = defaultdict(list)
-        for index, clip in enumerate(clips):
-            for number, segment in enumerate(layout.split(frames[index])):
-                groups[segment.padded_frames].append((index, segment, clip[number * longest : (number + 1) * longest]))
-        for padded_frames, members in groups.items():
-            count = max(1, BATCH_SAMPLES // (padded_frames * HOP_SAMPLES))
-            for start in range(0, len(members), count):
-                yield padded_frames, members[start : start + count]
-
-    def _check_settings(self) -> None:
-        for name, value, lowest in (
-            ("feature_size", self.feature_size, 1),
-            ("num_fbank_bins", self.num_fbank_bins, 0),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= MOST_BINS:
-                raise ValueError(f"{name} must be a whole number from {lowest} to {MOST_BINS}, got {value!r}.")
-        if (self.feature_size, self.num_fbank_bins) == (128, 80):
-            raise ValueError(
-                "feature_size 128 and num_fbank_bins 80 are swapped: feature_size is that of Whisper's log-mel (80 or "
-                "128), num_fbank_bins that of BEATs' fbank (128)."
-            )
-        for name in ("fbank_mean", "fbank_std"):
-            value = getattr(self, name)
-            if not is_finite_number(value) or (name == "fbank_std" and value <= 0):
-                needed = "a positive number" if name == "fbank_std" else "a finite number"
-                raise ValueError(f"{name} must be {needed}, got {value!r}.")
-        if abs(self.fbank_mean) > LARGEST_FBANK or not SMALLEST_FBANK_STD <= self.fbank_std <= LARGEST_FBANK:
-            raise ValueError(
-                f"fbank_mean {self.fbank_mean:g} and fbank_std {self.fbank_std:g} cannot be those of fbanks, which "
-                f"are logarithms within {LARGEST_FBANK}; BEATs was trained with 15.41663 and 6.55582."
-            )
-        if self.channel is not None and (type(self.channel) is not int or self.channel < 0):
-            raise ValueError(f"channel must be None or a whole number from 0, got {self.channel!r}.")
-        if self.max_audio_seconds is not None and not (
-            is_finite_number(self.max_audio_seconds) and self.max_audio_seconds > 0
-        ):
-            raise ValueError(f"max_audio_seconds must be None or a positive number, got {self.max_audio_seconds!r}.")
-        for name in UNSAVED:
-            _check_flag(name, getattr(self, name))
-        _ = self.audio_layout  # checks the settings of segments and windows
-
-    def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Whisper's log-mel `(B, mel, frames)` of waveforms `(B, samples)`."""
-        window = torch.hann_window(MEL_FFT_SAMPLES, device=waveforms.device)
-        spectrum = torch.stft(waveforms, MEL_FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2
-        filters = torch.from_numpy(_whisper_filters(self.feature_size)).to(waveforms)
-        log_mel = (filters.T @ power).clamp(min=1e-10).log10()
-        log_mel = torch.maximum(log_mel, log_mel.amax(dim=(1, 2), keepdim=True) - 8.0)
-        return (log_mel + 4.0) / 4.0
+        if self.num_fbank_bins:
+            features["audio_input_features"] = fbank
+            features["audio_input_features_mask"] = audio_input_features_mask
+        return features
 
     def _normalised_fbank(self, waveforms: torch.Tensor) -> torch.Tensor:
         """BEATs' input `(B, frames, bins)` of waveforms `(B, samples)`."""
         return ((kaldi_fbank(waveforms, self.num_fbank_bins) - self.fbank_mean) / (2 * self.fbank_std)).float()
 
-
-def kaldi_fbank(waveforms: torch.Tensor, num_bins: int) -> torch.Tensor:
-    """Log filter-bank energies as Kaldi computes them, without dither, whole windows only.
-
-    Args:
-        waveforms (`torch.Tensor` of shape `(batch, samples)`): 16 kHz, in [-1, 1).
-        num_bins: mel bins between 20 Hz and 8 kHz.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, 1 + (samples - 400) // 160, num_bins)`, in float64 where the device has it:
-        in float32 quiet bins would be off by 1e-3.
-    """
-    dtype = torch.float32 if waveforms.device.type == "mps" else torch.float64
-    frames = (waveforms.to(dtype) * PCM_SCALE).unfold(-1, FBANK_WINDOW_SAMPLES, HOP_SAMPLES)
-    frames = frames - frames.mean(-1, keepdim=True)
-    previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-    window = torch.hann_window(FBANK_WINDOW_SAMPLES, periodic=False, dtype=dtype, device=waveforms.device) ** 0.85
-    frames = (frames - FBANK_PREEMPHASIS * previous) * window
-    power = torch.fft.rfft(frames, n=FBANK_FFT_SAMPLES).abs() ** 2
-    filters = torch.from_numpy(_kaldi_filters(num_bins)).to(power)
-    return (power @ filters).clamp(min=KALDI_FLOOR).log()
-
-
-@lru_cache
-def _whisper_filters(num_bins: int) -> np.ndarray:
-    filters = mel_filter_bank(
-        num_frequency_bins=1 + MEL_FFT_SAMPLES // 2,
-        num_mel_filters=num_bins,
-        min_frequency=0.0,
-        max_frequency=SAMPLING_RATE / 2,
-        sampling_rate=SAMPLING_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return filters.astype(np.float32)
+    def _check_settings(self) -> None:
+        channel, longest = self.channel, self.max_audio_seconds
+        checks = {
+            "feature_size": (_is_whole(self.feature_size, 1, MOST_BINS), f"a whole number from 1 to {MOST_BINS}"),
+            "num_fbank_bins": (_is_whole(self.num_fbank_bins, 0, MOST_BINS), f"a whole number from 0 to {MOST_BINS}"),
+            "fbank_mean": (is_finite_number(self.fbank_mean), "a finite number"),
+            "fbank_std": (is_finite_number(self.fbank_std) and self.fbank_std > 0, "a positive number"),
+            "channel": (channel is None or _is_whole(channel, 0, None), "None or a whole number from 0"),
+            "max_audio_seconds": (
+                longest is None or (is_finite_number(longest) and longest > 0),
+                "None or a positive number",
+            ),
+        }
+        for name, (is_valid, needed) in checks.items():
+            if not is_valid:
+                raise ValueError(f"{name} must be {needed}, got {getattr(self, name)!r}.")
+        if (self.feature_size, self.num_fbank_bins) == (128, 80):
+            raise ValueError(
+                "feature_size 128 and num_fbank_bins 80 are swapped: feature_size is that of Whisper's log-mel (80 or "
+                "128), num_fbank_bins that of BEATs' fbank (128)."
+            )
+        if abs(self.fbank_mean) > LARGEST_FBANK or not SMALLEST_FBANK_STD <= self.fbank_std <= LARGEST_FBANK:
+            raise ValueError(
+                f"fbank_mean {self.fbank_mean:g} and fbank_std {self.fbank_std:g} cannot be those of fbanks, which "
+                f"are logarithms within {LARGEST_FBANK}; BEATs was trained with 15.41663 and 6.55582."
+            )
+        AudioAccess(self.allow_paths, self.allow_urls)  # checks both
+        _ = self.audio_layout  # checks the settings of segments and windows
 
 
-@lru_cache
-def _kaldi_filters(num_bins: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of 128 bins over 257 frequencies, the lowest are narrower than one
-        return mel_filter_bank(
-            num_frequency_bins=1 + FBANK_FFT_SAMPLES // 2,
-            num_mel_filters=num_bins,
-            min_frequency=FBANK_LOWEST_HZ,
-            max_frequency=SAMPLING_RATE / 2,
-            sampling_rate=SAMPLING_RATE,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
+def _batched(groups: list[SegmentGroup]) -> Iterator[SegmentGroup]:
+    """The groups in parts of at most `BATCH_SAMPLES`, or of one segment."""
+    for group in groups:
+        count = max(1, BATCH_SAMPLES // (group.padded_frames * HOP_SAMPLES))
+        for start in range(0, len(group.segments), count):
+            yield replace(group, segments=group.segments[start : start + count])
 
 
 def _as_tensor(samples: Waveform) -> torch.Tensor:
@@ -376,17 +336,9 @@ def _as_tensor(samples: Waveform) -> torch.Tensor:
     return torch.from_numpy(np.require(samples, requirements=["C", "W"]))
 
 
-def is_batch(audio: Any) -> bool:
-    """Whether this is a list or a column of clips, rather than one clip: a list of numbers, or samples and rate."""
-    if not isinstance(audio, Sequence) or isinstance(audio, (str, bytes, bytearray, memoryview)):
-        return False
-    return not (len(audio) > 0 and isinstance(audio[0], Real)) and not is_rated(audio)
+def _is_whole(value: Any, lowest: int, highest: int | None) -> bool:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return is_whole and value >= lowest and (highest is None or value <= highest)
 
 
-def _check_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
-    return value
-
-
-__all__ = ["SalmonnFeatureExtractor", "is_batch", "kaldi_fbank"]
+__all__ = ["LoadedClip", "SalmonnFeatureExtractor", "is_batch", "kaldi_fbank"]

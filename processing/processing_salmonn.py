@@ -1,8 +1,7 @@
 """The SALMONN processor: audio features, prompt templates and placeholders, labels for training."""
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,30 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData, Unpack
 from transformers.utils import logging
 
-from .assistant_masks_salmonn import require_placed_masks
-from .chat_messages_salmonn import clean_messages, read_conversations
+from .audio_io_salmonn import is_batch
+from .chat_messages_salmonn import read_conversations, read_messages
 from .chat_templates_salmonn import CHATML_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
-from .feature_extraction_salmonn import SalmonnFeatureExtractor, is_batch
+from .feature_extraction_salmonn import LoadedClip, SalmonnFeatureExtractor
 from .processor_files_salmonn import explain_failed_loading
 from .processor_options_salmonn import (
     READING_OPTIONS,
     SalmonnProcessorKwargs,
     check_options,
     check_template_options,
-    option,
-    take_option,
+    take_options,
 )
 from .prompt_texts_salmonn import (
     FormattedPrompt,
     as_clips,
+    as_row,
     as_texts,
     assign_clips,
-    expand_placeholders,
-    flatten,
     is_audio,
     is_formatted,
+    is_list,
 )
 from .staged_saving_salmonn import refuse_unfinished, replace_files
-from .training_labels_salmonn import IGNORED_LABEL, add_targets
+from .training_labels_salmonn import IGNORED_LABEL, add_targets, require_placed_masks
 
 
 logger = logging.get_logger(__name__)
@@ -73,7 +71,7 @@ class SalmonnProcessor(ProcessorMixin):
         self.default_transcription_prompt = default_transcription_prompt
         tokenizer.add_tokens([audio_token], special_tokens=True)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
-        if tokenizer.pad_token is None:
+        if tokenizer.pad_token is None:  # as in Llama, on which Vicuna is built
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or VICUNA_CHAT_TEMPLATE)
 
@@ -83,6 +81,7 @@ class SalmonnProcessor(ProcessorMixin):
         audio: Any = None,
         *,
         formatted: bool = False,
+        loaded_clips: Sequence[LoadedClip] | None = None,
         **kwargs: Unpack[SalmonnProcessorKwargs],
     ) -> BatchFeature:
         """Prepare one prompt or a batch.
@@ -97,6 +96,8 @@ class SalmonnProcessor(ProcessorMixin):
                 Each clip is a path, URL, bytes, array, tensor or `datasets` value.
             formatted: the texts are whole prompts of trusted origin, taken as they are: the audio is put at their
                 placeholders, and special tokens are live. What `apply_chat_template` rendered needs no word.
+            loaded_clips: what the extractor's `load_clips` returned, in the order of the placeholders and instead of
+                `audio`, so that clips need not be read again.
             **kwargs: options, flat or in `text_kwargs` and `audio_kwargs`: `sampling_rate` is the rate in Hz of bare
                 samples; `allow_paths` and `allow_urls` say where clips may come from, as for the feature extractor;
                 `audio_frames` are the lengths in mel frames (10 ms) of clips that are encoded already, given
@@ -118,21 +119,20 @@ class SalmonnProcessor(ProcessorMixin):
         if not isinstance(formatted, bool):
             raise TypeError(f"formatted must be True or False, got {formatted!r:.80}.")
         if is_audio(text):
-            if audio is not None:
+            if audio is not None or loaded_clips is not None:
                 raise ValueError("Got audio both in the place of text and as audio; pass text=..., audio=...")
             return self.apply_transcription_request(text, **options)
-        targets = take_option(options, "text_target", "text_kwargs")
+        targets = take_options(options, "text_kwargs", ["text_target"])["text_target"]
         if targets is None:
-            return self._prepare(text, audio, formatted, options)
+            return self._prepare(text, audio, loaded_clips, formatted, options)
         if text is None:
             raise ValueError("text_target needs text: pass the prompts that the targets answer.")
-        # Rows are padded once the targets are in place.
-        return_tensors = take_option(options, "return_tensors", "text_kwargs") or "pt"
-        for name in ("padding", "padding_side"):
-            take_option(options, name, "text_kwargs")
+        # Rows are padded once the targets are in place, always on the right.
+        given = take_options(options, "text_kwargs", ["return_tensors", "padding", "padding_side"])
+        return_tensors = given["return_tensors"] or "pt"
         options["text_kwargs"] = {**options.get("text_kwargs", {}), "padding": False, "return_tensors": None}
         options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
-        inputs = self._prepare(text, audio, formatted, options)
+        inputs = self._prepare(text, audio, loaded_clips, formatted, options)
         answers = [self.escape(target) for target in as_texts(targets, "text_target")]
         return add_targets(self.tokenizer, inputs, answers, return_tensors)
 
@@ -150,7 +150,7 @@ class SalmonnProcessor(ProcessorMixin):
         Raises:
             ValueError: if there are no clips, or not as many instructions.
         """
-        clips = flatten(as_clips(audio) or [])
+        clips, _ = as_clips(audio)
         if not clips:
             raise ValueError("There is no audio to transcribe; pass at least one clip.")
         given = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt] * len(clips)
@@ -204,7 +204,7 @@ class SalmonnProcessor(ProcessorMixin):
             conversation: messages with `role` (system, user or assistant) and `content`, or a list of such
                 conversations. Content is text or a list of `{"type": "text", "text": ...}` and
                 `{"type": "audio", "audio" | "path" | "url" | ...: ...}` parts, also in the form of OpenAI's clients
-                (see `read_message`). Text cannot inject placeholders or special tokens.
+                (see `read_messages`). Text cannot inject placeholders or special tokens.
             chat_template: another template, or the name of one.
             tokenize: whether to return model inputs instead of text.
             processor_kwargs: options of `__call__`.
@@ -222,24 +222,28 @@ class SalmonnProcessor(ProcessorMixin):
         options = dict(processor_kwargs or {})  # the library writes into it
         check_options(options)
         check_template_options(kwargs, f"{chat_template or self.chat_template}")
-        # Clips are brought to the extractor's rate here, which the library says only from 5.18 on.
-        given = {
-            name: [take_option(own, name, "audio_kwargs") for own in (kwargs, options)] for name in READING_OPTIONS
-        }
-        reading = {
-            name: next((value for value in values if value is not None), None) for name, values in given.items()
-        }
-        options["sampling_rate"] = self.feature_extractor.sampling_rate
-        read = partial(self._read_clip, reading=reading) if tokenize else None
-        clean = [
-            clean_messages(messages, self.escape, read, f"Conversation {index}: " if batched else "")
-            for index, messages in enumerate(conversations)
-        ]
+        # Clips are read here, so the options of reading are taken from both places where they may be given.
+        inner = take_options(options, "audio_kwargs", READING_OPTIONS)
+        reading = take_options(kwargs, "audio_kwargs", READING_OPTIONS)
+        for name in READING_OPTIONS:
+            reading[name] = inner[name] if reading[name] is None else reading[name]
+        cleaned: list[Any] = []
+        clips: list[LoadedClip] = []
+        for index, messages in enumerate(conversations):
+            try:
+                texts, parts = read_messages(messages, self.escape)
+                if tokenize:
+                    clips += [self._load_part(part.source, part.sampling_rate, reading) for part in parts]
+            except ValueError as error:
+                name = f"Conversation {index}: " if batched else ""
+                raise ValueError(f"{name}{error}") from error
+            cleaned.append(texts)
+        # The library renders the messages and calls this processor; the clips go by it, since it would read them anew.
         rendered = super().apply_chat_template(
-            clean if batched else clean[0],
+            cleaned if batched else cleaned[0],
             chat_template=chat_template,
             tokenize=tokenize,
-            processor_kwargs=options | {"formatted": True},
+            processor_kwargs=options | {"formatted": True, "loaded_clips": clips or None},
             **kwargs,
         )
         if tokenize:
@@ -267,6 +271,7 @@ class SalmonnProcessor(ProcessorMixin):
 
     def escape(self, text: str) -> str:
         """Text in which no token of the vocabulary is spelled out: placeholders and special tokens stay text."""
+        # The longest first: a shorter one may be a part of it.
         for token in sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True):
             if len(token) > 1:
                 text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
@@ -305,33 +310,33 @@ class SalmonnProcessor(ProcessorMixin):
         count = self.feature_extractor.num_audio_tokens
         return MultiModalData(num_audio_tokens=None if audio_lengths is None else [count(n) for n in audio_lengths])
 
-    def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[Any, list[str]]:
-        options = {"sampling_rate": self.feature_extractor.sampling_rate}  # at which the clips were read
-        return super()._process_audio(audio, return_tensors=kwargs.get("return_tensors"), **options)
+    def _process_audio(self, audio: Sequence[LoadedClip], **kwargs: Any) -> tuple[Any, list[str]]:
+        """Features of clips, if their samples are known, and what takes the place of each placeholder."""
+        layout = self.feature_extractor.audio_layout
+        replacements = [self.audio_token * layout.num_audio_tokens(clip.num_frames) for clip in audio]
+        if audio[0].samples is None:  # of `audio_frames`
+            return {}, replacements
+        return self.feature_extractor.extract(audio, layout, kwargs.get("return_tensors")), replacements
 
-    def _tokenizer_adds_bos(self) -> bool:
-        return (
-            self.tokenizer.bos_token is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
-        )
+    def _adds_bos(self, options: dict[str, Any]) -> bool:
+        """Whether the tokenizer puts a BOS in front: by itself, and by the options of this call."""
+        given = take_options(dict(options), "text_kwargs", ["add_special_tokens"])["add_special_tokens"]
+        if self.tokenizer.bos_token is None or given not in (None, True):
+            return False
+        return self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
 
-    def _as_prompts(self, text: Any, clips: list[Any] | None, formatted: bool, add_special_tokens: bool) -> list[str]:
-        """Texts as the tokenizer gets them: instructions that have audio are wrapped, and there is one BOS."""
-        prompts = as_texts(text, "text")
-        if not prompts:
+    def _as_prompts(self, text: Any, num_clips: int | None, owned: Sequence[int] | None, formatted: bool) -> list[str]:
+        """Whole prompts: instructions are wrapped with their clips, of which there may be none (`None`)."""
+        texts = as_texts(text, "text")
+        if not texts:
             raise ValueError("text is an empty list; pass at least one text.")
-        if clips is not None:
-            whole = [formatted or is_formatted(prompt) for prompt in prompts]
-            counts = [
-                prompt.count(self.audio_token) if is_whole else None
-                for prompt, is_whole in zip(prompts, whole, strict=True)
-            ]
-            owned = assign_clips(clips, counts, self.audio_token)
-            prompts = [
-                prompt if is_whole else self._wrap(prompt, own)
-                for prompt, is_whole, own in zip(prompts, whole, owned, strict=True)
-            ]
-        if add_special_tokens and self._tokenizer_adds_bos():
-            prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
+        if num_clips is None:
+            return texts
+        placeholders = [text.count(self.audio_token) if formatted or is_formatted(text) else None for text in texts]
+        counts = assign_clips(num_clips, owned, placeholders, self.audio_token)
+        prompts = []
+        for text, found, count in zip(texts, placeholders, counts, strict=True):
+            prompts.append(self._wrap(text, count) if found is None else text)
         return prompts
 
     def _wrap(self, instruction: str, num_clips: int) -> str:
@@ -340,53 +345,43 @@ class SalmonnProcessor(ProcessorMixin):
                 f"An instruction spells {self.audio_token}, which is read as plain text, with the audio in front of "
                 "it. If it is a whole prompt of trusted origin, pass formatted=True."
             )
+        # The template decides where audio goes; it escapes the instruction on its way.
         content = [{"type": "audio"}] * num_clips + [{"type": "text", "text": instruction}]
         return self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _read_clip(self, clip: Any, reading: Mapping[str, Any], own_rate: int | None) -> Any:
+    def _load_part(self, clip: Any, own_rate: int | None, reading: dict[str, Any]) -> LoadedClip:
         rate = reading["sampling_rate"] if own_rate is None else own_rate
-        samples = self.feature_extractor.fetch_audio(clip, **{**reading, "sampling_rate": rate})
-        return samples.cpu().numpy() if isinstance(samples, torch.Tensor) else samples
+        return self.feature_extractor.load_clip(clip, **reading | {"sampling_rate": rate})
 
-    def _prepare(self, text: Any, audio: Any, formatted: bool, options: dict[str, Any]) -> BatchFeature:
-        """Inputs without targets."""
-        frames = take_option(options, "audio_frames", "audio_kwargs")
-        reading = {name: take_option(options, name, "audio_kwargs") for name in READING_OPTIONS}
-        add_special_tokens = option(options, "add_special_tokens", "text_kwargs", True)
-        if frames is not None:
-            if text is None or audio is not None:
-                raise ValueError(
-                    "audio_frames needs text and takes the place of audio; pass one of the two with text."
-                )
-            return self._prepare_frames(text, frames, formatted, add_special_tokens, options)
-        clips = as_clips(audio)
-        prompts = None if text is None else self._as_prompts(text, clips, formatted, add_special_tokens)
-        samples = None if clips is None else self.feature_extractor.fetch_audio(flatten(clips), **reading) or None
-        return super().__call__(text=prompts, audio=samples, **options)
-
-    def _prepare_frames(
-        self, text: Any, audio_frames: Any, formatted: bool, add_special_tokens: bool, options: dict[str, Any]
+    def _prepare(
+        self,
+        text: Any,
+        audio: Any,
+        clips: Sequence[LoadedClip] | None,
+        formatted: bool,
+        options: dict[str, Any],
     ) -> BatchFeature:
-        """Inputs without features, for clips of which only the length is given."""
-        given = list(audio_frames) if isinstance(audio_frames, Sequence) else [audio_frames]
-        lengths = [length for item in given for length in (item if isinstance(item, Sequence) else [item])]
-        clips = [[None] * len(item) if isinstance(item, Sequence) else None for item in given]
-        prompts = self._as_prompts(text, clips, formatted, add_special_tokens)
-        found = sum(prompt.count(self.audio_token) for prompt in prompts)
-        if found != len(lengths):
-            raise ValueError(f"Found {found} audio placeholders but {len(lengths)} clips; pass one clip for each.")
-        counts = [self.feature_extractor.audio_layout.num_audio_tokens(length) for length in lengths]
-        merged = self._merge_kwargs(
-            SalmonnProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **options
-        )
-        expanded = expand_placeholders(prompts, counts, self.audio_token)
-        inputs = BatchFeature(dict(self.tokenizer(expanded, **merged["text_kwargs"])))
-        kept = sum(int((torch.as_tensor(ids) == self.audio_token_id).sum()) for ids in inputs["input_ids"])
-        if kept != sum(counts):
-            raise ValueError(
-                f"Truncation keeps {kept} of {sum(counts)} audio tokens; leave it out or raise max_length."
-            )
-        return inputs
+        """Inputs without targets: of audio, of clips that are loaded, or of text alone."""
+        reading = take_options(options, "audio_kwargs", ["audio_frames", *READING_OPTIONS])
+        frames = reading.pop("audio_frames")
+        if frames is not None and (text is None or audio is not None or clips is not None):
+            raise ValueError("audio_frames needs text and takes the place of audio; pass one of the two with text.")
+        if audio is not None and clips is not None:
+            raise ValueError("Got both audio and loaded_clips; pass one of the two.")
+        sources, owned = as_clips(audio)
+        if frames is not None:
+            lengths, owned = as_row(frames, is_list)
+            clips = [LoadedClip(None, length) for length in lengths]
+        prompts = None
+        if text is not None:
+            num_clips = len(sources if clips is None else clips)
+            is_text_alone = audio is None and clips is None
+            prompts = self._as_prompts(text, None if is_text_alone else num_clips, owned, formatted)
+            if self._adds_bos(options):  # the templates render one, too
+                prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
+        if clips is None:  # once all else has been checked, since it may take long
+            clips = self.feature_extractor.load_clips(sources, **reading)
+        return super().__call__(text=prompts, audio=clips or None, **options)
 
 
 __all__ = ["CHATML_CHAT_TEMPLATE", "IGNORED_LABEL", "VICUNA_CHAT_TEMPLATE", "SalmonnProcessor"]

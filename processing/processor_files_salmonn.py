@@ -1,8 +1,9 @@
 """Files of a saved processor, and what is wrong with them where it cannot be loaded."""
 
-import json
 import os
 from pathlib import Path
+
+from .staged_saving_salmonn import read_json
 
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
@@ -23,13 +24,5 @@ def explain_failed_loading(folder: str | os.PathLike) -> None:
     if missing := [name for name in NEEDED_FILES if not (Path(folder) / name).is_file()]:
         raise ValueError(f"{folder} has no {' and no '.join(missing)}, which the processor needs; {MEND}.")
     for name in JSON_FILES:
-        file = Path(folder) / name
-        try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} cannot be read as JSON ({error}); {MEND}.") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file} holds a {type(content).__name__}, but a JSON object is needed; {MEND}.")
-
-
-__all__ = ["explain_failed_loading"]
+        if (Path(folder) / name).is_file():
+            read_json(Path(folder) / name)

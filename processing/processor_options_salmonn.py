@@ -1,7 +1,7 @@
 """Options of the processor: their names and defaults, flat or in groups; others are errors."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -97,27 +97,25 @@ def check_template_options(options: Mapping[str, Any], template: str) -> None:
             raise ValueError(f"The chat template has no place for {name}; put them into the messages.")
 
 
-def option(kwargs: Mapping[str, Any], name: str, group: str, default: Any) -> Any:
-    """An option that is given flat or in its group."""
-    return kwargs.get(name, kwargs.get(group, {}).get(name, default))
+def take_options(options: dict[str, Any], group: str, names: Sequence[str]) -> dict[str, Any]:
+    """Remove options that are given flat, in their group or in `common_kwargs`, in this order.
 
+    Args:
+        options: those of a call; the groups in it stay as the caller has them.
+        group: which else may hold them.
+        names: of the options to take.
 
-def take_option(kwargs: dict[str, Any], name: str, group: str) -> Any:
-    """The same without a default, and remove it."""
-    nested = dict(kwargs.get(group, {}))
-    value = kwargs.pop(name, nested.pop(name, None))
-    if group in kwargs:
-        kwargs[group] = nested
-    return value
-
-
-__all__ = [
-    "EXTRACTOR_OPTIONS",
-    "READING_OPTIONS",
-    "SalmonnProcessorKwargs",
-    "check_names",
-    "check_options",
-    "check_template_options",
-    "option",
-    "take_option",
-]
+    Returns:
+        All of them by their names; `None` for what is not given.
+    """
+    places = [options]
+    for place in (group, "common_kwargs"):
+        if place in options:
+            options[place] = dict(options[place])
+            places.append(options[place])
+    taken: dict[str, Any] = dict.fromkeys(names)
+    for name in names:
+        for holder in places:
+            value = holder.pop(name, None)
+            taken[name] = value if taken[name] is None else taken[name]
+    return taken

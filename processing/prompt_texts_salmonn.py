@@ -1,15 +1,15 @@
 """Which texts are whole prompts, which are instructions, and which clips belong to each."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from .audio_io_salmonn import is_batch
 from .audio_streams_salmonn import MAGIC_BYTES, is_media
-from .feature_extraction_salmonn import is_batch
 
 
 LONGEST_TEXT = 1_000_000  # characters, more than any language model reads; tokenizers take seconds for them
@@ -26,14 +26,18 @@ def is_formatted(text: str) -> bool:
     return isinstance(text, FormattedPrompt)
 
 
+def is_list(value: Any) -> bool:
+    """Whether this is a sequence of values, and neither text nor bytes."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
 def as_texts(value: Any, name: str) -> list[str]:
     """A list of strings; a single string makes a list of one.
 
     Raises:
         ValueError: for anything else, and for texts that are absurdly long or no Unicode.
     """
-    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
-    texts = list(value) if is_list else [value]
+    texts = list(value) if is_list(value) else [value]
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a string or a list of strings, got {text!r:.80}.")
@@ -60,30 +64,51 @@ def require_readable(text: str, name: str) -> None:
         ) from error
 
 
-def as_clips(audio: Any) -> list[Any] | None:
-    """A list of clips, or of lists of clips; `None` if there is no audio.
+def as_clips(audio: Any) -> tuple[list[Any], list[int] | None]:
+    """Clips in a row, and how many each text has where there is a list for each (see `as_row`).
 
     Raises:
         ValueError: for a number, which would pass for a clip of one sample.
     """
-    if audio is None:
-        return None
     if isinstance(audio, Real):
         raise ValueError(f"audio must be a clip or a list of clips, got the number {audio!r}.")
-    clips = list(audio) if is_batch(audio) else [audio]
-    return [flatten(clip) if is_batch(clip) else ([] if clip is None else clip) for clip in clips]
+    return as_row([] if audio is None else audio, is_batch)
 
 
-def flatten(clips: Sequence[Any]) -> list[Any]:
-    """The clips of all texts in order."""
-    return [clip for item in clips for clip in (item if is_batch(item) else [item])]
+def as_row(values: Any, is_several: Callable[[Any], bool]) -> tuple[list[Any], list[int] | None]:
+    """Values in a row, which came one for each text or, for some of them, in a list for each.
+
+    Args:
+        values: one, a list of them, or a list of lists, in which `None` is an empty one.
+        is_several: tells a list of values from one.
+
+    Returns:
+        The values, and how many of them each text has; `None` if there was no list, so that this is open.
+    """
+    row: list[Any] = []
+    owned: list[int] = []
+    has_lists = False
+    for item in values if is_several(values) else [values]:
+        if item is None or is_several(item):
+            has_lists = True
+            before = len(row)
+            for member in item or []:  # which may be lists again, as columns of data sets have them
+                row += member if is_several(member) else [member]
+            owned.append(len(row) - before)
+        else:
+            row.append(item)
+            owned.append(1)
+    return row, owned if has_lists else None
 
 
-def assign_clips(clips: Sequence[Any], placeholders: Sequence[int | None], audio_token: str) -> list[int]:
+def assign_clips(
+    num_clips: int, owned: Sequence[int] | None, placeholders: Sequence[int | None], audio_token: str
+) -> Sequence[int]:
     """How many clips each text has.
 
     Args:
-        clips: one list for each text, or all in a row.
+        num_clips: of all texts.
+        owned: of each text, if there was a list for each.
         placeholders: of each whole prompt; `None` for an instruction, whose audio goes in front.
         audio_token: the placeholder, for messages.
 
@@ -91,18 +116,17 @@ def assign_clips(clips: Sequence[Any], placeholders: Sequence[int | None], audio
         ValueError: if clips and texts or placeholders are not equally many, naming both counts.
     """
     rule = f"the number of {audio_token} tokens in the prompts should be the same as the number of clips"
-    if any(is_batch(clip) for clip in clips):
-        if len(clips) != len(placeholders):
-            raise ValueError(f"Got {len(clips)} lists of clips for {len(placeholders)} texts; pass one list for each.")
-        owned = [len(clip) if is_batch(clip) else 1 for clip in clips]
+    if owned is not None:
+        if len(owned) != len(placeholders):
+            raise ValueError(f"Got {len(owned)} lists of clips for {len(placeholders)} texts; pass one list for each.")
     elif len(placeholders) == 1:
-        owned = [len(clips)]
+        owned = [num_clips]
     else:
-        owned = [1 if count is None else count for count in placeholders]
-        if sum(owned) != len(clips):
+        owned = [1 if count is None else count for count in placeholders]  # an instruction asks about one clip
+        if sum(owned) != num_clips:
             found = sum(count or 0 for count in placeholders)
             raise ValueError(
-                f"Cannot tell which of {len(clips)} clips belong to which of {len(placeholders)} texts with {found} "
+                f"Cannot tell which of {num_clips} clips belong to which of {len(placeholders)} texts with {found} "
                 f"placeholders: {rule}; or pass one clip or one list of clips for each text."
             )
     for index, (own, count) in enumerate(zip(owned, placeholders, strict=True)):
@@ -111,20 +135,13 @@ def assign_clips(clips: Sequence[Any], placeholders: Sequence[int | None], audio
     return owned
 
 
-def expand_placeholders(prompts: Sequence[str], counts: Sequence[int], audio_token: str) -> list[str]:
-    """Prompts whose placeholders, in order, are repeated once per audio token of their clip."""
-    remaining = iter(counts)
-    pieces = [prompt.split(audio_token) for prompt in prompts]
-    return [first + "".join(audio_token * next(remaining) + piece for piece in others) for first, *others in pieces]
-
-
 def is_audio(value: Any) -> bool:
     """Whether this, in the place of text, is audio: samples, bytes, a `datasets` value, a file, or a list with such.
 
     Strings are text, whatever they say.
     """
     if isinstance(value, (list, tuple)):
-        is_samples = len(value) > 1 and isinstance(value[0], Real)
+        is_samples = len(value) > 1 and isinstance(value[0], Real)  # one number is a text that is none
         return is_samples or any(is_audio(item) for item in value)
     if isinstance(value, np.ndarray):
         return np.issubdtype(value.dtype, np.number)
@@ -133,17 +150,3 @@ def is_audio(value: Any) -> bool:
     if isinstance(value, (torch.Tensor, Mapping, os.PathLike)):
         return True
     return hasattr(value, "get_all_samples") or hasattr(value, "read")
-
-
-__all__ = [
-    "LONGEST_TEXT",
-    "FormattedPrompt",
-    "as_clips",
-    "as_texts",
-    "assign_clips",
-    "expand_placeholders",
-    "flatten",
-    "is_audio",
-    "is_formatted",
-    "require_readable",
-]

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import modeling_salmonn
-from modeling_salmonn.hub.installation import EXTRAS, LIBRARIES
+from modeling_salmonn.commands.extras import EXTRAS, LIBRARIES
 from modeling_salmonn.versions_salmonn import LOWEST, MEND
 
 
@@ -48,7 +48,7 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
         files = [path for path in folder.glob("*") if path.suffix in (".py", ".json", ".yaml")]
         files += [path for path in (folder / "salmonn-smol").rglob("*") if path.is_file() and name == "hub"]
         expected |= {f"modeling_salmonn/{name}/{path.relative_to(folder)}": path for path in files}
-    assert "modeling_salmonn/data/prompts.json" in expected
+    assert "modeling_salmonn/data/tasks.yaml" in expected
     packed = {name for name in wheel.namelist() if name.startswith("modeling_salmonn/")}
     assert packed == expected.keys()
     assert all(wheel.read(name) == path.read_bytes() for name, path in expected.items())

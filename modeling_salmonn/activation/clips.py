@@ -4,43 +4,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeling_salmonn.data.manifest_files import read_numbered
-from modeling_salmonn.data.rows import METADATA_FILES, Row
+from modeling_salmonn.data.files import Journal
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.sources import locate_clip
+from modeling_salmonn.data.tasks import canonical_name
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS
-
-
-def read_clips(source: str) -> list[Row]:
-    """Clips to answer about: rows of a manifest or an audio folder that have a `path`; nothing else is needed.
-
-    Args:
-        source: `.jsonl` or `.json` manifest, or a folder with `metadata.jsonl`, whose `file_name` is the path.
-
-    Raises:
-        ValueError: if the source cannot be read, or a row names no file.
-    """
-    file = Path(source).expanduser()
-    if file.is_dir():
-        file = file / METADATA_FILES[0]
-    rows = []
-    for index, (line, row) in enumerate(read_numbered(file, {"path": "file_name"})):
-        clean = {name: value for name, value in row.items() if value is not None}
-        path = clean.get("path", clean.get("file_name"))
-        if not isinstance(path, str):
-            raise ValueError(f"Row {index} of {file} names no clip; give it a 'path' (line {line}).")
-        rows.append(locate_clips(clean | {"path": path}, file.parent))
-    return rows
-
-
-def locate_clips(row: Row, folder: Path) -> Row:
-    """A row with absolute paths of its clip, and of those that are joined to it."""
-    given = row.get("expand_wav") or []
-    joined = [locate(name, folder) for name in ([given] if isinstance(given, str) else given)]
-    return row | {"path": locate(row["path"], folder)} | ({"expand_wav": joined} if joined else {})
-
-
-def locate(path: str, folder: Path) -> str:
-    """An absolute path, from a manifest's folder; URLs as they are."""
-    return path if "://" in path else str((folder / path).absolute())
 
 
 def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
@@ -48,15 +16,35 @@ def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
     by_path: dict[str, Row] = {}
     for row in clips:
         known = by_path.get(row["path"], row)
-        asking = row if question_of(row) and not question_of(known) else known
-        by_path[row["path"]] = asking | references_of(row) | references_of(known)
+        chosen = known if question_of(known) or not question_of(row) else row
+        by_path[row["path"]] = chosen | references_of(row) | references_of(known)
     return random.Random(seed).sample(list(by_path.values()), len(by_path))
+
+
+def clips_of(row: Row) -> list[str]:
+    """The absolute paths of a row's clips, without those that are held in memory."""
+    clips = [row.get("path"), *(row.get("expand_wav") or [])]
+    return [locate_clip(clip, "") for clip in clips if isinstance(clip, str)]
+
+
+def unused_rows(rows: Sequence[Row], manifests: Sequence[Path]) -> list[Row]:
+    """The rows whose clips are in none of the manifests of answers."""
+    used: set[str] = set()
+    for manifest in manifests:
+        for row in Journal(manifest).rows:
+            used.update(clips_of(row))
+    return [row for row in rows if used.isdisjoint(clips_of(row))]
 
 
 def references_of(row: Row) -> Row:
     """The `transcript` and the `caption` that a row gives of its clip: under these names, or as its task's `text`."""
-    given = row | {name: row.get("text") for name, task in FALLBACK_TASKS.items() if row.get("task") == task}
-    return {name: given[name] for name in FALLBACK_TASKS if given.get(name)}
+    own_task = canonical_name(row.get("task", ""))
+    references = {}
+    for name, task in FALLBACK_TASKS.items():
+        text = row.get("text" if own_task == task else name)
+        if text:
+            references[name] = text
+    return references
 
 
 def question_of(row: Row) -> str | None:
@@ -68,13 +56,3 @@ def question_of(row: Row) -> str | None:
 def asks_question(index: int, share: float) -> bool:
     """Whether clip number `index` gets a question, so that of any first clips the share does."""
     return int((index + 1) * share) > int(index * share)
-
-
-__all__ = [
-    "asks_question",
-    "choose_clips",
-    "locate",
-    "question_of",
-    "read_clips",
-    "references_of",
-]

@@ -8,33 +8,42 @@ salmonn activate MODEL --clips clips.jsonl --output DIR
 
 DIR/answers.jsonl  rejected.jsonl  writing.json      written by the model at a discounted LoRA scale
 DIR/model                                            tuned on them at full scale
-DIR/comparison.md  comparison.json  *.jsonl          before and after
+DIR/before  after                                    evaluations of both models, with all files of `run.py`
+DIR/comparison.md                                    their scores side by side
 ```
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import PrinterCallback
 
-from modeling_salmonn.activation.clips import read_clips
-from modeling_salmonn.activation.writing import ANSWER_FIELDS, WritingReport, WritingSettings, write_answers
-from modeling_salmonn.data.journal import Journal, write_json
-from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.rows import Row, Rows, load_rows
-from modeling_salmonn.data.sources import parse_sources
-from modeling_salmonn.data.text_files import read_json_object
+from modeling_salmonn.activation.clips import references_of, unused_rows
+from modeling_salmonn.activation.writing import STORY_TASK, WritingReport, WritingSettings, write_answers
+from modeling_salmonn.data.files import read_record, write_bytes, write_json
+from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.tasks import Task, load_tasks
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
-from modeling_salmonn.evaluation.comparison import Comparison, ComparisonSettings, compare_models
+from modeling_salmonn.evaluation.harness import SETTINGS_FILE
+from modeling_salmonn.evaluation.judges import RuleJudge
+from modeling_salmonn.evaluation.metrics import english_normaliser
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.summary import comparison
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.run import build_trainer, run_training
 
 
-MODEL_FOLDER = "model"
-RECORD_FILE = "activation.json"
+BEFORE, AFTER, MODEL_FOLDER = "before", "after", "model"
+RECORD_FILE, COMPARISON_FILE = "activation.json", "comparison.md"
+SPEECH_TASK = "asr"
+UNTRAINED_METRICS = ["diversity", "repeat_rate"]  # beside the following rate; none compares with references
+SPEECH_METRICS = ["wer", "repeat_rate"]
+EVALUATED_ROWS = 100  # of each task
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class TuningSettings:
         learning_rate: constant, without warm-up.
         seed: of the order of the answers, and of dropout.
         dtype: type of the frozen bases: `float32`, `bfloat16` or `float16`.
+        device: `cpu`, or `auto` for the accelerator if there is one.
 
     Raises:
         ValueError: if a number is not positive, or for another type.
@@ -55,6 +65,7 @@ class TuningSettings:
     learning_rate: float = 3e-5
     seed: int = 0
     dtype: str = "float32"
+    device: str = AUTO
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.learning_rate <= 0:
@@ -69,12 +80,42 @@ class ActivationReport:
     Args:
         written: what became of the answers.
         losses: of each step.
-        comparison: before and after; `None` if there were no clips to compare on.
+        summaries: scores `before` and `after`; empty if there were no clips to compare on.
     """
 
     written: WritingReport
     losses: list[float]
-    comparison: Comparison | None
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """The report for the terminal."""
+        compared = "Nothing to compare on: all clips were written about; give more clips, or --data."
+        if self.summaries:
+            compared = comparison(self.summaries)
+        return f"{self.written.summary()}\n{loss_summary(self.losses)}\n\n{compared}"
+
+
+class ActivationEvaluation:
+    """Evaluates models on the same rows: stories, other untrained tasks, and what tuning costs in word errors.
+
+    Args:
+        rows: rows of these tasks; others are left out.
+        prompts: instructions of each task, of which the first ones are given.
+        settings: how to evaluate.
+
+    Raises:
+        ValueError: if no row has a clip.
+    """
+
+    def __init__(self, rows: Sequence[Row], prompts: Mapping[str, list[str]], settings: EvaluationSettings):
+        self.rows = evaluation_rows(rows)
+        self.tasks = [task for task in evaluation_tasks(prompts) if any(task.chooses(row) for row in self.rows)]
+        self.prompts = prompts
+        self.settings = settings
+
+    def run(self, model: str, output: Path, answerer: Answerer | None = None) -> dict[str, Any]:
+        """The summary of a model; see `evaluate`."""
+        return evaluate(model, self.tasks, self.rows, output, RuleJudge(), self.settings, answerer, self.prompts)
 
 
 def run_activation(
@@ -84,33 +125,101 @@ def run_activation(
     prompts: Mapping[str, list[str]],
     writing: WritingSettings | None = None,
     tuning: TuningSettings | None = None,
-    comparing: ComparisonSettings | None = None,
+    evaluation: EvaluationSettings | None = None,
     rows: Sequence[Row] | None = None,
 ) -> ActivationReport:
-    """Write answers, tune on them, compare; of what an earlier call has finished only the comparison is done again.
+    """Write answers, tune on them, evaluate before and after; what an earlier call has finished is not done again.
 
     Args:
         model: folder or Hub id of the model after instruction tuning.
-        clips: rows with a `path`, as `read_clips` gives them.
+        clips: rows with a `path`, of one or several tasks.
         output: folder for everything.
         prompts: instructions of each task, from `load_prompts`.
-        writing, tuning, comparing: settings of the three steps.
-        rows: rows to compare on; the clips that no answer was written about if not given.
+        writing, tuning, evaluation: settings of the steps; `dtype` and `device` are those of `tuning`.
+        rows: rows to evaluate on; the clips that no answer was written about if not given.
 
     Raises:
         ValueError: if a step cannot be done, saying why.
     """
     tuning = tuning or TuningSettings()
-    written = write_answers(Answerer.from_pretrained(model, tuning.dtype), clips, output, prompts, writing)
-    tuned = output / MODEL_FOLDER
-    losses = finished_losses(model, written.file, tuned, tuning)
-    if losses is None:
-        losses = tune_on_answers(model, written.file, tuned, tuning)
-    rows = unused_rows(clips, written.file) if rows is None else rows
+    answerer = Answerer.from_pretrained(model, tuning.dtype, tuning.device)
+    written = write_answers(answerer, clips, output, prompts, writing)
+    if rows is None:
+        rows = unused_rows(clips, [written.file])
     if not rows:
-        return ActivationReport(written, losses, None)
-    comparison = compare_models(model, str(tuned), rows, output, prompts, comparing, tuning.dtype)
-    return ActivationReport(written, losses, comparison)
+        del answerer
+        return ActivationReport(written, tune_unless_finished(model, written.file, output, tuning))
+    tested = ActivationEvaluation(rows, prompts, evaluation_settings(evaluation, tuning))
+    before = tested.run(model, output / BEFORE, answerer)
+    del answerer  # or it would stay in memory beside the one that is tuned
+    losses = tune_unless_finished(model, written.file, output, tuning)
+    after = tested.run(str(output / MODEL_FOLDER), output / AFTER)
+    report = ActivationReport(written, losses, {BEFORE: before, AFTER: after})
+    text = f"`{model}` before and after activation tuning\n\n{comparison(report.summaries)}"
+    write_bytes(output / COMPARISON_FILE, text.encode())
+    return report
+
+
+def evaluation_settings(settings: EvaluationSettings | None, tuning: TuningSettings) -> EvaluationSettings:
+    """How the models are evaluated, with the type and the device that they are tuned with."""
+    settings = settings or EvaluationSettings(limit=EVALUATED_ROWS)
+    return replace(settings, dtype=tuning.dtype, device=tuning.device)
+
+
+def evaluation_tasks(prompts: Mapping[str, list[str]]) -> list[Task]:
+    """The tasks that are judged by a rule, and speech recognition, each with its first instruction."""
+    tasks = []
+    for task in load_tasks().values():
+        if task.rule is None and task.name != SPEECH_TASK:
+            continue
+        instructions = prompts.get(task.rule or task.name, [task.instruction])
+        metrics = UNTRAINED_METRICS if task.rule else SPEECH_METRICS
+        tasks.append(replace(task, instruction=instructions[0], metrics=metrics))
+    return tasks
+
+
+def evaluation_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows with clips, but for speech without words, and stories about the clips if no row asks for one.
+
+    Raises:
+        ValueError: if no row has a clip.
+    """
+    chosen = [row for row in rows if row.get("path") and not _is_wordless(row)]
+    if not any(row.get("task") == STORY_TASK for row in chosen):
+        chosen += story_rows(rows)
+    if not chosen:
+        raise ValueError("There are no clips to compare the models on; give rows with a 'path'.")
+    return chosen
+
+
+def _is_wordless(row: Row) -> bool:
+    """Whether this is speech recognition of a clip without words, which no word error rate can be of."""
+    return row.get("task") == SPEECH_TASK and not english_normaliser()(row.get("text") or "").strip()
+
+
+def story_rows(rows: Sequence[Row]) -> list[Row]:
+    """A row for a story about each clip, with the references that other rows of the clip have."""
+    by_path: dict[str, Row] = {}
+    for row in rows:
+        path = row.get("path")
+        if isinstance(path, str):
+            known = by_path.get(path, {"path": path, "task": STORY_TASK})
+            by_path[path] = known | references_of(row)
+    return list(by_path.values())
+
+
+def tune_unless_finished(model: str, answers: Path, folder: Path, settings: TuningSettings) -> list[float]:
+    """Tune a model on answers into `folder/model`, unless an earlier call did; see `tune_on_answers`.
+
+    The evaluation in `folder/after`, if there is one, is deleted along with the model that it is of.
+    """
+    tuned, evaluated = folder / MODEL_FOLDER, folder / AFTER
+    losses = finished_losses(model, answers, tuned, settings)
+    if losses is None:
+        if (evaluated / SETTINGS_FILE).is_file():
+            shutil.rmtree(evaluated)
+        losses = tune_on_answers(model, answers, tuned, settings)
+    return losses
 
 
 def tune_on_answers(model: str, answers: Path, output: Path, settings: TuningSettings | None = None) -> list[float]:
@@ -142,13 +251,13 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
     """The arguments of stage 3."""
     dtype: Any = settings.dtype
     return SalmonnTrainingArguments(
-        stage=3,
         model=model,
         train_data=str(answers),
         output_dir=str(output),
         dtype=dtype,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
+        use_cpu=resolve_device(settings.device).type == "cpu",
         max_steps=settings.steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
@@ -165,16 +274,12 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
 
 def finished_losses(model: str, answers: Path, output: Path, settings: TuningSettings) -> list[float] | None:
     """The losses of an earlier call that tuned on the same answers in the same way; `None` if there was none."""
-    file = output / RECORD_FILE
-    if not file.exists():
+    record = tuning_record(model, answers, settings)
+    found = read_record(output / RECORD_FILE, record, "delete it to tune the model anew") or {}
+    losses = found.get("losses")
+    if not isinstance(losses, list) or not all(isinstance(loss, (int, float)) for loss in losses):
         return None
-    found = read_json_object(file, "delete it to tune the model anew")
-    losses = found.pop("losses", None)
-    return losses if found == tuning_record(model, answers, settings) and _are_losses(losses) else None
-
-
-def _are_losses(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(loss, (int, float)) for loss in value)
+    return losses or None
 
 
 def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[str, object]:
@@ -183,34 +288,6 @@ def tuning_record(model: str, answers: Path, settings: TuningSettings) -> dict[s
     return {"model": model, "answers": content, "settings": asdict(settings)}
 
 
-def unused_rows(clips: Sequence[Row], answers: Path) -> list[Row]:
-    """The rows of clips that no answer was written about; those without a task or a text can only get a story."""
-    used = {row["path"] for row in Journal(answers, needed=ANSWER_FIELDS).rows}
-    return [row for row in clips if row["path"] not in used]
-
-
 def loss_summary(losses: Sequence[float]) -> str:
     """The losses in a line."""
     return f"{len(losses)} steps; loss of the first {losses[0]:.3f}, of the last {losses[-1]:.3f}."
-
-
-def read_rows(sources: Sequence[str]) -> Rows:
-    """Rows to compare on: manifests, audio folders or Hub data sets."""
-    return load_rows(parse_sources(list(sources)))
-
-
-__all__ = [
-    "ActivationReport",
-    "Answerer",
-    "ComparisonSettings",
-    "TuningSettings",
-    "WritingSettings",
-    "compare_models",
-    "load_prompts",
-    "loss_summary",
-    "read_clips",
-    "read_rows",
-    "run_activation",
-    "tune_on_answers",
-    "write_answers",
-]

@@ -9,16 +9,15 @@ clip -> transcript, caption (full scale, greedy)
                                                                         -> or rejected.jsonl, with the reason
 ```
 
-Both files are appended to answer by answer. Everything follows from the seed, so that a run that was interrupted goes
-on to the same files. Once all is written, `answers.jsonl` is the user's to read and to change.
+Both files are appended to answer by answer. Everything follows from the seed, so that a run that was interrupted
+resumes to the same files. Once all is written, `answers.jsonl` is the user's to read and to change.
 """
 
-import hashlib
-import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,10 @@ from tqdm.auto import tqdm
 from modeling_salmonn.activation.clips import asks_question, choose_clips, question_of
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.data.examples import Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder, write_json
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
 from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.harness import content_hash
 from modeling_salmonn.evaluation.instruction_following import (
     FALLBACK_TASKS,
     FALLBACK_TOKENS,
@@ -113,7 +111,11 @@ class WritingReport:
 
     def summary(self) -> str:
         """The report in a line."""
-        return f"{self.kept} answers in {self.file}; not kept: {_listing(self.rejected)}."
+        return f"{self.kept} answers in {self.file}; not kept: {self.rejections()}."
+
+    def rejections(self) -> str:
+        """The reasons for which answers were not kept, with their counts."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.rejected.items()) or "none"
 
 
 def write_answers(
@@ -123,11 +125,11 @@ def write_answers(
     prompts: Mapping[str, list[str]],
     settings: WritingSettings | None = None,
 ) -> WritingReport:
-    """Have a model write answers to learn from, or go on where an earlier call was interrupted.
+    """Have a model write answers to learn from, or resume where an earlier call was interrupted.
 
     Args:
         answerer: the model, with a LoRA adapter.
-        clips: rows with a `path`, as `read_clips` gives them; enough of them that some may fail.
+        clips: rows with a `path`; enough of them that some may fail.
         output: folder for the answers; a finished one is left as it is.
         prompts: instructions of each task, from `load_prompts`.
         settings: how to write.
@@ -139,26 +141,41 @@ def write_answers(
     settings = settings or WritingSettings()
     settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
     chosen = choose_clips(clips, settings.seed)
-    record = {
-        "settings": asdict(settings),
+    record = asdict(settings) | {
         "model": weights_hash(answerer),
-        "clips": _hash(sorted(chosen, key=lambda row: row["path"])),
-        "prompts": _hash(used_prompts(chosen, prompts)),
+        "clips": content_hash(sorted(chosen, key=lambda row: row["path"])),
+        "prompts": content_hash(used_prompts(chosen, prompts)),
     }
-    make_output_folder(output, RECORD_FILE, [ANSWERS_FILE, REJECTED_FILE])
-    finished = _require_same_record(output / RECORD_FILE, record)
+    found = claim_folder(output, RECORD_FILE, record, [ANSWERS_FILE, REJECTED_FILE])
+    finished = found.get("finished") is True
     if not finished:
-        write_json(output / RECORD_FILE, record | {"finished": False})
         SelfWriter(answerer, output, prompts, settings).write(chosen)
     report = report_of(output)
     if not report.kept:
         raise ValueError(
-            f"No answer about {len(chosen)} clips was kept: {_listing(report.rejected)}; see "
-            f"{output / REJECTED_FILE}. Try another lora_scale or temperature, a smaller min_words, or more clips."
+            f"No answer about {len(chosen)} clips was kept: {report.rejections()}; see {output / REJECTED_FILE}. Try "
+            "another lora_scale or temperature, a smaller min_words, or more clips."
         )
     if not finished:
         write_json(output / RECORD_FILE, record | {"finished": True, "rejected": report.rejected})
     return report
+
+
+@dataclass
+class Waiting:
+    """A clip that waits for an answer that is kept.
+
+    Args:
+        index: of the clip among those that are tried.
+        clip: its row.
+        audio: its samples; `None` if it cannot be read.
+        said: the model's own `transcript` and `caption`.
+    """
+
+    index: int
+    clip: Row
+    audio: Any
+    said: dict[str, str] = field(default_factory=dict)
 
 
 class SelfWriter:
@@ -175,8 +192,7 @@ class SelfWriter:
         self.answerer = answerer
         self.settings = settings
         self.prompts = dict(prompts)
-        reader = ClipReader(answerer.processor.feature_extractor, BadClips(limit=10**9))
-        self.maker = ExampleMaker(prompts, reader)
+        self.maker = ExampleMaker(prompts, ClipReader(answerer.extractor, BadClips(limit=sys.maxsize)))
         self.decoding = Decoding(
             settings.max_new_tokens,
             settings.lora_scale,
@@ -189,16 +205,18 @@ class SelfWriter:
 
     def write(self, clips: Sequence[Row]) -> None:
         """Go through the clips until enough answers are kept."""
+        numbered = list(enumerate(clips))
         start = kept = 0
         with tqdm(total=self.settings.answers, desc="Answers", disable=None) as bar:
             while kept < self.settings.answers and start < len(clips):
+                # No chunk is larger than what is missing, so that there are never too many answers.
                 size = min(self.settings.batch_size, self.settings.answers - kept)
-                chunk = list(enumerate(clips))[start : start + size]
+                chunk = numbered[start : start + size]
                 if not all(self._is_settled(row["path"]) for _, row in chunk):
                     self._write_chunk(chunk)
                 start += size
-                paths = {row["path"] for row in clips[:start]}
-                kept = sum(row["path"] in paths for row in self.kept.rows)
+                tried = {row["path"] for row in clips[:start]}
+                kept = sum(row["path"] in tried for row in self.kept.rows)
                 bar.update(kept - bar.n)
 
     def _is_settled(self, path: str) -> bool:
@@ -208,18 +226,21 @@ class SelfWriter:
 
     def _write_chunk(self, chunk: Sequence[tuple[int, Row]]) -> None:
         """All tries about some clips; a chunk that was interrupted gives the same answers again."""
-        clips = {index: (row, self._read(row)) for index, row in chunk}
-        waiting = {index: (row, audio) for index, (row, audio) in clips.items() if audio is not None}
-        fallbacks = self._fallbacks(waiting)
+        read = [Waiting(index, row, self._read(row)) for index, row in chunk]
+        waiting = [one for one in read if one.audio is not None]
+        self._add_fallbacks(waiting)
         for attempt in range(self.settings.tries):
-            rows = {index: self._instruct(index, clip, attempt) for index, (clip, _) in waiting.items()}
-            if not rows:
-                break
-            examples = [self._example(rows[index], audio) for index, (_, audio) in waiting.items()]
+            if not waiting:
+                return
+            rows = [self._instruct(one.index, one.clip, attempt) for one in waiting]
+            examples = [self._example(row, one.audio) for row, one in zip(rows, waiting, strict=True)]
             seed = f"{self.settings.seed}/{chunk[0][0]}/{attempt}"
-            for index, answer in zip(rows, self.answerer.answer(examples, self.decoding, seed), strict=True):
-                if self._file(rows[index], answer, waiting[index][0], fallbacks[index]):
-                    del waiting[index]
+            answers = self.answerer.answer(examples, self.decoding, seed)
+            again = []
+            for one, row, answer in zip(waiting, rows, answers, strict=True):
+                if not self._file(row, answer, one):
+                    again.append(one)
+            waiting = again
 
     def _read(self, row: Row) -> Any:
         """Samples of a clip; `None` if it cannot be read, which is noted."""
@@ -229,21 +250,22 @@ class SelfWriter:
             self.rejected.append({"reason": UNREADABLE, "path": row["path"], "attempt": 0})
             return None
 
-    def _fallbacks(self, clips: Mapping[int, tuple[Row, Any]]) -> dict[int, dict[str, str]]:
+    def _add_fallbacks(self, waiting: Sequence[Waiting]) -> None:
         """The model's transcript and caption of each clip, at full scale."""
-        found: dict[int, dict[str, str]] = {index: {} for index in clips}
-        for name, task in FALLBACK_TASKS.items() if clips else ():
-            examples = [{"instruction": self.prompts[task][0], "audio": audio} for _, audio in clips.values()]
+        if not waiting:
+            return
+        for name, task in FALLBACK_TASKS.items():
+            examples = [{"instruction": self.prompts[task][0], "audio": one.audio} for one in waiting]
             answers = self.answerer.answer(examples, Decoding(FALLBACK_TOKENS))
-            for index, answer in zip(clips, answers, strict=True):
-                found[index][name] = answer.text
-        return found
+            for one, answer in zip(waiting, answers, strict=True):
+                one.said[name] = answer.text
 
     def _instruct(self, index: int, clip: Row, attempt: int) -> Row:
         """The row of an answer, still without text: a task, an instruction, and the question if it has one."""
         rng = random.Random(f"{self.settings.seed}/{index}/{attempt}")
         row: Row = {"path": clip["path"], "attempt": attempt}
-        row |= {"expand_wav": clip["expand_wav"]} if clip.get("expand_wav") else {}
+        if clip.get("expand_wav"):
+            row["expand_wav"] = clip["expand_wav"]
         if not asks_question(index, self.settings.question_share):
             return row | {"task": STORY_TASK, "prompt": rng.choice(self.prompts[STORY_TASK])}
         own = question_of(clip)
@@ -253,21 +275,21 @@ class SelfWriter:
     def _example(self, row: Row, audio: Any) -> Example:
         return {"instruction": self.maker.instruction(row, random.Random(0)), "audio": audio}
 
-    def _file(self, row: Row, answer: Answer, clip: Row, fallbacks: dict[str, str]) -> bool:
+    def _file(self, row: Row, answer: Answer, one: Waiting) -> bool:
         """Note an answer where it belongs; whether it is kept."""
         text = answer.text if answer.finished else end_at_sentence(answer.text)
-        reason = why_rejected(text, context_of(clip, **fallbacks), self.settings.min_words)
-        row |= {"text": text} | fallbacks
+        reason = why_rejected(text, context_of(one.clip, **one.said), self.settings.min_words)
         if reason is None:
-            self.kept.append(row)
+            self.kept.append(row | {"text": text} | one.said)
         else:
-            self.rejected.append({"reason": reason} | row | {"text": answer.text})
+            self.rejected.append({"reason": reason} | row | {"text": answer.text} | one.said)
         return reason is None
 
 
 def why_rejected(text: str, context: Context, min_words: int) -> str | None:
     """Why an answer is not fit to learn from; `None` if it is."""
-    if (copied := why_copied(text, context)) is not None:
+    copied = why_copied(text, context)
+    if copied is not None:
         return copied
     if repeats_itself(text):
         return "loops"
@@ -296,30 +318,3 @@ def report_of(output: Path) -> WritingReport:
     rejected = Counter(row["reason"] for row in Journal(output / REJECTED_FILE, needed=REJECTED_FIELDS).rows)
     kept = Journal(output / ANSWERS_FILE, needed=ANSWER_FIELDS).rows
     return WritingReport(output / ANSWERS_FILE, len(kept), dict(sorted(rejected.items())))
-
-
-def _require_same_record(file: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the folder was finished; raises if it holds other answers."""
-    if not file.exists():
-        return False
-    mend = "give another output folder, or delete this one"
-    found = read_json_object(file, mend)
-    if not isinstance(found.get("settings"), dict) or not isinstance(found.get("finished"), bool):
-        raise ValueError(f"{file} is no record of written answers: it lacks 'settings' or 'finished'; {mend}.")
-    theirs, ours = found["settings"] | found, {**record["settings"], **record}
-    differing = [name for name in ours if name != "settings" and theirs.get(name) != ours[name]]
-    if differing:
-        changes = ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in differing)
-        raise ValueError(f"{file.parent} holds answers that were written with other settings: {changes}; {mend}.")
-    return found["finished"]
-
-
-def _listing(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
-
-
-__all__ = ["WritingReport", "WritingSettings", "write_answers"]

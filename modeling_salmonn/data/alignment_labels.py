@@ -49,6 +49,3 @@ def count_targets(*labels: torch.Tensor) -> torch.Tensor:
 def _with_leading_space(text: str | None) -> str:
     """Words as they look inside a sentence, whatever their place."""
     return f" {text.strip()}" if text and text.strip() else ""
-
-
-__all__ = ["IGNORED", "alignment_labels", "count_targets", "needed_tokens"]

@@ -154,14 +154,3 @@ def joined_seconds(clips: Sequence[Any]) -> float | None:
 def _path_and_bytes(clip: Any) -> tuple[Any, bytes | None]:
     """Both of what `datasets` gives; a path has no bytes."""
     return (clip.get("path"), clip.get("bytes")) if isinstance(clip, Mapping) else (clip, None)
-
-
-__all__ = [
-    "BadClips",
-    "CachedClips",
-    "ClipReader",
-    "UnreadableClipError",
-    "clip_name",
-    "header_seconds",
-    "joined_seconds",
-]

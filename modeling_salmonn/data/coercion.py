@@ -79,7 +79,6 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(member.value) for member in hint)
     if get_origin(hint) in (list, Sequence):
         return f"list of {_describe(options[0])}"
+    if get_origin(hint) in (dict, Mapping):
+        return f"mapping of {_describe(options[0])} to {_describe(options[1])}"
     return {NoneType: "null", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-__all__ = ["coerce", "fits"]

@@ -101,6 +101,3 @@ def _column_of(example: Any, name: str, index: int) -> Any:
             f"and train with remove_unused_columns=False, so that each example has its {name!r}{alone}."
         )
     return example[name]
-
-
-__all__ = ["SalmonnCollator"]

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from modeling_salmonn.data.whole_files import replaced_whole
+from modeling_salmonn.data.files import replaced_whole
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -206,6 +206,3 @@ def _is_readable(file: Path) -> bool:
     except (SafetensorError, OSError):
         return False
     return len(shape) == 2 and length.isdecimal() and int(length) <= MEL_FRAMES_PER_ENCODER_FRAME * shape[0]
-
-
-__all__ = ["EncoderCache", "pad_states"]

@@ -16,8 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from modeling_salmonn.data.clips import CachedClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.data.mixing import join_clips, overlap_clips
-from modeling_salmonn.data.prompts import choose_prompt, format_prompt, prompt_fields
-from modeling_salmonn.data.research_tasks import with_research_tasks
+from modeling_salmonn.data.prompts import choose_prompt, format_prompt, prompt_fields, with_aliases
 from modeling_salmonn.data.rows import Row, Rows, row_clips
 from modeling_salmonn.data.sampling import MixtureSampler, task_shares
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
@@ -60,7 +59,7 @@ class ExampleMaker:
     """
 
     def __init__(self, prompts: Mapping[str, list[str]], reader: ClipReader | CachedClips):
-        self.prompts = with_research_tasks(prompts)
+        self.prompts = with_aliases(prompts)
         self.reader = reader
 
     def make(self, row: Row, rng: random.Random) -> Example:
@@ -307,6 +306,3 @@ class ExampleStream(IterableDataset):
                 del weights[source]
             else:
                 yield row
-
-
-__all__ = ["Example", "ExampleMaker", "ExampleSet", "ExampleStream", "MadeOnTheFly"]

@@ -46,6 +46,3 @@ def relative_gain(samples: np.ndarray, reference: np.ndarray, decibels: float) -
 
 def _level(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
-
-
-__all__ = ["join_clips", "overlap_clips", "relative_gain"]

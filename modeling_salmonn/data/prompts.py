@@ -1,16 +1,14 @@
-"""Instructions per task: the bundled table, prompt files of the research code, and filling in their fields."""
+"""Instructions per task: the bundled ones, prompt files of the research code, and filling in their fields."""
 
-import json
 import os
 import random
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from modeling_salmonn.data.tasks import fill_in, load_tasks
+from modeling_salmonn.data.text_files import read_json_object
 
-BUNDLED_PROMPTS = Path(__file__).with_name("prompts.json")
-
-LARGEST_FILE = 1_000_000  # bytes; the bundled table has a few thousand
 
 _LEADING_AUDIO = re.compile(r"\s*(?:<Speech><SpeechHere></Speech>\s*)+")
 _FIELD = re.compile(r"\{([^\W\d]\w*)\}")  # an identifier in braces
@@ -25,7 +23,7 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
 
     Args:
         path: JSON file of the form `{task: [instruction, ...]}` or `{task: instruction}`, as the research code has
-            them; `None` reads the table that comes with this package.
+            them; `None` takes those of the bundled tasks.
 
     Returns:
         The instructions of each task, with their fields (`{question}`, `{language}`, `{slots}`) still to be filled.
@@ -34,23 +32,31 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
         ValueError: if the file is missing, is not JSON, or does not map tasks, each once, to lists of strings with
             entries.
     """
-    file = BUNDLED_PROMPTS if path is None else Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"There is no prompt file {file}; give a JSON file that maps tasks to lists of instructions.")
-    if file.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"The prompt file {file} has more than {LARGEST_FILE:,} bytes; is it another file?")
-    try:
-        table = json.loads(file.read_bytes(), object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:  # the latter of endless nesting
-        raise ValueError(
-            f"The prompt file {file} is not JSON ({error}); it needs to map tasks to lists of instructions."
-        ) from error
-    if not isinstance(table, dict):
-        raise ValueError(
-            f"The prompt file {file} holds a {type(table).__name__}; "
-            "it needs to be an object that maps tasks to lists of instructions."
-        )
-    return {task: _read_instructions(entry, task, file) for task, entry in table.items()}
+    if path is None:
+        # Tasks with rows of their own, such as en2de, are parts of others.
+        return {task.name: list(task.instructions) for task in load_tasks().values() if not task.rows}
+    table = read_json_object(path, "give a JSON file that maps tasks to lists of instructions", "prompt file")
+    return {task: _read_instructions(entry, task, path) for task, entry in table.items()}
+
+
+def with_aliases(prompts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Instructions under all names that a bundled task has, so that annotation files of the research code go by them.
+
+    A name that has instructions of its own keeps them.
+
+    Args:
+        prompts: instructions of each task, from `load_prompts`.
+    """
+    known = dict(prompts)
+    for task in load_tasks().values():
+        instructions = next((known[name] for name in task.names if name in known), None)
+        if instructions is None and task.rows:  # German of any translation
+            whole = known.get(task.rows["task"], [])
+            instructions = [fill_in(text, task.rows) for text in whole]
+        if instructions:
+            for name in task.names:
+                known.setdefault(name, instructions)
+    return known
 
 
 def prompt_fields(template: str) -> list[str]:
@@ -103,16 +109,7 @@ def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, 
     return format_prompt(rng.choice(prompts[task]), **fields)
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} is given twice")
-        found[name] = value
-    return found
-
-
-def _read_instructions(entry: Any, task: str, file: Path) -> list[str]:
+def _read_instructions(entry: Any, task: str, file: str | os.PathLike) -> list[str]:
     instructions = [entry] if isinstance(entry, str) else entry
     if not isinstance(instructions, list):
         raise ValueError(
@@ -135,6 +132,3 @@ def _to_instruction(text: str) -> str:
     leading = _LEADING_AUDIO.match(text)
     instruction = text[leading.end() :] if leading else text
     return instruction.replace("{}", "{question}")
-
-
-__all__ = ["BUNDLED_PROMPTS", "choose_prompt", "format_prompt", "load_prompts"]

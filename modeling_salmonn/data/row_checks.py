@@ -10,6 +10,7 @@ from modeling_salmonn.processing.prompt_texts_salmonn import LONGEST_TEXT
 
 LONGEST_SECONDS = 7 * 24 * 3600.0  # of a clip: a week; what is beyond counts frames or is no length at all
 SECONDS_COLUMNS = ("seconds", "duration")
+NUMBER_COLUMNS = ("weight", *SECONDS_COLUMNS)
 CLIP_COLUMNS = ("path", "audio")
 TEXT_COLUMNS = ("text", "task", "prompt", "alignment_text", "alignment_words")
 FIELDS_OF_PROMPTS = ("question", "language", "slots", "transcript", "caption", "story", "qa")
@@ -103,6 +104,13 @@ def _clips_problem(value: Any) -> str | None:
     return next((problem for clip in clips if (problem := _clip_problem(clip)) is not None), None)
 
 
+def _references_problem(value: Any) -> str | None:
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        return "it needs text or a list of texts"
+    return None
+
+
 def _is_encodable(text: str) -> bool:
     try:
         text.encode()
@@ -116,11 +124,9 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "expand_wav": _clips_problem,
     **dict.fromkeys(TEXT_COLUMNS, _text_problem),
     **dict.fromkeys(FIELDS_OF_PROMPTS, _prompt_field_problem),
+    "references": _references_problem,
     "Q": _question_problem,
     "speaker": _speaker_problem,
     "weight": _number_problem,
     **dict.fromkeys(SECONDS_COLUMNS, _seconds_problem),
 }
-
-
-__all__ = ["SECONDS_COLUMNS", "check_row", "field_problem", "usable_seconds"]

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from modeling_salmonn.data.tasks import canonical_name
+
 
 BATCHES_SORTED_TOGETHER = 50  # enough to fill batches with like lengths, few enough to keep them random
 
@@ -21,19 +23,23 @@ def task_shares(
 
     Args:
         counts: rows of each task.
-        weights: factors, 1 for tasks without one.
+        weights: factors, 1 for tasks without one; a task may go by any of its names.
         temperature: 1 keeps the sizes' proportions, larger ones favour small tasks.
 
     Raises:
         ValueError: for weights of tasks that do not occur or below zero, or if nothing is left.
     """
     weights = weights or {}
-    unknown = sorted(weights.keys() - counts.keys())
+    by_name = {canonical_name(task): weight for task, weight in weights.items()}
+    unknown = sorted(by_name.keys() - {canonical_name(task) for task in counts})
     if unknown:
         raise ValueError(f"There are weights for the tasks {unknown}, but the data have {sorted(counts)}.")
     if any(weight < 0 for weight in weights.values()):
         raise ValueError(f"Weights of tasks must not be negative, got {dict(weights)}.")
-    shares = {task: weights.get(task, 1.0) * count ** (1 / temperature) for task, count in counts.items()}
+    shares = {}
+    for task, count in counts.items():
+        weight = weights.get(task, by_name.get(canonical_name(task), 1.0))
+        shares[task] = weight * count ** (1 / temperature)
     total = sum(shares.values())
     if total <= 0:
         raise ValueError(f"The task weights {dict(weights)} leave no task to draw.")
@@ -139,6 +145,3 @@ class MixtureSampler(Sampler):
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-__all__ = ["MixtureSampler", "draw_rows", "split_count", "task_shares"]

@@ -1,11 +1,17 @@
-"""Where training data comes from, as arguments and recipes name it."""
+"""Where rows come from, as arguments and recipes name it, and where their clips are."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
 
+from modeling_salmonn.data.coercion import coerce
 from modeling_salmonn.data.text_files import shown
+
+
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an audio folder
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,9 @@ class DataSource:
         name: configuration of a Hub data set.
         streaming: read rows one after the other instead of all of them first.
         audio_root: folder that relative audio paths start from; the manifest's own if not given.
+
+    Raises:
+        ValueError: for values of other types.
     """
 
     path: str
@@ -31,39 +40,60 @@ class DataSource:
     streaming: bool = False
     audio_root: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            coerce(f"{name} of the data source {shown(self.path)}", value, hint)
+            if value == "":
+                raise ValueError(f"{name} of the data source {shown(self.path)} is empty; give it, or leave it out.")
+
+    @cached_property
+    def clip_folder(self) -> str:
+        """The folder that relative paths of clips start from."""
+        return self.audio_root or (os.path.dirname(self.path) if os.path.isfile(self.path) else "")
+
 
 def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]:
-    """Data sources as the arguments have them: one or a list, each a path or a mapping of `DataSource`'s fields.
+    """Data sources as arguments have them: one or several, each a path, a mapping of `DataSource`'s fields, or one.
 
     Raises:
         ValueError: for a mapping without `path`, or with unknown fields or values of other types.
     """
     sources = []
-    for item in value if isinstance(value, list) else [value]:
-        given = dict(item) if isinstance(item, Mapping) else {"path": item}
-        known = {entry.name for entry in fields(DataSource)}
-        if "path" not in given or not given.keys() <= known:
-            raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
-        _check_source(given)
-        source = DataSource(**given)
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        source = item if isinstance(item, DataSource) else _parse_source(item)
         root = source.audio_root or audio_root
         path = os.path.expanduser(source.path)
         sources.append(replace(source, path=path, audio_root=os.path.expanduser(root) if root else None))
     return sources
 
 
-def _check_source(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if name == "streaming":
-            fits, needed = isinstance(value, bool), "true or false"
-        elif name == "columns":
-            fits = isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
-            needed = "a mapping of our names of columns to the source's"
-        else:
-            optional = name in ("task", "name", "audio_root")
-            fits, needed = (isinstance(value, str) and bool(value)) or (value is None and optional), "text"
-        if not fits:
-            raise ValueError(f"The data source {shown(given)} has {shown(value)} as {name}; it needs {needed}.")
+def open_folder(source: DataSource) -> DataSource:
+    """The metadata file of an audio folder; other sources as they are.
+
+    Raises:
+        ValueError: if a folder has none.
+    """
+    path = Path(source.path)
+    if path.is_dir():
+        files = [folder / name for folder in (path, path / source.split) for name in METADATA_FILES]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise ValueError(f"{path} is no audio folder: it has none of {METADATA_FILES}, which name its clips.")
+        source, path = replace(source, path=str(found)), found
+    if path.name in METADATA_FILES:
+        source = replace(source, columns={"path": "file_name", **source.columns})
+    return source
 
 
-__all__ = ["DataSource", "parse_sources"]
+def locate_clip(path: str, folder: str | os.PathLike) -> str:
+    """The absolute path of a clip whose relative path starts from a folder; URLs as they are."""
+    return path if "://" in path else str(Path(folder, path).absolute())
+
+
+def _parse_source(item: Any) -> DataSource:
+    given = dict(item) if isinstance(item, Mapping) else {"path": item}
+    known = {entry.name for entry in fields(DataSource)}
+    if "path" not in given or not given.keys() <= known:
+        raise ValueError(f"The data source {item!r} needs 'path', and knows nothing but {sorted(known)}.")
+    return DataSource(**given)

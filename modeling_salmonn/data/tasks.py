@@ -1,20 +1,17 @@
-"""What a model is tested on: tasks as data, so that one more needs no code."""
+"""The table of tasks: names, instructions, what counts; as data, so that one more needs no code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from modeling_salmonn.data.coercion import coerce
-from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.text_files import read_yaml_mapping, shown
-from modeling_salmonn.evaluation.captions import CAPTION_METRICS
-from modeling_salmonn.evaluation.instruction_following import RULES
-from modeling_salmonn.evaluation.metrics import METRICS
 
 
 BUNDLED_TASKS = Path(__file__).with_name("tasks.yaml")
-SUITES = {"level1": 1, "level2": 2, "level3": 3}
+LEVELS = {"level1": 1, "level2": 2, "level3": 3}
 ALL = "all"
 FREE_OF_REFERENCES = ("diversity", "repeat_rate")
 
@@ -24,8 +21,9 @@ class Task:
     """A task: which rows, what is asked, what counts.
 
     Args:
-        name: of the task.
-        instruction: asked of each clip; the row's columns are filled in for `{names}`, and its own `prompt` wins.
+        name: of the task, as rows have it.
+        instruction: asked of each clip by the evaluation; the row's columns are filled in for `{names}`, and its own
+            `prompt` wins. The first of `instructions` if not given.
         metrics: names in `evaluation/metrics.py` or `evaluation/captions.py`.
         level: of the paper's three, if any.
         rows: columns and their values that choose the rows of a manifest; `task` = `name` if not given.
@@ -33,13 +31,17 @@ class Task:
         separator: splits a text of references.
         rule: rule of `evaluation/instruction_following.py` for the following rate.
         new_tokens: longest answer.
+        instructions: training draws one of them for each row.
+        aliases: other names of the task.
+        judge: what is asked for, in words for a judge that is a language model.
+        place: where the task comes from, for messages.
 
     Raises:
-        ValueError: for unknown metrics and rules, and for values of other types.
+        ValueError: for values of other types, and without an instruction.
     """
 
     name: str
-    instruction: str
+    instruction: str = ""
     metrics: Sequence[str] = ()
     level: int | None = None
     rows: Mapping[str, Any] = field(default_factory=dict)
@@ -47,32 +49,49 @@ class Task:
     separator: str | None = None
     rule: str | None = None
     new_tokens: int = 200
+    instructions: Sequence[str] = ()
+    aliases: Sequence[str] = ()
+    judge: str | None = None
+    place: str = ""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, coerce(f"{name} of the task {shown(self.name)}", getattr(self, name), hint))
+            self._set(name, coerce(f"{name} of the task {shown(self.name)}", getattr(self, name), hint))
         if self.new_tokens < 1:
             raise ValueError(f"new_tokens of the task {self.name!r} must be at least 1, got {self.new_tokens}.")
-        unknown = sorted(set(self.metrics) - METRICS.keys() - set(CAPTION_METRICS))
-        if unknown:
-            known = ", ".join([*METRICS, *CAPTION_METRICS])
-            raise ValueError(f"The task {self.name!r} has the metrics {unknown}; there are {known}.")
-        if self.rule is not None and self.rule not in RULES:
-            raise ValueError(f"The task {self.name!r} has the rule {self.rule!r}; there are {', '.join(RULES)}.")
-        if not self.metrics and self.rule is None:
-            raise ValueError(f"The task {self.name!r} measures nothing; give it metrics, or a rule.")
+        if not self.instruction and not self.instructions:
+            raise ValueError(f"The task {self.name!r} needs an instruction.")
+        self._set("instruction", self.instruction or self.instructions[0])
+        self._set("instructions", self.instructions or [self.instruction])
 
-    def chooses(self, row: Row) -> bool:
-        """Whether a row belongs to the task."""
-        wanted = {"task": self.name} | dict(self.rows)
-        return all(row.get(column) == value for column, value in wanted.items())
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # a frozen dataclass
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the task, its own first."""
+        return self.name, *self.aliases
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is anything to evaluate; other tasks are for training alone."""
+        return bool(self.metrics) or self.rule is not None
+
+    def chooses(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row belongs to the task, whatever name of it the row has."""
+        if row.get("task") in self.aliases:
+            return True
+        wanted = {"task": self.name, **self.rows}
+        wanted |= columns_of(wanted["task"])
+        given = {**row, **columns_of(row.get("task"))}
+        return all(given.get(column) == value for column, value in wanted.items())
 
     @property
     def needs_reference(self) -> bool:
         """Whether a metric compares answers with references."""
         return any(name not in FREE_OF_REFERENCES for name in self.metrics)
 
-    def references(self, row: Row) -> list[str]:
+    def references(self, row: Mapping[str, Any]) -> list[str]:
         """The accepted texts of a row: its `references` if it has any, or the column that the task names.
 
         Raises:
@@ -95,49 +114,104 @@ class Task:
         return texts
 
 
-def load_tasks(file: str | Path | None = None) -> dict[str, Task]:
+def load_tasks(include_path: str | Path | None = None) -> dict[str, Task]:
     """The bundled tasks, with those of a file of one's own added or put in their places.
 
     Raises:
-        ValueError: if the file is missing, no YAML mapping, or has unknown fields, metrics or rules.
+        ValueError: if the file is missing, no YAML mapping, or has unknown fields.
     """
-    tasks = _read_tasks(BUNDLED_TASKS)
-    return tasks if file is None else tasks | _read_tasks(Path(file).expanduser())
+    tasks = dict(_bundled_tasks())
+    if include_path is not None:
+        tasks |= _read_tasks(Path(include_path).expanduser(), tasks)
+    return tasks
 
 
-def choose_tasks(tasks: Mapping[str, Task], suites: Sequence[str]) -> list[Task]:
-    """The tasks of some suites: `level1`, `level2`, `level3`, `all`, or names of tasks.
+def choose_tasks(tasks: Mapping[str, Task], names: Sequence[str]) -> list[Task]:
+    """The tasks that are meant by `level1`, `level2`, `level3`, `all` (those that are measured), names or aliases.
 
     Raises:
         ValueError: for a name that is none of these.
     """
     chosen: dict[str, Task] = {}
-    for suite in suites:
-        found = [task for task in tasks.values() if suite in (ALL, task.name) or task.level == SUITES.get(suite, 0)]
+    for name in names:
+        found = _find_tasks(tasks, name)
         if not found:
-            raise ValueError(f"There is no suite or task {suite!r}; there are {', '.join([ALL, *SUITES, *tasks])}.")
-        chosen |= {task.name: task for task in found}
+            raise ValueError(f"There is no task {name!r}; there are {', '.join([ALL, *LEVELS, *tasks])}.")
+        for task in found:
+            chosen[task.name] = task
     return list(chosen.values())
 
 
-def _read_tasks(file: Path) -> dict[str, Task]:
+def canonical_name(name: str) -> str:
+    """The name in the table of a task that goes by another; a name that is not in the table as it is."""
+    task = _tasks_by_name().get(name)
+    return name if task is None else task.name
+
+
+def columns_of(name: Any) -> dict[str, Any]:
+    """The columns that a name of a task stands for: `task`, and `language` for `translation_en2de`."""
+    task = _tasks_by_name().get(name) if isinstance(name, str) else None
+    if task is None:
+        return {"task": name}
+    return {"task": task.name, **task.rows}
+
+
+def fill_in(text: str, columns: Mapping[str, Any]) -> str:
+    """An instruction with those of its `{fields}` filled in that the columns have."""
+    for column, value in columns.items():
+        text = text.replace(f"{{{column}}}", str(value))
+    return text
+
+
+def _find_tasks(tasks: Mapping[str, Task], name: str) -> list[Task]:
+    if name in tasks:
+        return [tasks[name]]
+    if name == ALL:
+        return [task for task in tasks.values() if task.is_measured]
+    if name in LEVELS:
+        return [task for task in tasks.values() if task.level == LEVELS[name]]
+    return [task for task in tasks.values() if name in task.aliases]
+
+
+@cache
+def _bundled_tasks() -> Mapping[str, Task]:
+    return _read_tasks(BUNDLED_TASKS, {})
+
+
+@cache
+def _tasks_by_name() -> Mapping[str, Task]:
+    return {name: task for task in _bundled_tasks().values() for name in task.names}
+
+
+def _read_tasks(file: Path, known: Mapping[str, Task]) -> dict[str, Task]:
     table, lines = read_yaml_mapping(file, "file of tasks", "map names of tasks to their fields")
-    return {name: _read_task(name, entry, f"line {lines[name]} of {file}") for name, entry in table.items()}
+    tasks: dict[str, Task] = {}
+    for name, entry in table.items():
+        tasks[name] = _read_task(name, entry, f"line {lines[name]} of {file}", {**known, **tasks})
+    return tasks
 
 
-def _read_task(name: Any, entry: Any, place: str) -> Task:
+def _read_task(name: Any, entry: Any, place: str, known: Mapping[str, Task]) -> Task:
     if not isinstance(name, str) or not isinstance(entry, dict):
         raise ValueError(f"{place} needs to map the name of a task to its fields; see {BUNDLED_TASKS.name}.")
-    known = {one.name for one in fields(Task)} - {"name"}
-    if not entry.keys() <= known or not isinstance(entry.get("instruction"), str):
+    allowed = {one.name for one in fields(Task)} - {"name", "place"}
+    if not entry.keys() <= allowed:
         raise ValueError(
             f"The task {name!r} of {place} has the fields {sorted(map(str, entry))}; it needs an instruction and may "
-            f"have {', '.join(sorted(known))}."
+            f"have {', '.join(sorted(allowed))}."
         )
     try:
-        return Task(name=name, **entry)
+        if not entry.keys() & {"instruction", "instructions"}:
+            entry = entry | _inherited_instructions(entry.get("rows"), known)
+        return Task(name=name, place=place, **entry)
     except ValueError as error:
         raise ValueError(f"In {place}: {error}") from error
 
 
-__all__ = ["Task", "choose_tasks", "load_tasks"]
+def _inherited_instructions(rows: Any, known: Mapping[str, Task]) -> dict[str, Any]:
+    """Those of the task that the rows are of, with the other columns filled in; none if that is unknown."""
+    task = known.get(str(rows.get("task"))) if isinstance(rows, dict) else None
+    if task is None:
+        return {}
+    filled = [fill_in(text, rows) for text in task.instructions]
+    return {"instruction": fill_in(task.instruction, rows), "instructions": filled}

@@ -96,18 +96,19 @@ def parse_json_rows(text: str, file: str | os.PathLike) -> Iterator[tuple[int, A
         yield line, value
 
 
-def read_json_object(path: str | os.PathLike, mend: str) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike, mend: str, what: str = "file") -> dict[str, Any]:
     """A file that an earlier call has written.
 
     Args:
         path: the file.
         mend: what to do if it is damaged, such as `delete it to begin anew`.
+        what: what to call it in messages.
 
     Raises:
         ValueError: if it cannot be read, or holds something else than an object.
     """
     try:
-        value = parse_json(read_text(path, "file") + "\n", str(path), strict=False)
+        value = parse_json(read_text(path, what) + "\n", str(path), strict=False)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}; {mend}.") from error
     if not isinstance(value, dict):
@@ -330,15 +331,3 @@ STRICT_DECODER = json.JSONDecoder(
     parse_float=_finite_number,
     parse_constant=_finite_number,
 )
-
-
-__all__ = [
-    "kind_of",
-    "parse_json",
-    "parse_json_rows",
-    "parse_yaml",
-    "read_json_object",
-    "read_text",
-    "read_yaml_mapping",
-    "shown",
-]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -40,9 +42,16 @@ class Decoding:
 
     def options(self) -> dict[str, Any]:
         """Options of `generate`."""
-        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.sample else {}
-        options = {"max_new_tokens": self.max_new_tokens, "do_sample": self.sample, "num_beams": self.num_beams}
-        return options | drawn | {"lora_scale": self.lora_scale}
+        options: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "lora_scale": self.lora_scale,
+            "num_beams": self.num_beams,
+            "do_sample": self.sample,
+        }
+        if self.sample:
+            # Top-k is off: the tokens drawn from are those of top-p alone.
+            options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return options
 
 
 @dataclass(frozen=True)
@@ -67,24 +76,25 @@ class Answerer:
         self.collator = SalmonnCollator(processor)
 
     @classmethod
-    def from_pretrained(cls, model: str, dtype: str = "float32") -> "Answerer":
-        """Load a model onto the accelerator, if there is one.
+    def from_pretrained(cls, model: str, dtype: str = "float32", device: str = AUTO) -> "Answerer":
+        """Load a model.
 
         Args:
             model: folder or Hub id.
             dtype: type of the weights: `float32`, `bfloat16` or `float16`.
+            device: as `resolve_device` takes it.
 
         Raises:
-            ValueError: if the model is incomplete, or for another type.
+            ValueError: if the model is incomplete, or for another type or device.
         """
         require_dtype(dtype)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        place = resolve_device(device)
         loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype))
-        return cls(loaded.to(device or "cpu"), SalmonnProcessor.from_pretrained(model))
+        return cls(loaded.to(place), SalmonnProcessor.from_pretrained(model))
 
     @property
     def extractor(self) -> SalmonnFeatureExtractor:
-        """Reads audio as the model wants it."""
+        """Reads audio as the model needs it."""
         return self.processor.feature_extractor
 
     def answer(self, examples: Sequence[Example], decoding: Decoding, seed: object = 0) -> list[Answer]:
@@ -99,14 +109,24 @@ class Answerer:
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(str(seed)).getrandbits(63))
             output = self.model.generate(**inputs, **decoding.options())
-        new_tokens = output[:, inputs["input_ids"].shape[1] :]
+        new_tokens = output[:, inputs["input_ids"].shape[1] :]  # (batch, new tokens)
         texts = self.processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        finished = torch.isin(new_tokens, torch.tensor(self._end_tokens(), device=new_tokens.device)).any(1)
-        return [Answer(text.strip(), end) for text, end in zip(texts, finished.tolist(), strict=True)]
+        ends = torch.tensor(self._end_tokens(), device=new_tokens.device)
+        finished = torch.isin(new_tokens, ends).any(dim=1).tolist()
+        return [Answer(text.strip(), end) for text, end in zip(texts, finished, strict=True)]
 
     def _end_tokens(self) -> list[int]:
         ends = self.model.generation_config.eos_token_id
-        return [self.processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends] if ends else [])]
+        if ends is None:
+            ends = []
+        elif isinstance(ends, int):
+            ends = [ends]
+        return [self.processor.tokenizer.eos_token_id, *ends]
+
+
+def process_state() -> PartialState:
+    """This process among those that `accelerate launch` has started, be it on CPUs."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def weights_hash(answerer: Answerer) -> str:
@@ -127,6 +147,3 @@ def require_dtype(dtype: str) -> None:
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, but it needs one of {', '.join(DTYPES)}.")
-
-
-__all__ = ["Answer", "Answerer", "Decoding", "require_dtype", "weights_hash"]

@@ -18,7 +18,8 @@ from transformers import (
 
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
+from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, process_state
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 
 
@@ -32,11 +33,12 @@ class WhisperAnswerer:
 
     Args:
         folder: folder or Hub id.
+        device: as `resolve_device` takes it.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()
-        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval().to(resolve_device(device))
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         language = ["<|en|>", "<|transcribe|>"] if self.model.config.vocab_size > ENGLISH_VOCABULARY else []
@@ -54,8 +56,8 @@ class WhisperAnswerer:
         features = self.features(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
         most = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
         ids = self.model.generate(
-            features,
-            decoder_input_ids=torch.tensor([self.start] * len(clips)),
+            features.to(self.model.device),
+            decoder_input_ids=torch.tensor([self.start] * len(clips), device=self.model.device),
             max_new_tokens=most,
             num_beams=decoding.num_beams,
             do_sample=False,
@@ -68,13 +70,15 @@ class ReadingAnswerer:
 
     Args:
         folder: folder or Hub id of a causal language model with a chat template.
+        device: as `resolve_device` takes it.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()  # clips are read, although nobody listens
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model = loaded.eval().to(resolve_device(device))
 
     @torch.inference_mode()
     def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
@@ -86,6 +90,7 @@ class ReadingAnswerer:
         prompts = [self._prompt(example) for example in examples]
         # The template has written the special tokens already.
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self.model.device)
         options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
         output = self.model.generate(**inputs, **options)
         texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -102,23 +107,27 @@ class ReadingAnswerer:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def load_answerer(model: str, dtype: str = "float32") -> Any:
+def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any:
     """A SALMONN, a Whisper or a language model, told apart by its configuration.
 
     Args:
         model: folder or Hub id.
         dtype: type of a SALMONN's weights.
+        device: as `resolve_device` takes it.
 
     Raises:
-        ValueError: if there is no model.
+        ValueError: if there is no model, or no such device.
     """
+    process_state()  # before the model is loaded: it gives each process an accelerator of its own
     try:
         kind = AutoConfig.from_pretrained(model).model_type
     except (OSError, ValueError) as error:
         raise ValueError(f"{model} holds no model whose configuration can be read ({error}).") from error
+    if kind == "salmonn":
+        return Answerer.from_pretrained(model, dtype, device)
     if kind == "whisper":
-        return WhisperAnswerer(model)
-    return Answerer.from_pretrained(model, dtype) if kind == "salmonn" else ReadingAnswerer(model)
+        return WhisperAnswerer(model, device)
+    return ReadingAnswerer(model, device)
 
 
 def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
@@ -137,6 +146,3 @@ def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
             "language model reads transcripts."
         )
     return list(tasks)
-
-
-__all__ = ["ReadingAnswerer", "WhisperAnswerer", "load_answerer", "tasks_for"]

@@ -226,6 +226,3 @@ CAPTION_METRICS: Mapping[str, Metric] = {
     "spice": _mean(_spice),
     "spider": _mean(_spider),
 }
-
-
-__all__ = ["CAPTION_METRICS", "CaptionMetricError", "CaptionScore", "caption_metrics", "tokenise_captions"]

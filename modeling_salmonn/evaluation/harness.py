@@ -1,4 +1,4 @@
-"""Has a model answer the rows of some tasks, and goes on where it was stopped.
+"""Has a model answer the rows of some tasks, and resumes where it was stopped.
 
 Answers are appended to `answers-N.jsonl` (one file for each process) as they are made; a row that is there is not
 answered again, whatever the number of processes.
@@ -9,27 +9,22 @@ import json
 import logging
 import random
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name, joined_seconds
+from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.data.examples import USUAL_SECONDS, Example, ExampleMaker
-from modeling_salmonn.data.journal import Journal, write_json
+from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.row_checks import SECONDS_COLUMNS, usable_seconds
-from modeling_salmonn.data.rows import Row, row_clips
+from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder
-from modeling_salmonn.evaluation.answering import Answer, Decoding
+from modeling_salmonn.evaluation.answering import Answer, Decoding, process_state
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, FALLBACK_TOKENS
 from modeling_salmonn.evaluation.metrics import METRICS
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -37,6 +32,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatur
 
 logger = logging.getLogger(__name__)
 
+Key = tuple[str, int, str]
 KEYS = ("task", "row", "part")
 ANSWER_FIELDS = {"task": str, "row": int, "part": str, "instruction": str, "answer": str}
 ANSWER = "answer"  # the part of a row that counts; the others are what a model that does not follow might say
@@ -72,7 +68,7 @@ class Job:
     part: str
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> Key:
         """What tells it apart, in the journals too."""
         return self.task.name, self.index, self.part
 
@@ -84,18 +80,17 @@ class Job:
     @property
     def seconds(self) -> float:
         """Length of the clip, or the usual one where it is not known or cannot be true."""
-        known = [self.row[name] for name in SECONDS_COLUMNS if self.row.get(name) is not None]
-        found = usable_seconds(known[0] if known else joined_seconds(row_clips(self.row)))
-        return USUAL_SECONDS if found is None else found
+        known = row_seconds(self.row)
+        return USUAL_SECONDS if known is None else known
 
 
-def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = None, seed: int = 0) -> list[Job]:
+def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], limit: int | None = None, seed: int = 0) -> list[Job]:
     """What is to be asked, task by task.
 
     Args:
         tasks: the tasks.
         rows: the data; rows of other tasks are left out.
-        most: at most so many rows of each task, drawn at random; more rows contain those of fewer.
+        limit: at most so many rows of each task, drawn at random; more rows contain those of fewer.
         seed: of the draw.
 
     Raises:
@@ -104,11 +99,12 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
     jobs = []
     for task in tasks:
         own = [index for index, row in enumerate(rows) if task.chooses(row)]
-        chosen = sorted(random.Random(f"{seed}/{task.name}").sample(own, len(own))[:most])
+        chosen = sorted(random.Random(f"{seed}/{task.name}").sample(own, len(own))[:limit])
         if not chosen:
             logger.warning("There are no rows for the task %s.", task.name)
-        parts = (ANSWER, *(FALLBACK_TASKS if task.rule else ()))
-        _require_usable_references(task, [task.references(rows[index]) for index in chosen])
+            continue
+        _require_usable_references(task, [rows[index] for index in chosen])
+        parts = [ANSWER, *FALLBACK_TASKS] if task.rule else [ANSWER]
         for index in chosen:
             jobs += [Job(task, index, rows[index], part) for part in parts]
     if not jobs:
@@ -120,7 +116,12 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], most: int | None = Non
 
 
 def answer_jobs(
-    answerer: AnswersExamples, jobs: Sequence[Job], output: Path, batch_size: int, decoding: Decoding
+    answerer: AnswersExamples,
+    jobs: Sequence[Job],
+    output: Path,
+    batch_size: int,
+    decoding: Decoding,
+    prompts: Mapping[str, list[str]] | None = None,
 ) -> list[Row]:
     """Answer what has no answer yet.
 
@@ -130,6 +131,8 @@ def answer_jobs(
         output: folder of the journals.
         batch_size: clips answered at once; clips of like length share a batch.
         decoding: how to answer, but for the longest answer, which is the task's.
+        prompts: instructions of each task, of which the first ones ask for the fallbacks; the bundled ones if not
+            given.
 
     Returns:
         The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction` and `answer`.
@@ -139,34 +142,34 @@ def answer_jobs(
     """
     state = process_state()
     bad_clips = BadClips(sys.maxsize, output / BAD_CLIPS_FILE)  # they are counted, and end nothing
-    maker = ExampleMaker(load_prompts(), ClipReader(answerer.extractor, bad_clips))
+    maker = ExampleMaker(prompts or load_prompts(), ClipReader(answerer.extractor, bad_clips))
     answered = read_answers(output)
     _require_same_instructions(maker, jobs, answered, output)
-    pending = sorted((job for job in jobs if job.key not in answered), key=lambda job: (job.new_tokens, job.seconds))
+    pending = [job for job in jobs if job.key not in answered]
+    pending.sort(key=lambda job: (job.new_tokens, job.seconds))
     state.wait_for_everyone()  # all have read what there was
     journal = Journal(output / f"answers-{state.process_index}.jsonl", KEYS)
     own = pending[state.process_index :: state.num_processes]
     with tqdm(total=len(own), desc="Answers", disable=not state.is_main_process or None) as bar:
         for batch in _batches(own, batch_size):
-            made = [(job, example) for job in batch if (example := _example(maker, job)) is not None]
-            if made:
-                own_length = replace(decoding, max_new_tokens=batch[0].new_tokens)
-                answers = answerer.answer([example for _, example in made], own_length)
-                for (job, example), answer in zip(made, answers, strict=True):
-                    journal.append(_record(job, example, answer))
+            for row in _answer_batch(answerer, maker, batch, decoding):
+                journal.append(row)
             bar.update(len(batch))
     state.wait_for_everyone()
     answered = read_answers(output)
     return [answered[job.key] for job in jobs if job.key in answered]
 
 
-def read_answers(output: Path) -> dict[tuple[str, int, str], Row]:
+def read_answers(output: Path) -> dict[Key, Row]:
     """The rows of all journals in a folder, by their keys."""
-    rows = [row for file in sorted(output.glob(ANSWERS_FILES)) for row in Journal(file, KEYS, ANSWER_FIELDS).rows]
-    return {(row["task"], row["row"], row["part"]): row for row in rows}
+    answers = {}
+    for file in sorted(output.glob(ANSWERS_FILES)):
+        for row in Journal(file, KEYS, ANSWER_FIELDS).rows:
+            answers[row["task"], row["row"], row["part"]] = row
+    return answers
 
 
-def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
+def claim_answers(output: Path, rows: Sequence[Row], **settings: Any) -> None:
     """Note in a folder what its answers are to, so that those to something else are never taken for them.
 
     Args:
@@ -177,46 +180,66 @@ def claim_folder(output: Path, rows: Sequence[Row], **settings: Any) -> None:
     Raises:
         ValueError: if it is no folder, or has answers of other settings or files of others.
     """
-    make_output_folder(output, SETTINGS_FILE, REPLACED_FILES)
     named = [row | {"path": clip_name(row.get("path"))} for row in rows]  # a clip may be held in memory
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=repr).encode()).hexdigest()
-    wanted = settings | {"data": digest}
-    file = output / SETTINGS_FILE
-    found = read_json_object(file, "choose another folder, or delete this one") if file.is_file() else wanted
-    if found != wanted:
-        changed = ", ".join(sorted(name for name in wanted | found if wanted.get(name) != found.get(name)))
-        raise ValueError(f"{output} holds answers of another {changed}; choose another folder, or delete this one.")
-    if process_state().is_main_process:
-        write_json(file, wanted)
+    claim_folder(output, SETTINGS_FILE, settings | {"data": content_hash(named)}, REPLACED_FILES)
 
 
-def process_state() -> PartialState:
-    """This process among those that `accelerate launch` has started, be it on CPUs."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+def content_hash(content: Any) -> str:
+    """Tells data apart in a record."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
-def _require_usable_references(task: Task, references: Sequence[Sequence[str]]) -> None:
+def _require_usable_references(task: Task, rows: Sequence[Row]) -> None:
     """Tell before anything is answered what the metrics would tell when all is."""
-    for name in METRICS.keys() & set(task.metrics) if references else ():
-        with suppress(ImportError):  # the summary names it as missing
-            METRICS[name].statistics(references, [""] * len(references))
+    references = [task.references(row) for row in rows]
+    for name in task.metrics:
+        if name in METRICS:
+            with suppress(ImportError):  # the summary names it as missing
+                METRICS[name].statistics(references, [""] * len(references))
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    """Batches of jobs with the same length of answer."""
-    groups = defaultdict(list)
-    for job in jobs:
-        groups[job.new_tokens].append(job)
-    for group in groups.values():
-        yield from (group[start : start + size] for start in range(0, len(group), size))
+    """Batches of jobs with the same length of answer, by which they are sorted."""
+    for _, group in groupby(jobs, key=lambda job: job.new_tokens):
+        alike = list(group)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
+
+
+def _answer_batch(
+    answerer: AnswersExamples, maker: ExampleMaker, batch: Sequence[Job], decoding: Decoding
+) -> list[Row]:
+    """The rows of the journal for those jobs whose clips can be read; the others have been reported."""
+    jobs, examples = [], []
+    for job in batch:
+        with suppress(UnreadableClipError):
+            examples.append(_make_example(maker, job))
+            jobs.append(job)
+    if not jobs:
+        return []
+    answers = answerer.answer(examples, replace(decoding, max_new_tokens=batch[0].new_tokens))
+    rows = []
+    for job, example, answer in zip(jobs, examples, answers, strict=True):
+        rows.append(
+            {
+                "task": job.task.name,
+                "row": job.index,
+                "part": job.part,
+                "path": clip_name(job.row.get("path")),
+                "instruction": example["instruction"],
+                "answer": answer.text,
+                "finished": answer.finished,
+            }
+        )
+    return rows
 
 
 def _require_same_instructions(
-    maker: ExampleMaker, jobs: Sequence[Job], answered: Mapping[tuple[str, int, str], Row], output: Path
+    maker: ExampleMaker, jobs: Sequence[Job], answered: Mapping[Key, Row], output: Path
 ) -> None:
     for job in jobs:
         instruction = maker.instruction(_asked_row(maker, job), random.Random(0))
-        given = answered.get(job.key, {}).get("instruction", instruction)
+        given = answered[job.key]["instruction"] if job.key in answered else instruction
         if given != instruction:
             raise ValueError(
                 f"{output} holds answers of the task {job.task.name!r} to the instruction {given!r}, not to "
@@ -225,26 +248,15 @@ def _require_same_instructions(
 
 
 def _asked_row(maker: ExampleMaker, job: Job) -> Row:
-    """The row of a job with its instruction."""
-    if job.part == ANSWER:
-        row = {"prompt": job.task.instruction} | {name: value for name, value in job.row.items() if value is not None}
-    else:
-        row = job.row | {"prompt": maker.prompts[FALLBACK_TASKS[job.part]][0]}
+    """The row of a job with its instruction; a row's own prompt asks for the answer, never for a fallback."""
+    row = {name: value for name, value in job.row.items() if value is not None}
+    if job.part != ANSWER:
+        row["prompt"] = maker.prompts[FALLBACK_TASKS[job.part]][0]
+    row.setdefault("prompt", job.task.instruction)
     return row | {"text": "", "task": job.task.name}
 
 
-def _example(maker: ExampleMaker, job: Job) -> Example | None:
-    """The example of a job; `None` if its clip cannot be read, which has been reported."""
-    try:
-        example = maker.make(_asked_row(maker, job), random.Random(0))
-    except UnreadableClipError:
-        return None
+def _make_example(maker: ExampleMaker, job: Job) -> Example:
+    example = maker.make(_asked_row(maker, job), random.Random(0))
+    # Peers that read instead of listening take the true transcript.
     return example | {"transcript": job.row.get("transcript") or job.row.get("alignment_text")}
-
-
-def _record(job: Job, example: Example, answer: Answer) -> Row:
-    record = dict(zip(KEYS, job.key, strict=True)) | {"path": clip_name(job.row.get("path"))}
-    return record | {"instruction": example["instruction"], "answer": answer.text, "finished": answer.finished}
-
-
-__all__ = ["Job", "answer_jobs", "claim_folder", "make_jobs", "process_state", "read_answers"]

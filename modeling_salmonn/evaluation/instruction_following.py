@@ -240,6 +240,3 @@ def why_not_followed(task: str, answer: str, context: Context) -> str | None:
     if task not in RULES:
         raise ValueError(f"There is no rule for the task {task!r}; there are rules for {', '.join(RULES)}.")
     return RULES[task](answer, context)
-
-
-__all__ = ["RULES", "Context", "context_of", "copies", "why_copied", "why_not_followed"]

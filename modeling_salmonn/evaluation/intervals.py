@@ -1,4 +1,4 @@
-"""Intervals of metrics by the bootstrap: how far a figure would move if other rows of the same kind had been drawn."""
+"""Intervals of metrics by the bootstrap: how far a score would move if other rows of the same kind had been drawn."""
 
 import numpy as np
 
@@ -18,36 +18,33 @@ def bootstrap_interval(
         statistics: `metric.statistics` of the set, of shape `(rows, k)`.
         samples: how often the rows are drawn.
         seed: of the draws; the same seed gives the same interval.
-        level: share of the drawn figures that lie in the interval.
+        level: share of the drawn scores that lie in the interval.
 
     Returns:
         Its two ends. Draws with nothing to divide by, such as of silent clips alone, are left out.
 
     Raises:
-        ValueError: if there are no rows, if they have no figure themselves, or for a number that makes no sense.
+        ValueError: if there are no rows, if they have no score themselves, or for a number that makes no sense.
     """
     if statistics.ndim != 2 or not len(statistics):
         raise ValueError(f"Statistics have the shape {statistics.shape}; they need rows and columns.")
     if samples < 1 or not 0 < level < 1:
         raise ValueError(f"Got samples={samples} and level={level}; they need to be at least 1, and between 0 and 1.")
-    metric.combine(statistics.sum(axis=0))  # raises if there is no figure
-    figures = metric.combine(_drawn_sums(statistics, samples, np.random.default_rng(seed)))
-    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    metric.combine(statistics.sum(axis=0))  # raises if there is no score
+    scores = metric.combine(_drawn_sums(statistics, samples, np.random.default_rng(seed)))
+    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def _drawn_sums(statistics: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
     """Sums over drawn rows, of shape `(samples, k)`: how often each row came, times its statistics."""
     rows = len(statistics)
-    most = max(1, CELLS // rows)
-    sizes = [min(most, samples - start) for start in range(0, samples, most)]
-    return np.concatenate([_counts(rows, size, rng) @ statistics for size in sizes])
+    at_once = max(1, CELLS // rows)
+    starts = range(0, samples, at_once)
+    return np.concatenate([_counts(rows, min(at_once, samples - start), rng) @ statistics for start in starts])
 
 
 def _counts(rows: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """How often each row comes in as many draws as there are rows: multinomial, of shape `(size, rows)`."""
     draws = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]  # each sample has its own bins
     return np.bincount(draws.ravel(), minlength=size * rows).reshape(size, rows)
-
-
-__all__ = ["bootstrap_interval"]

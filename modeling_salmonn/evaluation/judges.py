@@ -11,7 +11,6 @@ without characters that begin control tokens; a verdict inside it is never read 
 import json
 import os
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import pipeline
 
+from modeling_salmonn.data.tasks import load_tasks
 from modeling_salmonn.evaluation.instruction_following import Context, why_not_followed
 
 
@@ -27,14 +27,6 @@ MAX_RETRIES = 5  # openai waits 0.5, 1, 2, 4 and 8 seconds, unless the server sa
 TIMEOUT_SECONDS = 120.0
 MAX_NEW_TOKENS = 512  # models that think write some hundred words before their verdict
 SHOWN_CHARACTERS = 200  # of a reply, in errors
-
-WANTED_BY_TASK: Mapping[str, str] = {
-    "story": "a story that the clip inspires, told in several sentences",
-    "speech_qa": "an answer to a written question about what is said; words of the speech may be that answer",
-    "spoken_query": "an answer to the question that is spoken in the clip",
-    "slot_filling": "a value for each of the slots",
-    "co_reasoning": "an answer to the spoken question that rests on the other sounds; naming them may be that answer",
-}
 
 PROMPT = """\
 A system listens to a sound clip and is given an instruction. Such systems have a bad habit: whatever they are told, \
@@ -231,7 +223,8 @@ def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> 
         material.append(("Question", context.question))
     material += [("Instruction", instruction), ("Answer to judge", answer)]
     lines = [f"{name}: {quote(text)}" for name, text in material]
-    wanted = WANTED_BY_TASK.get(task, task.replace("_", " "))
+    known = load_tasks().get(task)
+    wanted = task.replace("_", " ") if known is None or known.judge is None else known.judge
     return PROMPT.format(wanted=wanted, material="\n".join(lines), form=FORM)
 
 
@@ -335,15 +328,3 @@ def parse_judge(text: str) -> Judge:
                 "id of a local model."
             ) from None
     return LocalJudge(text)
-
-
-__all__ = [
-    "ChatJudge",
-    "Judge",
-    "LocalJudge",
-    "RuleJudge",
-    "UnclearVerdictError",
-    "judge_prompt",
-    "parse_judge",
-    "parse_verdict",
-]

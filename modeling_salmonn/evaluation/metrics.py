@@ -306,20 +306,3 @@ METRICS: Mapping[str, Metric] = {
     "diversity": _mean_of_answers(diversity, percent=False),
     "repeat_rate": _mean_of_answers(repeat_rate, higher_is_better=False),
 }
-
-
-__all__ = [
-    "METRICS",
-    "Metric",
-    "References",
-    "bleu_metric",
-    "english_normaliser",
-    "mentions",
-    "parse_emotion",
-    "parse_gender",
-    "parse_yes_no",
-    "plain_answer",
-    "ratio",
-    "require_rows",
-    "word_error_rate",
-]

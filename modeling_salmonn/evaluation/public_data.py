@@ -21,8 +21,9 @@ from typing import Any
 import yaml
 from huggingface_hub import snapshot_download
 
-from modeling_salmonn.data.rows import Row, load_rows, read_manifest
+from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.sources import DataSource
+from modeling_salmonn.data.tables import read_manifest
 from modeling_salmonn.data.text_files import read_text
 
 
@@ -132,7 +133,7 @@ class Source:
         except ValueError as error:
             needed = sorted(columns.values())
             raise ValueError(f"{self.name} needs the columns {needed} of {file.name}: {error}") from error
-        self._check_columns(rows.parts[0][1].column_names, file)
+        self._check_columns(rows.tables[0].data.column_names, file)
         return rows
 
     def _check_columns(self, found: Iterable[str], file: Path) -> None:
@@ -361,6 +362,3 @@ def _read_entries(file: Path) -> dict[str, PublicData]:
 
 
 PUBLIC_DATA: Mapping[str, PublicData] = _read_entries(Path(__file__).with_name("public_data.yaml"))
-
-
-__all__ = ["PUBLIC_DATA", "PublicData", "load_public"]

@@ -13,22 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.activation.clips import locate_clips
-from modeling_salmonn.data.journal import write_bytes, write_json
-from modeling_salmonn.data.manifest_files import read_numbered
+from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row, load_rows
-from modeling_salmonn.data.sources import parse_sources
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import shown
-from modeling_salmonn.evaluation.answering import Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.answering import Answerer, Decoding, process_state, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
-from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE, answer_jobs, claim_folder, make_jobs, process_state
+from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
+from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.public_data import PUBLIC_DATA, load_public
-from modeling_salmonn.evaluation.summary import judge_answers, missing_lines, read_summary, summarise, table
+from modeling_salmonn.evaluation.summary import (
+    ALL_METRICS,
+    SUMMARY_FILE,
+    comparison,
+    judge_answers,
+    read_summary,
+    summarise,
+)
+from modeling_salmonn.hub.devices import AUTO
 
 
-SUMMARY_FILE, TABLE_FILE = "summary.json", "summary.md"
+TABLE_FILE = "summary.md"
 
 
 @dataclass(frozen=True)
@@ -36,27 +41,30 @@ class EvaluationSettings:
     """How a model is evaluated.
 
     Args:
-        most: at most so many rows of each task.
+        limit: at most so many rows of each task.
         batch_size: clips answered at once.
         lora_scale: LoRA scaling instead of the trained one.
         num_beams: beams of the search; 1 is greedy, the research code used 4.
         seed: of the choice of rows, and of the intervals.
         dtype: type of the weights.
+        device: as `resolve_device` takes it.
 
     Raises:
         ValueError: if a number but the seed is below 1, or the scale below 0.
     """
 
-    most: int | None = None
+    limit: int | None = None
     batch_size: int = 8
     lora_scale: float | None = None
     num_beams: int = 1
     seed: int = 0
     dtype: str = "float32"
+    device: str = AUTO
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_beams", "most"):
-            if (value := getattr(self, name)) is not None and value < 1:
+        for name in ("batch_size", "num_beams", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.lora_scale is not None and self.lora_scale < 0:
             raise ValueError(f"lora_scale must not be negative, got {self.lora_scale}.")
@@ -70,6 +78,7 @@ def evaluate(
     judge: Judge,
     settings: EvaluationSettings | None = None,
     answerer: Any = None,
+    prompts: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on some tasks; what an earlier call has answered is not answered again.
 
@@ -81,22 +90,25 @@ def evaluate(
         judge: of the following rate.
         settings: how to evaluate.
         answerer: the model, if it is loaded already.
+        prompts: instructions that ask for the fallbacks of the following rate; the bundled ones if not given.
 
     Returns:
-        The figures by task; see `summarise`.
+        The scores by task; see `summarise`.
 
     Raises:
-        ValueError: if there is nothing to ask, or the folder holds answers to something else.
+        ValueError: if there is nothing to ask, a metric or rule is unknown, or the folder holds answers to something
+            else.
     """
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
-    process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = answerer or load_answerer(model, settings.dtype)
-    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None  # a model may change in its folder
+    answerer = answerer or load_answerer(model, settings.dtype, settings.device)
+    # A model may change in its folder.
+    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None
+    used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams, "dtype": settings.dtype}
+    claim_answers(output, rows, model=model, weights=weights, **used)
+    jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.limit, settings.seed)
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
-    used = {"lora_scale": decoding.lora_scale, "num_beams": decoding.num_beams, "dtype": settings.dtype}
-    claim_folder(output, rows, model=model, weights=weights, **used)
-    jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.most, settings.seed)
-    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding)
+    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding, prompts)
     state = process_state()
     if state.is_main_process:
         judge_answers(jobs, answered, judge, output)
@@ -107,13 +119,31 @@ def evaluate(
     return summary
 
 
+def require_measures(tasks: Sequence[Task]) -> None:
+    """Make sure that tasks name metrics and rules that there are.
+
+    Raises:
+        ValueError: for one with an unknown metric or rule, or with neither.
+    """
+    for task in tasks:
+        named = f"The task {task.name!r}" + (f" ({task.place})" if task.place else "")
+        unknown = sorted(set(task.metrics) - ALL_METRICS.keys())
+        if unknown:
+            raise ValueError(f"{named} has the metrics {unknown}; there are {', '.join(ALL_METRICS)}.")
+        if task.rule is not None and task.rule not in RULES:
+            raise ValueError(f"{named} has the rule {task.rule!r}; there are {', '.join(RULES)}.")
+        if not task.is_measured:
+            raise ValueError(f"{named} measures nothing; give it metrics, or a rule.")
+
+
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
-    """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their figures."""
+    """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their scores."""
     file = output / SUMMARY_FILE
-    whole = (read_summary(file) if file.is_file() else {}) | dict(summary)
+    whole = dict(summary)
+    if file.is_file():
+        whole = read_summary(file) | whole
     write_json(file, whole)
-    lines = [table({model: whole}), "", *(f"- {line}" for line in missing_lines(whole)), ""]
-    write_bytes(output / TABLE_FILE, "\n".join(lines).encode())
+    write_bytes(output / TABLE_FILE, comparison({model: whole}).encode())
 
 
 def read_data(sources: Sequence[str]) -> list[Row]:
@@ -131,32 +161,6 @@ def read_data(sources: Sequence[str]) -> list[Row]:
         name, _, folder = source.partition("=")
         if name in PUBLIC_DATA:
             rows += load_public(name, folder or None)
-        elif source.endswith((".jsonl", ".json")):
-            rows += _read_rows(Path(source))
         else:
-            rows += list(load_rows(parse_sources([source])))
+            rows += load_rows(source, needs=("path", "task"))  # some tasks have no text
     return rows
-
-
-def _read_rows(manifest: Path) -> list[Row]:
-    """The rows of a manifest as they are, with paths that can be opened; some tasks have no text."""
-    rows, folder = [], manifest.expanduser().parent
-    for line, row in read_numbered(manifest):
-        clean = {name: value for name, value in row.items() if value is not None}
-        if not isinstance(clean.get("path"), str) or not clean.get("task"):
-            raise ValueError(
-                f"A row of {manifest} has no path or no task: {shown(clean)}. Each needs both (line {line})."
-            )
-        _check_references(clean, f"Line {line} of {manifest}")
-        rows.append(locate_clips(clean, folder))
-    return rows
-
-
-def _check_references(row: Row, place: str) -> None:
-    references = row.get("references", [])
-    texts = references if isinstance(references, list) else [references]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{place}: references is {shown(references)}, but it needs text or a list of texts.")
-
-
-__all__ = ["BAD_CLIPS_FILE", "EvaluationSettings", "evaluate", "read_data"]

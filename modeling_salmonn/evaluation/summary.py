@@ -1,4 +1,4 @@
-"""Figures of answers: a summary by task with intervals, a Markdown table, and metadata for a model card."""
+"""Scores of answers: a summary by task with intervals, Markdown tables, and metadata for a model card."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard
 
-from modeling_salmonn.data.journal import Journal, write_bytes
+from modeling_salmonn.data.files import Journal, write_bytes
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import read_json_object, read_text
 from modeling_salmonn.evaluation.captions import CAPTION_METRICS, CaptionMetricError
 from modeling_salmonn.evaluation.harness import ANSWER, Job
-from modeling_salmonn.evaluation.instruction_following import context_of
+from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, context_of
 from modeling_salmonn.evaluation.intervals import bootstrap_interval
 from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
 from modeling_salmonn.evaluation.metrics import METRICS, Metric
 
 
-VERDICTS_FILE = "verdicts.jsonl"
+SUMMARY_FILE, VERDICTS_FILE = "summary.json", "verdicts.jsonl"
 VERDICT_KEYS = ("task", "row", "judge")
 VERDICT_FIELDS = {"task": str, "row": int, "judge": str}
 FOLLOWING_RATE = "following_rate"
-FIGURE = ("value", "low", "high")
+SCORE_FIELDS = ("value", "low", "high")
 ALL_METRICS = {**METRICS, **CAPTION_METRICS}
 
 
@@ -38,14 +38,16 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
     judged = {tuple(row[name] for name in VERDICT_KEYS) for row in journal.rows}
     answers = {(row["task"], row["row"], row["part"]): row for row in answered}
     for job in jobs:
-        name, index, part = job.key
-        if job.task.rule is None or part != ANSWER or job.key not in answers or (name, index, judge.name) in judged:
+        name = job.task.name
+        if job.task.rule is None or job.part != ANSWER:
             continue
-        said = {other: answers.get((name, index, other), {}).get("answer", "") for other in ("transcript", "caption")}
-        context = context_of(job.row | {"question": job.row.get("question")}, **said)
+        if job.key not in answers or (name, job.index, judge.name) in judged:
+            continue
+        said = {part: answers.get((name, job.index, part), {}).get("answer", "") for part in FALLBACK_TASKS}
         row = answers[job.key]
-        verdict: Row = {"task": name, "row": index, "judge": judge.name}
+        verdict: Row = {"task": name, "row": job.index, "judge": judge.name}
         try:
+            context = context_of(job.row, **said)
             verdict["problem"] = judge.judge(job.task.rule, row["instruction"], row["answer"], context)
         except UnclearVerdictError as error:
             verdict["unclear"] = str(error)
@@ -53,11 +55,11 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
 
 
 def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: Path, seed: int = 0) -> dict[str, Any]:
-    """Figures of each task.
+    """Scores of each task.
 
     Args:
         jobs: what was asked.
-        answered: the answers, as `answer_jobs` gives them.
+        answered: the answers, as `answer_jobs` returns them.
         judge: name of the judge whose verdicts count.
         output: folder with the verdicts.
         seed: of the intervals.
@@ -67,34 +69,34 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
         `high` bound the 95 % interval; tasks with a rule also have `judge`, `problems` and how many answers are
         `unjudged`, those with metrics that could not be computed `missing` with the reasons.
     """
-    verdicts = {
-        (row["task"], row["row"]): row["problem"]
-        for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows
-        if row["judge"] == judge and "problem" in row
-    }
+    verdicts = {}
+    for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows:
+        if row["judge"] == judge and "problem" in row:
+            verdicts[row["task"], row["row"]] = row["problem"]
+    answers = {(row["task"], row["row"]): row["answer"] for row in answered if row["part"] == ANSWER}
     asked: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.part == ANSWER:
             asked[job.task.name].append(job)
-    answers = {(row["task"], row["row"]): row["answer"] for row in answered if row["part"] == ANSWER}
     summary = {}
     for name, own in asked.items():
         task = own[0].task
         heard = [job for job in own if (name, job.index) in answers]
-        said = [answers[name, job.index] for job in heard]
         entry: dict[str, Any] = {"rows": len(heard), "unreadable": len(own) - len(heard), "metrics": {}}
         if heard:
-            entry |= task_figures(task, [task.references(job.row) for job in heard], said, seed)
+            references = [task.references(job.row) for job in heard]
+            said = [answers[name, job.index] for job in heard]
+            entry |= task_scores(task, references, said, seed)
         if heard and task.rule is not None:
             problems = [verdicts[name, job.index] for job in heard if (name, job.index) in verdicts]
-            entry["metrics"] |= following_figures(problems, seed)
+            entry["metrics"] |= following_score(problems, seed)
             entry |= {"judge": judge, "unjudged": len(heard) - len(problems)}
             entry["problems"] = dict(Counter(filter(None, problems)).most_common())
         summary[name] = entry
     return summary
 
 
-def task_figures(
+def task_scores(
     task: Task, references: Sequence[Sequence[str]], answers: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """The metrics of a task, with their intervals, and what is missing of them."""
@@ -104,40 +106,117 @@ def task_figures(
         if isinstance(statistics, str):
             missing[name] = statistics
         else:
-            metrics[name] = figure(ALL_METRICS[name], statistics, seed)
-    return {"metrics": metrics} | ({"missing": missing} if missing else {})
+            metrics[name] = score(ALL_METRICS[name], statistics, seed)
+    return {"metrics": metrics, "missing": missing} if missing else {"metrics": metrics}
 
 
-def following_figures(problems: Sequence[str | None], seed: int = 0) -> dict[str, dict[str, float]]:
+def _statistics(name: str, references: Sequence[Sequence[str]], answers: Sequence[str]) -> np.ndarray | str:
+    """Statistics of a metric, or why it cannot be computed here."""
+    try:
+        return ALL_METRICS[name].statistics(references, answers)
+    except (ImportError, CaptionMetricError) as error:
+        return str(error)
+
+
+def following_score(problems: Sequence[str | None], seed: int = 0) -> dict[str, dict[str, float]]:
     """The following rate of some verdicts; nothing for none."""
     if not problems:
         return {}
-    followed = np.array([problem is None for problem in problems], dtype=np.float64)
-    share = np.column_stack([followed, np.ones(len(followed))])
-    return {FOLLOWING_RATE: figure(metric_named(FOLLOWING_RATE), share, seed)}
+    followed = [[problem is None, 1] for problem in problems]
+    return {FOLLOWING_RATE: score(metric_named(FOLLOWING_RATE), np.array(followed, dtype=np.float64), seed)}
 
 
-def figure(metric: Metric, statistics: np.ndarray, seed: int = 0) -> dict[str, float]:
+def score(metric: Metric, statistics: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Value and 95 % interval of a metric."""
     low, high = bootstrap_interval(metric, statistics, seed=seed)
     return {"value": float(metric.combine(statistics.sum(0))), "low": low, "high": high}
 
 
+def compare(folders: Sequence[Path]) -> str:
+    """What several evaluations found, side by side; see `comparison`.
+
+    Args:
+        folders: outputs of `evaluate`, such as of the same rows before and after training. Columns are named after
+            them.
+
+    Raises:
+        ValueError: if there are none, or one holds no summary.
+    """
+    if not folders:
+        raise ValueError("There is nothing to compare; give the folders of evaluations.")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    summaries = {}
+    for name, folder in zip(names, folders, strict=True):
+        if not (folder / SUMMARY_FILE).is_file():
+            raise ValueError(f"{folder} holds no {SUMMARY_FILE}; give the output folder of a finished evaluation.")
+        summaries[name] = read_summary(folder / SUMMARY_FILE)
+    return comparison(summaries)
+
+
+def comparison(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: the table of some summaries, why answers do not follow, and what is missing."""
+    parts = [table(summaries)]
+    problems, missing = [], []
+    for name, summary in summaries.items():
+        mark = f"{name}: " if len(summaries) > 1 else ""
+        missing += [f"- {mark}{line}" for line in missing_lines(summary)]
+        for task, entry in summary.items():
+            counts = [f"{count} {problem}" for problem, count in entry.get("problems", {}).items()]
+            if counts:
+                problems.append(f"- {mark}{task}: {', '.join(counts)}")
+    if problems:
+        parts += ["Answers that do not follow:", "\n".join(problems)]
+    if missing:
+        parts += ["What is missing:", "\n".join(missing)]
+    return "\n\n".join(parts) + "\n"
+
+
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table: one line for each task and metric, one column for each summary, in its order."""
-    measured = dict.fromkeys(
-        (task, name) for summary in summaries.values() for task, entry in summary.items() for name in entry["metrics"]
-    )
-    lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---|---|---|" + "---|" * len(summaries)]
+    measured: dict[tuple[str, str], None] = {}  # in the order in which they come
+    for summary in summaries.values():
+        for task, entry in summary.items():
+            measured |= dict.fromkeys((task, name) for name in entry["metrics"])
+    lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---" * (3 + len(summaries)) + "|"]
+    nothing = {"rows": 0, "metrics": {}}
     for task, name in measured:
-        entries = [summary.get(task, {"rows": 0, "metrics": {}}) for summary in summaries.values()]
-        values = [show(name, entry["metrics"].get(name)) for entry in entries]
-        lines.append(f"| {task} | {name} | {max(entry['rows'] for entry in entries)} | {' | '.join(values)} |")
+        entries = [summary.get(task, nothing) for summary in summaries.values()]
+        rows = max(entry["rows"] for entry in entries)
+        scores = [show(name, entry["metrics"].get(name)) for entry in entries]
+        lines.append(f"| {task} | {name} | {rows} | {' | '.join(scores)} |")
     return "\n".join(lines)
 
 
+def missing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What a summary lacks, in sentences."""
+    lines = []
+    for task, entry in summary.items():
+        lines += [f"{task}: no {name}: {reason}" for name, reason in entry.get("missing", {}).items()]
+    for task, entry in summary.items():
+        if entry.get("unreadable"):
+            lines.append(f"{task}: {entry['unreadable']} clips could not be read")
+        if entry.get("unjudged"):
+            lines.append(f"{task}: {entry['unjudged']} answers have no clear verdict")
+    return lines
+
+
+def show(name: str, found: Mapping[str, float] | None) -> str:
+    """A score with its interval, in the unit of its metric; empty for none."""
+    if found is None:
+        return ""
+    scale, unit = (100, " %") if metric_named(name).percent else (1, "")
+    return f"{scale * found['value']:.1f}{unit} ({scale * found['low']:.1f} to {scale * found['high']:.1f})"
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of a score; the following rate is a share of rows, as accuracy is."""
+    return ALL_METRICS["accuracy" if name == FOLLOWING_RATE else name]
+
+
 def read_summary(file: Path) -> dict[str, Any]:
-    """The figures by task that an earlier call has written.
+    """The scores by task that an earlier call has written.
 
     Raises:
         ValueError: if the file is damaged, or is no summary.
@@ -146,7 +225,7 @@ def read_summary(file: Path) -> dict[str, Any]:
     summary = read_json_object(file, mend)
     for task, entry in summary.items():
         if not _is_entry(entry):
-            raise ValueError(f"{file} has no figures of {task!r} that can be read; {mend}.")
+            raise ValueError(f"{file} has no scores of {task!r} that can be read; {mend}.")
     return summary
 
 
@@ -154,48 +233,19 @@ def _is_entry(entry: Any) -> bool:
     """Whether this has what tables show of a task."""
     if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int):
         return False
-    metrics = entry.get("metrics")
-    if not isinstance(metrics, dict) or not isinstance(entry.get("missing", {}), dict):
+    if any(not isinstance(entry.get(name, {}), dict) for name in ("metrics", "missing", "problems")):
         return False
-    return all(_is_figure(name, found) for name, found in metrics.items())
+    return "metrics" in entry and all(_is_score(name, found) for name, found in entry["metrics"].items())
 
 
-def _is_figure(name: str, found: Any) -> bool:
-    known = name in ALL_METRICS or name == FOLLOWING_RATE
-    return known and isinstance(found, dict) and all(isinstance(found.get(end), (int, float)) for end in FIGURE)
-
-
-def missing_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What a summary lacks, in sentences."""
-    lines = [
-        f"{task}: no {name}: {reason}"
-        for task, entry in summary.items()
-        for name, reason in entry.get("missing", {}).items()
-    ]
-    lacks = {"unreadable": "clips could not be read", "unjudged": "answers have no clear verdict"}
-    return lines + [
-        f"{task}: {entry[name]} {lack}"
-        for task, entry in summary.items()
-        for name, lack in lacks.items()
-        if entry.get(name)
-    ]
-
-
-def show(name: str, found: Mapping[str, float] | None) -> str:
-    """A figure with its interval, in the unit of its metric; empty for none."""
-    if found is None:
-        return ""
-    scale, unit = (100, " %") if metric_named(name).percent else (1, "")
-    return f"{scale * found['value']:.1f}{unit} ({scale * found['low']:.1f} to {scale * found['high']:.1f})"
-
-
-def metric_named(name: str) -> Metric:
-    """The metric of a figure; the following rate is a share of rows, as accuracy is."""
-    return ALL_METRICS["accuracy" if name == FOLLOWING_RATE else name]
+def _is_score(name: str, found: Any) -> bool:
+    if not isinstance(found, dict) or name not in (*ALL_METRICS, FOLLOWING_RATE):
+        return False
+    return all(isinstance(found.get(field), (int, float)) for field in SCORE_FIELDS)
 
 
 def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, Any]) -> None:
-    """Put the figures into the metadata of a model card, in place of earlier ones of the same tasks and data.
+    """Put the scores into the metadata of a model card, in place of earlier ones of the same tasks and data.
 
     Args:
         card: `README.md` or `MODEL_CARD.md` of a model.
@@ -206,20 +256,21 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
     Raises:
         ValueError: if the card cannot be read.
     """
-    made = [
-        EvalResult(
-            task_type="audio-text-to-text",
-            task_name=task,
-            dataset_type=data,
-            dataset_name=data,
-            metric_type=name,
-            metric_name=name,
-            metric_value=round(found["value"], 4),
-            metric_args={"low": round(found["low"], 4), "high": round(found["high"], 4), "rows": entry["rows"]},
-        )
-        for task, entry in summary.items()
-        for name, found in entry["metrics"].items()
-    ]
+    made = []
+    for task, entry in summary.items():
+        for name, found in entry["metrics"].items():
+            rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}
+            result = EvalResult(
+                task_type="audio-text-to-text",
+                task_name=task,
+                dataset_type=data,
+                dataset_name=data,
+                metric_type=name,
+                metric_name=name,
+                metric_value=rounded.pop("value"),
+                metric_args=rounded | {"rows": entry["rows"]},
+            )
+            made.append(result)
     content = load_card(card)
     replaced = {_identity(result) for result in made}
     kept = [result for result in content.data.eval_results or [] if _identity(result) not in replaced]
@@ -245,26 +296,5 @@ def load_card(card: Path) -> Any:
         ) from error
 
 
-def _statistics(name: str, references: Sequence[Sequence[str]], answers: Sequence[str]) -> np.ndarray | str:
-    """Statistics of a metric, or why it cannot be computed here."""
-    try:
-        return ALL_METRICS[name].statistics(references, answers)
-    except (ImportError, CaptionMetricError) as error:
-        return str(error)
-
-
 def _identity(result: EvalResult) -> tuple[str | None, ...]:
     return result.task_name, result.dataset_name, result.metric_name
-
-
-__all__ = [
-    "judge_answers",
-    "load_card",
-    "metric_named",
-    "missing_lines",
-    "read_summary",
-    "show",
-    "summarise",
-    "table",
-    "write_model_index",
-]

@@ -1,4 +1,4 @@
-"""Figures of generated text: words, loops, overlap with other text. Pure functions of strings."""
+"""Statistics of generated text: words, loops, overlap with other text. Pure functions of strings."""
 
 import re
 from collections import Counter
@@ -24,8 +24,10 @@ def split_words(text: str) -> list[str]:
 
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text that have words, without their end marks; a line end ends one too."""
-    parts = [part for line in text.splitlines() for part in _SENTENCE_END.split(line)]
-    return [part.strip() for part in parts if split_words(part)]
+    sentences = []
+    for line in text.splitlines():
+        sentences += [part.strip() for part in _SENTENCE_END.split(line) if split_words(part)]
+    return sentences
 
 
 def end_at_sentence(text: str) -> str:
@@ -89,17 +91,3 @@ def similarity(first: str, second: str) -> float:
         return float(words == others)
     edits = jiwer.process_words(" ".join(words), " ".join(others))
     return 1 - (edits.substitutions + edits.deletions + edits.insertions) / max(len(words), len(others))
-
-
-__all__ = [
-    "CLOSING_MARKS",
-    "diversity",
-    "end_at_sentence",
-    "ngram_overlap",
-    "ngrams",
-    "repeat_rate",
-    "repeats_itself",
-    "similarity",
-    "split_sentences",
-    "split_words",
-]

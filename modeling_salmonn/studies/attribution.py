@@ -304,6 +304,3 @@ def _draw_tokens(panel: Any, explanation: Explanation) -> None:
     panel.set_yticks(np.arange(len(grid)) + 0.5, labels, parse_math=False)
     panel.tick_params(axis="y", length=0)
     panel.set_title("Tokens of the answer, each in its own scale", **NOTE)
-
-
-__all__ = ["Explanation", "answer_weights", "explain", "plot_explanation"]

@@ -19,14 +19,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
-from modeling_salmonn.data.journal import Journal, Kinds
+from modeling_salmonn.data.files import Journal, Kinds
 from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import claim_folder
+from modeling_salmonn.evaluation.harness import claim_answers
 from modeling_salmonn.evaluation.metrics import Metric, ratio
-from modeling_salmonn.evaluation.summary import figure
+from modeling_salmonn.evaluation.summary import score
+from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 
@@ -57,7 +58,7 @@ Table = dict[str, dict[str, Any]]
 
 
 def measure_perplexities(
-    models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32"
+    models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32", device: str = AUTO
 ) -> dict[str, Table]:
     """Perplexities of the probes' answers; what an earlier call has measured is not measured again.
 
@@ -66,6 +67,7 @@ def measure_perplexities(
         probes: as `read_probes_of_kinds` gives them.
         output: folder to write to.
         dtype: type of the weights.
+        device: see `resolve_device`.
 
     Returns:
         What is written to `perplexity.json`, by the names of the models.
@@ -78,7 +80,7 @@ def measure_perplexities(
     require_dtype(dtype)
     tables = {}
     for name, model in models.items():
-        answerer = load_answerer(model, dtype)
+        answerer = load_answerer(model, dtype, device)
         if not isinstance(answerer, Answerer):
             raise ValueError(f"{model} is no SALMONN; give its folder or Hub id.")
         losses = measure_losses(answerer, probes, output / name, dtype)
@@ -110,7 +112,7 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     """
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
-    claim_folder(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
+    claim_answers(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
     measured = {tuple(row[key] for key in KEYS) for row in journal.rows}
@@ -159,7 +161,7 @@ def perplexity_table(losses: Sequence[Losses]) -> Table:
         columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)
         under = {}
         for name, column in columns.items():
-            under[name] = figure(PERPLEXITY, np.column_stack([column, np.ones(len(own))]))
+            under[name] = score(PERPLEXITY, np.column_stack([column, np.ones(len(own))]))
         table[kind] = {"probes": len(own), "under": under}
     return table
 
@@ -215,6 +217,3 @@ def _digits(value: float) -> str:
 
 def _show(found: Mapping[str, float]) -> str:
     return f"{_digits(found['value'])} ({_digits(found['low'])} to {_digits(found['high'])})"
-
-
-__all__ = ["draw_tables", "measure_perplexities", "perplexity_report", "perplexity_table", "read_probes_of_kinds"]

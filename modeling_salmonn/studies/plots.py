@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn.data.journal import write_bytes, write_json
+from modeling_salmonn.data.files import write_bytes, write_json
 
 
 STYLE: Any = {
@@ -127,13 +127,3 @@ def write_study(output: Path, name: str, results: Any, report: str, figure: Any)
     write_json(output / f"{name}.json", results)
     write_bytes(output / f"{name}.md", report.encode())
     save_figure(figure, output / f"{name}.png")
-
-
-__all__ = [
-    "figure_style",
-    "make_panels",
-    "require_matplotlib",
-    "require_picture_path",
-    "save_figure",
-    "write_study",
-]

@@ -14,11 +14,10 @@ from typing import Any
 
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer
+from modeling_salmonn.evaluation.answering import Answerer, process_state
 from modeling_salmonn.evaluation.baselines import load_answerer
-from modeling_salmonn.evaluation.harness import process_state
 from modeling_salmonn.evaluation.judges import Judge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 
@@ -68,11 +67,11 @@ def sweep_scales(
         ImportError: if matplotlib is missing.
     """
     require_matplotlib()
+    require_measures(tasks)
     settings = settings or EvaluationSettings()
     by_scale = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}  # checks all of them
-    process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    answerer = load_answerer(model, settings.dtype)
-    if not (isinstance(answerer, Answerer) and getattr(answerer.model, "peft_config", None)):
+    answerer = load_answerer(model, settings.dtype, settings.device)
+    if not (isinstance(answerer, Answerer) and answerer.model.has_lora):
         raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
     summaries = {}
     for scale, own in by_scale.items():
@@ -133,6 +132,3 @@ def draw_curves(curves: Curves, trained: float) -> Any:
         if index + COLUMNS >= len(shown):  # nothing is below it
             panel.set_xlabel("LoRA scaling; dashed: as trained")
     return figure
-
-
-__all__ = ["SCALES", "curves_of", "draw_curves", "sweep_report", "sweep_scales"]

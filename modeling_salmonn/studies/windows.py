@@ -9,8 +9,6 @@ OUTPUT/settings.json  lengths.jsonl             what is trained on, and the scor
 ```
 """
 
-import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -29,21 +27,22 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
-from modeling_salmonn.data.journal import Journal
+from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.evaluation.harness import claim_folder
+from modeling_salmonn.evaluation.harness import content_hash
+from modeling_salmonn.hub.assembly import load_config
+from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 from modeling_salmonn.training.alignment import AlignmentHead
-from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.warm_start import TARGETS, alignment_arguments, clips_with_words, warm_start
 
 
-NAME, LENGTHS_FILE = "windows", "lengths.jsonl"
+NAME, SETTINGS_FILE, LENGTHS_FILE = "windows", "settings.json", "lengths.jsonl"
 SPOKEN = TARGETS[0]
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
 HEAD = ("window", "audio tokens per second", "word error rate", "loss", "too fast", "time per step")
@@ -126,6 +125,7 @@ def compare_windows(
     feature_cache: Path,
     output: Path,
     settings: WindowSettings | None = None,
+    device: str = AUTO,
 ) -> list[WindowScores]:
     """Train and measure the connector with each window length; one that an earlier call has finished is not trained.
 
@@ -137,6 +137,7 @@ def compare_windows(
         feature_cache: folder for the encoders' outputs.
         output: folder for the scores.
         settings: how to train.
+        device: see `resolve_device`.
 
     Returns:
         The scores, by increasing length.
@@ -151,22 +152,22 @@ def compare_windows(
     configs = window_configs(load_config(model), windows)
     batches = draw_batches(clips_with(train_rows, TARGETS, "train on"), settings)
     spoken = clips_with(eval_rows, (SPOKEN,), "evaluate on")
-    claim_folder(output, spoken, model=model, training=_hash(batches), settings=asdict(settings))
+    record = {"model": model, "settings": asdict(settings)}
+    claim_folder(output, SETTINGS_FILE, record | {"train": content_hash(batches), "eval": content_hash(spoken)})
     kinds = {field.name: (int, float) for field in fields(WindowScores)}
     journal = Journal(output / LENGTHS_FILE, ("window_seconds",), kinds)
     finished = {row["window_seconds"] for row in journal.rows}
     missing = [window for window in configs if window not in finished]
     if missing:
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         for window in tqdm(missing, desc="Window lengths", disable=None):
-            fresh = fresh_model(configs[window], bases, settings.seed).to(device)
+            fresh = fresh_model(configs[window], bases, settings.seed).to(resolve_device(device))
             cache = EncoderCache(feature_cache, fresh, window_extractor(processor, window))
             trained = train_window(fresh, cache, processor.tokenizer, batches, spoken, settings)
             journal.append(asdict(trained))
     by_length = {row["window_seconds"]: WindowScores(**row) for row in journal.rows}
     found = [by_length[window] for window in configs]
-    results = {"model": model, "settings": asdict(settings), NAME: [asdict(scores) for scores in found]}
+    results = record | {NAME: [asdict(scores) for scores in found]}
     write_study(output, NAME, results, windows_report(model, found, len(spoken), settings), draw_windows(found))
     return found
 
@@ -293,6 +294,7 @@ def train_window(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            use_cpu=model.device.type == "cpu",
         )
         trainer = warm_start(model, head, cache, tokenizer, batches, eval_clips, arguments, [stopwatch])
     torch.manual_seed(settings.seed)  # the loss draws word pieces that compete: the same ones for all lengths
@@ -338,10 +340,3 @@ def draw_windows(found: Sequence[WindowScores]) -> Any:
         left.set_xticks(lengths, [f"{length:g}" for length in lengths])
         left.minorticks_off()
     return figure
-
-
-def _hash(rows: Sequence[Row]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-__all__ = ["WindowScores", "WindowSettings", "compare_windows", "draw_windows"]

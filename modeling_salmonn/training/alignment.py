@@ -182,6 +182,3 @@ class ConnectorAligner(nn.Module):
             blanked = nn.functional.max_pool1d((~keep).float()[:, None], width, 1, width // 2)[:, 0] > 0
             states = states.masked_fill(blanked[:, : states.shape[1], None], 0)
         return states, mask
-
-
-__all__ = ["AlignmentHead", "ConnectorAligner"]

@@ -1,7 +1,7 @@
 """Arguments of a training stage: one typed dataclass, filled from a YAML file and `key=value` words.
 
 ```
-salmonn train recipes/salmonn-7b/stage1.yaml learning_rate=1e-5 'train_data=[{path: asr.jsonl, task: asr}]'
+salmonn train recipes/salmonn/stage1.yaml learning_rate=1e-5 'train_data=[{path: asr.jsonl, task: asr}]'
 ```
 """
 
@@ -22,37 +22,17 @@ from modeling_salmonn.data.text_files import parse_yaml, read_yaml_mapping
 
 
 RESEARCH_SCHEDULE = "cosine_warmup_with_min_lr"
-# Renamed by transformers after 5.19; recipes keep the older names, which both versions know.
-RENAMED = {
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-}
 SOURCES = ("train_data", "eval_data")
+PATHS_BESIDE = ("config", "prompts")  # may start from the folder of the YAML file
 POSITIVE = (
-    "task_temperature",
-    "examples_per_epoch",
-    "max_audio_seconds",
-    "alignment_learning_rate",
-    "alignment_batch_size",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-)
+    "task_temperature", "examples_per_epoch", "max_audio_seconds", "alignment_learning_rate", "alignment_batch_size",
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+)  # fmt: skip
 NOT_NEGATIVE = (
-    "learning_rate",
-    "connector_learning_rate",
-    "lora_learning_rate",
-    "encoder_learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "max_bad_clips",
-    "overlap_examples",
-    "overlap_level_db",
-    "verification_examples",
-    "alignment_weight",
-    "alignment_epochs",
-    "sample_new_tokens",
-)
+    "learning_rate", "connector_learning_rate", "lora_learning_rate", "encoder_learning_rate", "weight_decay",
+    "warmup_steps", "max_bad_clips", "overlap_examples", "overlap_level_db", "verification_examples",
+    "alignment_weight", "alignment_epochs", "sample_new_tokens",
+)  # fmt: skip
 COUNTS = ("examples_per_epoch", "overlap_examples", "verification_examples")
 MOST_EXAMPLES = 10_000_000  # of an epoch, which are drawn at once
 
@@ -65,8 +45,7 @@ class SalmonnTrainingArguments(TrainingArguments):
     a cosine to 1e-5.
 
     Args:
-        stage: 1 pre-training, 2 instruction tuning, 3 activation tuning (paper, section 3.3).
-        model: folder or Hub id of the SALMONN to go on from.
+        model: folder or Hub id of the SALMONN to start from.
         config: `config.json` (or its folder) that names the bases, for a model with a fresh connector where `model`
             is not given, and for dry runs; a relative path may also start from the YAML file.
         dtype: type that the frozen bases are kept in; what is trained is always float32.
@@ -100,7 +79,6 @@ class SalmonnTrainingArguments(TrainingArguments):
         dry_run: build the model without weights, report its size, and stop.
     """
 
-    stage: Literal[1, 2, 3] = 1
     model: str | None = None
     config: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -155,14 +133,15 @@ class SalmonnTrainingArguments(TrainingArguments):
             self.accelerator_config = {"dispatch_batches": False}
         super().__post_init__()
         for name in ("feature_cache", "probes"):
-            if (path := getattr(self, name)) is not None:
+            path = getattr(self, name)
+            if path is not None:
                 setattr(self, name, os.path.expanduser(path))
         if self.lr_scheduler_type == RESEARCH_SCHEDULE and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}
         if self.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
-                "modeling_salmonn.training.run, or show it one with CUDA_VISIBLE_DEVICES=0."
+                "modeling_salmonn train, or show it one with CUDA_VISIBLE_DEVICES=0."
             )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would compare labels with the tokens before them; leave it out.")
@@ -185,25 +164,22 @@ def _check_numbers(arguments: SalmonnTrainingArguments) -> None:
     """Numbers that nothing could be done with; others of `TrainingArguments` are its own matter."""
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value = getattr(arguments, name)
+        must_be_positive = name in POSITIVE
         if value is None:
             continue
         if not isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value}.")
-        if value < 0 or (value == 0 and name in POSITIVE):
-            raise ValueError(f"{name} must {'be positive' if name in POSITIVE else 'not be negative'}, got {value}.")
+        if value < 0 or (value == 0 and must_be_positive):
+            raise ValueError(f"{name} must {'be positive' if must_be_positive else 'not be negative'}, got {value}.")
         if name in COUNTS and value > MOST_EXAMPLES:
             raise ValueError(f"{name} must be at most {MOST_EXAMPLES:,}, got {value:,}; train for more epochs.")
 
 
-def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainingArguments) -> Any:
+def parse_arguments(words: Sequence[str]) -> SalmonnTrainingArguments:
     """Read `STAGE.yaml [key=value ...]`; values are YAML, and win over the file.
 
     Args:
         words: the words of the command line.
-        arguments_class: dataclass to fill.
-
-    Returns:
-        An instance of `arguments_class`.
 
     Raises:
         ValueError: for a missing or unreadable file, unknown keys (with the nearest known one), values of the wrong
@@ -212,15 +188,15 @@ def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainin
     if not words or "=" in words[0]:
         raise ValueError("Name the YAML file of a stage first, then key=value words.")
     file = Path(words[0])
-    hints = get_type_hints(arguments_class)
-    known = {item.name for item in fields(arguments_class) if item.init}
+    hints = get_type_hints(SalmonnTrainingArguments)
+    known = {item.name for item in fields(SalmonnTrainingArguments) if item.init}
     values = {}
     given, lines = read_yaml_mapping(file, "file")
     for name, value in given.items():
         place = f"line {lines[name]} of {file}"
         _require_known(name, known, place)
         try:
-            values[_current_name(name, known)] = _checked(name, value, hints[name])
+            values[name] = _checked(name, value, hints[name])
         except ValueError as error:
             raise ValueError(f"In {place}: {error}") from error
     for word in words[1:]:
@@ -228,22 +204,24 @@ def parse_arguments(words: Sequence[str], arguments_class: type = SalmonnTrainin
         if not separator:
             raise ValueError(f"Got the word {word!r}; settings are written key=value.")
         _require_known(name, known, "the command line")
-        values[_current_name(name, known)] = _coerce_text(name, text, hints[name])
-    for name in {"config", "prompts"} & known:
-        values[name] = _beside(file, values.get(name))
-    return arguments_class(**values)
+        values[name] = _checked(name, _parse_word(name, text, hints[name]), hints[name])
+    for name in PATHS_BESIDE:
+        path = values.get(name)
+        if path is not None and not os.path.exists(path) and (file.parent / path).exists():
+            values[name] = str(file.parent / path)
+    return SalmonnTrainingArguments(**values)
 
 
-def _coerce_text(name: str, text: str, hint: Any) -> Any:
-    """A word of the command line: YAML, or the text itself where text is wanted."""
+def _parse_word(name: str, text: str, hint: Any) -> Any:
+    """A value of the command line: YAML, or the text itself where text is needed."""
     try:
         value = parse_yaml(text, name)
     except ValueError:
         if text[:1] in ("[", "{"):  # meant as a list or as a mapping
             raise
-        value = text
-    meant_as_text = not isinstance(value, (list, dict)) and not fits(value, hint) and fits(text, hint)
-    return _checked(name, text if meant_as_text else value, hint)
+        return text
+    is_text = not isinstance(value, (list, dict)) and not fits(value, hint) and fits(text, hint)
+    return text if is_text else value
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -254,24 +232,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _require_known(name: Any, known: set[str], source: str) -> None:
+def _require_known(name: Any, known: set[str], place: str) -> None:
     if name in known:
         return
     nearest = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see SalmonnTrainingArguments for all keys."
-    raise ValueError(f"Unknown key {name!r} in {source}; {hint}")
-
-
-def _current_name(name: str, known: set[str]) -> str:
-    newer = RENAMED.get(name, name)
-    return newer if newer in known else name
-
-
-def _beside(file: Path, path: str | None) -> str | None:
-    """A path that is not found from here, taken from the YAML file's folder."""
-    if path is None or os.path.exists(path) or not (file.parent / path).exists():
-        return path
-    return str(file.parent / path)
-
-
-__all__ = ["SalmonnTrainingArguments", "coerce", "parse_arguments"]
+    raise ValueError(f"Unknown key {name!r} in {place}; {hint}")

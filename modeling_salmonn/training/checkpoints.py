@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_FILE, is_own_weight_file
+from modeling_salmonn.data.files import write_json
 from modeling_salmonn.staged_saving_salmonn import reach_disk
 from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
@@ -25,12 +26,12 @@ ALIGNMENT_FOLDER = "alignment"  # of the warm start, within the output folder of
 
 def mark_complete(folder: Path) -> None:
     """Write the list of the folder's files and sizes, in one step, when all of them have reached the disk."""
-    for path in _files(folder):
-        reach_disk(path)
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
-    unfinished = folder / f"{MARKER}.tmp"
-    unfinished.write_text(json.dumps(sizes, indent=1, sort_keys=True))
-    os.replace(unfinished, folder / MARKER)
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MARKER:
+            reach_disk(path)
+            sizes[str(path.relative_to(folder))] = path.stat().st_size
+    write_json(folder / MARKER, sizes)
 
 
 def mark_incomplete(folder: Path) -> None:
@@ -49,12 +50,15 @@ def is_complete(folder: Path) -> bool:
 
 def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
     """The newest complete checkpoint of an output folder; `None` if there is none."""
-    by_step = {
-        int(number): path
-        for path in Path(folder).glob(f"{CHECKPOINT_PREFIX}*")
-        if (number := path.name.removeprefix(CHECKPOINT_PREFIX)).isdigit()
-    }
-    return next((by_step[step] for step in sorted(by_step, reverse=True) if is_complete(by_step[step])), None)
+    by_step = {}
+    for path in Path(folder).glob(f"{CHECKPOINT_PREFIX}*"):
+        number = path.name.removeprefix(CHECKPOINT_PREFIX)
+        if number.isdigit():
+            by_step[int(number)] = path
+    for step in sorted(by_step, reverse=True):
+        if is_complete(by_step[step]):
+            return by_step[step]
+    return None
 
 
 def refuse_earlier_run(output_dir: str | os.PathLike) -> None:
@@ -64,9 +68,10 @@ def refuse_earlier_run(output_dir: str | os.PathLike) -> None:
         ValueError: if an earlier run left checkpoints there, which a resumed run could not tell from the new ones.
     """
     for folder in (Path(output_dir), Path(output_dir) / ALIGNMENT_FOLDER):
-        if (earlier := last_complete_checkpoint(folder)) is not None:
+        earlier = last_complete_checkpoint(folder)
+        if earlier is not None:
             raise ValueError(
-                f"{earlier} is of an earlier run; go on with resume_from_checkpoint=true, or give another output_dir."
+                f"{earlier} is of an earlier run; resume with resume_from_checkpoint=true, or give another output_dir."
             )
 
 
@@ -83,7 +88,7 @@ class MarkingTrainer(Trainer):
         if self.state.global_step >= max_steps:
             logger.warning(
                 "Nothing is left to train: the checkpoint is of step %s, and the run has %s; raise max_steps or "
-                "num_train_epochs to go on.",
+                "num_train_epochs to train on.",
                 self.state.global_step,
                 max_steps,
             )
@@ -132,19 +137,3 @@ def read_weights(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not weights:
         raise ValueError(f"There are no weights in {folder}; give a checkpoint folder to resume from.")
     return weights
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MARKER)]
-
-
-__all__ = [
-    "ALIGNMENT_FOLDER",
-    "MarkingTrainer",
-    "is_complete",
-    "last_complete_checkpoint",
-    "mark_complete",
-    "mark_incomplete",
-    "read_weights",
-    "refuse_earlier_run",
-]

@@ -1,16 +1,11 @@
 """What a stage would need: the model is built from its configuration alone, without any weights or memory for them."""
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
@@ -46,19 +41,13 @@ def dry_run(arguments: SalmonnTrainingArguments, config: SalmonnConfig) -> str:
     lines = [f"{'part':<16}{'parameters':>16}{'trained':>16}{'GiB':>8}"]
     for part, (count, trained, size) in _sizes(model).items():
         lines.append(f"{part:<16}{count:>16,}{trained:>16,}{size / GIGABYTE:>8.2f}")
-    layers = _layers_to_shard(model)
-    unsharded = estimate_memory(model, arguments)
-    with _processes() as devices:
-        shard(model, layers, devices)
-        sharded = estimate_memory(model, arguments)
-    return "\n".join(
-        [
-            *lines,
-            f"Layers to shard: {', '.join(f'{count} {name}' for name, count in layers.items())}.",
-            f"GiB on each device, unsharded: {_in_gigabytes(unsharded)}.",
-            f"GiB on each device, sharded over {devices}: {_in_gigabytes(sharded)}.",
-        ]
-    )
+    layers = [f"{count} {name}" for name, count in _layers_to_shard(model).items()]
+    lines.append(f"Layers to shard: {', '.join(layers)}.")
+    lines.append(f"GiB on each device, unsharded: {_in_gigabytes(estimate_memory(model, arguments))}.")
+    devices = distributed.get_world_size() if distributed.is_initialized() else USUAL_DEVICES
+    sharded = estimate_memory(model, arguments, devices)
+    lines.append(f"GiB on each device, sharded over {devices}: {_in_gigabytes(sharded)}.")
+    return "\n".join(lines)
 
 
 def build_empty(config: SalmonnConfig, dtype: torch.dtype) -> SalmonnForConditionalGeneration:
@@ -67,36 +56,22 @@ def build_empty(config: SalmonnConfig, dtype: torch.dtype) -> SalmonnForConditio
         return SalmonnForConditionalGeneration(config).to(dtype)
 
 
-def shard(model: nn.Module, layers: Iterable[str], devices: int) -> None:
-    """Wrap an empty model with FSDP2 as accelerate would: each of the layers, and the rest as one.
+def estimate_memory(
+    model: SalmonnForConditionalGeneration, arguments: SalmonnTrainingArguments, devices: int = 1
+) -> dict[str, float]:
+    """Bytes of weights, of gradients with optimiser states, and roughly of a batch's activations, on a device.
 
     Args:
-        model: on the meta device; changed in place.
-        layers: names of classes.
-        devices: processes of the current process group.
+        model: weights may be on the meta device.
+        arguments: of the stage.
+        devices: on how many the weights are sharded.
     """
-    mesh = init_device_mesh("cpu", (devices,))
-    for module in list(model.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-
-@contextmanager
-def _processes() -> Iterator[int]:
-    """The process group that was launched, or one that stands for the usual devices and sends nothing."""
-    if distributed.is_initialized():
-        yield distributed.get_world_size()
-        return
-    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=USUAL_DEVICES)
-    try:
-        yield USUAL_DEVICES
-    finally:
-        distributed.destroy_process_group()
-
-
-def estimate_memory(model: SalmonnForConditionalGeneration, arguments: SalmonnTrainingArguments) -> dict[str, float]:
-    """Bytes of this process' weights, gradients with optimiser states, and roughly of a batch's activations."""
+    weights = trained = 0
+    for parameter in model.parameters():
+        # FSDP cuts each tensor along its first dimension; the first device has the largest part.
+        share = math.ceil(parameter.shape[0] / devices) / parameter.shape[0]
+        weights += round(parameter.nbytes * share)
+        trained += round(parameter.numel() * share) if parameter.requires_grad else 0
     text = model.config.text_config
     layout = model.config.audio_layout
     tokens = arguments.per_device_train_batch_size * (
@@ -106,10 +81,10 @@ def estimate_memory(model: SalmonnForConditionalGeneration, arguments: SalmonnTr
     computed = 2 if arguments.bf16 or arguments.fp16 else 4
     activations = tokens * text.hidden_size * text.num_hidden_layers * kept * computed
     labelled = arguments.per_device_train_batch_size * TYPICAL_TEXT_TOKENS
-    trained = sum(_local(parameter).numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
-        "weights": sum(_local(parameter).nbytes for parameter in model.parameters()),
+        "weights": weights,
         "gradients and optimiser": trained * GRADIENT_AND_OPTIMISER_BYTES,
+        # Logits as they are computed, and in float32 with their gradient for the loss.
         "activations": activations + labelled * text.vocab_size * (computed + 2 * 4),
     }
 
@@ -144,11 +119,3 @@ def _sizes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
 def _in_gigabytes(memory: dict[str, float]) -> str:
     parts = "; ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in memory.items())
     return f"{parts}; together {sum(memory.values()) / GIGABYTE:.2f}"
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a parameter."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
-
-
-__all__ = ["build_empty", "dry_run", "estimate_memory", "shard"]

@@ -11,20 +11,20 @@ where it is asked for itself: then the second factor, `P(instruction | transcrip
 """
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
-from modeling_salmonn.data.manifest_files import read_numbered
 from modeling_salmonn.data.prompts import load_prompts
-from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.rows import load_rows
+from modeling_salmonn.data.tasks import canonical_name
 from modeling_salmonn.data.text_files import kind_of, shown
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.training.callbacks import EvaluationCallback
 from modeling_salmonn.training.trainer import keep_label_positions
 
 
@@ -40,7 +40,7 @@ WORRYING_MARGIN = 0.5
 SLIGHT_PENALTY = 0.2
 
 
-class OverfittingCallback(TrainerCallback):
+class OverfittingCallback(EvaluationCallback):
     """Logs perplexities at the start and at each evaluation, and warns when stories get out of reach.
 
     Args:
@@ -54,43 +54,34 @@ class OverfittingCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Any, probes: str, processor: SalmonnProcessor, prompts: Mapping[str, list[str]]):
-        self.trainer = trainer
+        super().__init__(trainer)
         self.processor = processor
         self.probes = read_probes(probes)
         tasks = SHORT_KINDS | LONG_KINDS
         known = load_prompts() | dict(prompts)
         self.instructions = {NO_INSTRUCTION: ""} | {kind: known[task][0] for kind, task in tasks.items()}
-        self.last_step = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The start, against which everything is compared; a resumed run has it in its log."""
         if self._start(state) is None:
-            self._report(state)
+            self.take_part(state)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Once for all sets of an evaluation."""
-        if state.global_step != self.last_step:
-            self._report(state)
-
-    def _report(self, state: Any) -> None:
-        sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        self.last_step = state.global_step
-        if not (sharded or state.is_world_process_zero):
-            return
+    def report(self, state: Any) -> None:
+        """Log the perplexities, and warn of over-fitting."""
         losses = self.measure()
         margin, penalty = story_margin(losses), fallback_penalty(losses)
-        perplexities = {
-            f"eval_perplexity_{answer}_under_{instruction}": float(torch.tensor(loss).exp())
-            for (answer, instruction), loss in losses.items()
-        }
+        scores = {MARGIN: margin}
+        for (answer, instruction), loss in losses.items():
+            scores[f"eval_perplexity_{answer}_under_{instruction}"] = math.exp(loss)
         start = self._start(state)
         growth = 0.0 if start is None else margin - start
-        self.trainer.log(perplexities | {MARGIN: margin})
+        self.trainer.log(scores)
         if has_collapsed(margin, growth, penalty):
             logger.warning(
                 "Task over-fitting: under the story instruction, stories cost %.2f nats per token more than short "
                 "answers (%.2f at the start), and these %.2f more than under their own. The model answers untrained "
-                "instructions with transcripts or captions; stop earlier, or go on to activation tuning (stage 3).",
+                "instructions with transcripts or captions; stop earlier, or continue with activation tuning "
+                "(stage 3).",
                 margin,
                 margin - growth,
                 penalty,
@@ -98,21 +89,19 @@ class OverfittingCallback(TrainerCallback):
 
     @staticmethod
     def _start(state: Any) -> float | None:
-        return next((entry[MARGIN] for entry in state.log_history if MARGIN in entry), None)
+        """The first margin in the log; a resumed run has it from before."""
+        margins = [entry[MARGIN] for entry in state.log_history if MARGIN in entry]
+        return margins[0] if margins else None
 
     def measure(self) -> dict[tuple[str, str], float]:
         """Mean loss per token of each kind of answer under each instruction, over the probes."""
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        was_training = model.training
-        model.eval()
         kinds = SHORT_KINDS | LONG_KINDS
         found = defaultdict(list)
-        with self.trainer.accelerator.autocast():
+        with self.model_in_eval_mode() as model:
             for probe in self.probes:
                 losses = probe_losses(model, self.processor, probe, kinds, self.instructions, self.trainer.args.device)
                 for pair, loss in losses.items():
                     found[pair].append(loss)
-        model.train(was_training)
         return {pair: sum(losses) / len(losses) for pair, losses in found.items()}
 
 
@@ -186,25 +175,22 @@ def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list
     Raises:
         ValueError: if there are none, or one lacks what is compared.
     """
-    numbered = [(line, _with_story(row)) for line, row in read_numbered(path)]
-    for index, (line, probe) in enumerate(numbered):
-        if not (probe.get("path") and probe.get("story") and any(probe.get(kind) for kind in others)):
+    rows = load_rows(path, needs=("path",))
+    probes = []
+    for index, row in enumerate(rows):
+        probe = dict(row)
+        if canonical_name(row.get("task", "")) == LONG_KINDS["story"]:
+            probe.setdefault("story", row.get("text"))
+        if not (probe.get("story") and any(probe.get(kind) for kind in others)):
+            found = sorted(name for name, value in probe.items() if value)
             raise ValueError(
-                f"Probe {index} of {path} has {shown(sorted(name for name, value in probe.items() if value))}; it "
-                f"needs 'path', 'story', and one of {sorted(others)} (line {line})."
+                f"The probe in {rows.place(index)} has {shown(found)}; it needs 'path', 'story', and one "
+                f"of {sorted(others)}."
             )
         for name in ("path", "story", "question", *others):
             if not isinstance(probe.get(name), str | None):
-                raise ValueError(f"Line {line} of {path}: {name} is {kind_of(probe[name])}, but it needs text.")
-    if not numbered:
-        raise ValueError(f"There are no probes in {path}.")
-    folder = Path(path).expanduser().parent
-    return [probe | {"path": str(folder / probe["path"])} for _, probe in numbered]
-
-
-def _with_story(row: Row) -> Row:
-    written = LONG_KINDS["story"] == row.get("task")
-    return row | {"story": row.get("text")} if written and not row.get("story") else row
-
-
-__all__ = ["OverfittingCallback", "fallback_penalty", "has_collapsed", "probe_losses", "read_probes", "story_margin"]
+                raise ValueError(
+                    f"The probe in {rows.place(index)} has {kind_of(probe[name])} as {name}, but it needs text."
+                )
+        probes.append(probe)
+    return probes

@@ -42,11 +42,15 @@ def prepare_stage(
     """
     if train_audio_encoder and model.model.audio_encoder is None:
         raise ValueError("train_audio_encoder is set, but this model has no audio encoder; leave it out.")
-    if train_lora and not model._hf_peft_config_loaded:
+    if train_lora and not model.has_lora:
         model.add_lora()
-    trained = {"connector"} | ({"lora"} if train_lora else set())
-    trained |= {"speech_encoder"} if train_speech_encoder else set()
-    trained |= {"audio_encoder"} if train_audio_encoder else set()
+    chosen = {
+        "connector": True,
+        "lora": train_lora,
+        "speech_encoder": train_speech_encoder,
+        "audio_encoder": train_audio_encoder,
+    }
+    trained = {part for part, is_trained in chosen.items() if is_trained}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in trained and not name.endswith(FIXED_POSITIONS))
         if parameter.requires_grad:
@@ -126,6 +130,3 @@ def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
             if isinstance(place, DTensor):  # sharded by FSDP
                 tensor = distribute_tensor(tensor.to(place.device), place.device_mesh, place.placements)
             place.copy_(tensor)
-
-
-__all__ = ["keep_in_eval", "load_trained", "part_of", "prepare_stage", "sharded_layers", "trained_parameters"]

@@ -25,7 +25,7 @@ from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 from modeling_salmonn.staged_saving_salmonn import replace_files
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.checkpoints import MarkingTrainer, read_weights
-from modeling_salmonn.training.stages import load_trained, part_of, sharded_layers
+from modeling_salmonn.training.stages import load_trained, part_of, sharded_layers, trained_parameters
 
 
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
@@ -100,10 +100,11 @@ class SalmonnTrainer(MarkingTrainer):
     def saves_adapter_only(self) -> bool:
         """Whether checkpoints need the connector and LoRA alone: the bases are frozen and named."""
         config = self.accelerator.unwrap_model(self.model).config
-        parts = ["speech", "text"] + (["audio"] if config.audio_config is not None else [])
-        named = all(getattr(config, f"{part}_model_id") is not None for part in parts)
-        trained = {part_of(name) for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        return named and trained <= {"connector", "lora"}
+        bases = [config.speech_model_id, config.text_model_id]
+        if config.audio_config is not None:
+            bases.append(config.audio_model_id)
+        trained = trained_parameters(self.model).keys()
+        return None not in bases and trained <= {"connector", "lora"}
 
     def compute_loss(
         self,
@@ -249,6 +250,3 @@ def keep_label_positions(inputs: dict[str, Any]) -> dict[str, Any]:
     shifted = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED_LABEL)[:, 1:]
     labelled = shifted != IGNORED_LABEL
     return inputs | {"logits_to_keep": labelled, "shift_labels": shifted[labelled]}
-
-
-__all__ = ["SalmonnTrainer", "keep_label_positions"]

@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
-from modeling_salmonn.data.journal import write_bytes
+from modeling_salmonn.data.files import write_bytes
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
@@ -77,7 +77,7 @@ def warm_start_stage(
 ) -> None:
     """The warm start that the arguments of a stage ask for, before the stage's own training.
 
-    With `resume_from_checkpoint` it resumes where it was, and one that was finished is read from the output folder.
+    With `resume_from_checkpoint` it resumes where it was; one that was finished is read from the output folder.
 
     Args:
         arguments: of the stage.
@@ -167,7 +167,7 @@ def warm_start(
 
     Args:
         model: with frozen encoders and a language model that is not run.
-        head: the alignment head; later stages can keep its blank and scale.
+        head: the alignment head; later stages can start from its blank and scale.
         cache: holds the clips of all rows.
         tokenizer: the language model's.
         train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
@@ -191,13 +191,3 @@ def warm_start(
         trainer.remove_callback(PrinterCallback)  # it prints the end of a training even so
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     return trainer
-
-
-__all__ = [
-    "AlignmentCollator",
-    "AlignmentTrainer",
-    "alignment_arguments",
-    "clips_with_words",
-    "warm_start",
-    "warm_start_stage",
-]

@@ -1,41 +1,35 @@
-"""Audio folders written clip by clip: 16 kHz mono Ogg/Opus or FLAC, by the names, and one `metadata.jsonl`.
+"""Audio folders made clip by clip: 16 kHz mono Ogg/Opus or FLAC, by the names, and one `metadata.jsonl`.
 
 - a clip is written under a temporary name, renamed, and then its row is noted: a kill loses one clip at most
 - a second run makes only what is missing; rows come out in the order of the names
 """
 
 import hashlib
-import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import typer
 from rich.progress import track
 
-from modeling_salmonn.data.journal import write_json, write_rows
-from modeling_salmonn.data.text_files import read_json_object
-from modeling_salmonn.data.whole_files import make_output_folder, replaced_whole
+from modeling_salmonn.data.files import Journal, claim_folder, replaced_whole, write_rows
+from modeling_salmonn.data.rows import Row
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE
 
 
-SAMPLING_RATE = 16_000
-METADATA_FILE, UNFINISHED_FILE = "metadata.jsonl", "metadata.jsonl.unfinished"
-RECIPE_FILE = "recipe.json"
+METADATA_FILE, RECIPE_FILE = "metadata.jsonl", "recipe.json"
 # FLAC takes ten times the room of Opus and a hundredth of the time to write
 FORMATS = {".opus": {"format": "OGG", "subtype": "OPUS"}, ".flac": {"format": "FLAC", "subtype": "PCM_16"}}
 SILENCE_PEAK = 1e-3  # a clip that stays below has nothing to hear
 
-Row = dict[str, Any]
-_kept_maker: Callable[[str], Row | None] | None = None
-
 
 @dataclass(frozen=True)
-class Clip:
+class MadeClip:
     """Audio of shape `(samples,)` at 16 kHz, and its row without `file_name` and `seconds`."""
 
     audio: np.ndarray
@@ -45,88 +39,83 @@ class Clip:
 def write_audiofolder(
     folder: Path,
     names: Sequence[str],
-    make: Callable[[str], Clip | None],
+    make: Callable[[str], MadeClip | None],
     recipe: Mapping[str, Any],
     jobs: int = 1,
-    title: str = "Clips",
+    encoding: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Make the clips that a folder lacks.
 
     Args:
         folder (`Path`): The folder.
         names (`Sequence[str]`): File names of the clips, relative to the folder.
-        make (`Callable`): Makes the clip of a name, or returns `None` if there is nothing to hear. It must be
-            picklable: with several jobs it runs in other processes.
+        make (`Callable`): Makes the clip of a name, or returns `None` if there is nothing to hear.
         recipe (`Mapping`): What the clip of a name follows from, beside the name; kept in `recipe.json`.
-        jobs (`int`): Processes.
-        title (`str`): Label of the progress bar.
+        jobs (`int`): Clips made at the same time. Threads do: players and synthesisers are other processes, and
+            libsndfile, soxr and numpy let other threads run.
+        encoding (`Mapping`, *optional*): Further options of `soundfile.write`.
 
     Returns:
         `list[dict]`: The rows of `metadata.jsonl`, in the order of `names`.
 
     Raises:
-        ValueError: If the folder has clips of another recipe.
+        ValueError: If the folder has clips of another recipe, or of something else.
     """
-    make_output_folder(folder, RECIPE_FILE, [METADATA_FILE])
-    keep_recipe(folder, recipe)
-    rows = read_rows(folder)
-    missing = [name for name in names if name not in rows]
-    with (
-        (folder / UNFINISHED_FILE).open("a", encoding="utf-8") as notes,
-        made_clips(partial(make_clip, folder, make), missing, jobs) as made,
-    ):
-        for row in track(made, description=title, total=len(missing)):
+    claim_audiofolder(folder, recipe)
+    journal = _journal_of_files(folder)
+    known = {row["file_name"] for row in journal.rows}
+    missing = [name for name in names if name not in known]
+    write = partial(_write_clip, folder, make, encoding or {})
+    with ThreadPool(jobs) as pool:
+        for row in track(pool.imap_unordered(write, missing), description=folder.name, total=len(missing)):
             if row is not None:
-                rows[row["file_name"]] = row
-                notes.write(json.dumps(row, ensure_ascii=False) + "\n")
-                notes.flush()
-    ordered = [rows[name] for name in names if name in rows]
-    write_metadata(folder, ordered)
-    (folder / UNFINISHED_FILE).unlink(missing_ok=True)  # another process may have finished the same
-    return ordered
+                journal.append(row)
+    made = {row["file_name"]: row for row in journal.rows}
+    rows = [made[name] for name in names if name in made]
+    write_rows(folder / METADATA_FILE, rows)
+    left_out = len(names) - len(rows)
+    typer.echo(f"{len(rows)} clips in {folder}" + (f"; {left_out} had nothing to hear" if left_out else ""))
+    return rows
 
 
-def keep_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Note what a folder is made of, and refuse to mix two recipes in it.
+def claim_audiofolder(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Make a folder and note what it is made of; two recipes are not mixed in one."""
+    claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])
+
+
+def read_audiofolder(folder: Path) -> list[Row]:
+    """Rows of an audio folder, with the absolute `path` of each clip.
 
     Raises:
-        ValueError: If the folder has clips of another recipe.
+        ValueError: If there is none, or one of its lines cannot be used.
     """
-    file = folder / RECIPE_FILE
-    if not file.exists():
-        write_json(file, recipe)
-    elif (found := read_json_object(file, "delete it if the folder is to be made anew")) != recipe:
-        raise ValueError(f"{folder} has clips made of {found}, not of {dict(recipe)}; give a new folder.")
+    file = folder / METADATA_FILE
+    if not file.is_file():
+        raise ValueError(f"There is no {file}; give an audiofolder.")
+    rows = _open_journal(folder).rows
+    return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
 
 
 def digest_rows(rows: Sequence[Row]) -> str:
     """A number for the clips of some rows, in their order."""
-    lines = (f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows)
+    lines = [f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def made_clips(make: Callable[[str], Row | None], names: Sequence[str], jobs: int) -> Iterator[Iterator[Row | None]]:
-    """The rows of clips as they are made, one by one or in several processes."""
-    if jobs == 1:
-        yield map(make, names)
-        return
-    with multiprocessing.Pool(jobs, _keep_maker, (make,)) as pool:
-        yield pool.imap_unordered(_call_kept_maker, names, chunksize=4)
+def _open_journal(folder: Path) -> Journal:
+    return Journal(folder / METADATA_FILE, ("file_name",), {"file_name": str})
 
 
-def _keep_maker(make: Callable[[str], Row | None]) -> None:
-    """Hand a process its maker once: with each name it would be pickled anew, and makers hold all rows."""
-    global _kept_maker
-    _kept_maker = make
+def _journal_of_files(folder: Path) -> Journal:
+    """The journal of a folder, without rows whose files are gone."""
+    rows = [row for row in _open_journal(folder).rows if (folder / row["file_name"]).is_file()]
+    write_rows(folder / METADATA_FILE, rows)
+    return _open_journal(folder)
 
 
-def _call_kept_maker(name: str) -> Row | None:
-    assert _kept_maker is not None
-    return _kept_maker(name)
-
-
-def make_clip(folder: Path, make: Callable[[str], Clip | None], name: str) -> Row | None:
+def _write_clip(
+    folder: Path, make: Callable[[str], MadeClip | None], encoding: Mapping[str, Any], name: str
+) -> Row | None:
     """Make one clip and its file; `None` if there is nothing to hear."""
     clip = make(name)
     if clip is None or np.abs(clip.audio).max(initial=0.0) < SILENCE_PEAK:
@@ -134,59 +123,5 @@ def make_clip(folder: Path, make: Callable[[str], Clip | None], name: str) -> Ro
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(path) as unfinished:
-        soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix])
-    row = {"file_name": name, **clip.row, "seconds": round(len(clip.audio) / SAMPLING_RATE, 3)}
-    first = ("file_name", "kind", "text", "seconds")
-    return {key: row[key] for key in (*first, *(key for key in row if key not in first))}
-
-
-def read_rows(folder: Path) -> dict[str, Row]:
-    """The rows that a folder has, finished or not, of clips whose files are there."""
-    rows: dict[str, Row] = {}
-    for file in (folder / METADATA_FILE, folder / UNFINISHED_FILE):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # the line that a kill cut off
-                continue
-            if isinstance(row, dict) and (folder / str(row.get("file_name"))).is_file():
-                rows[row["file_name"]] = row
-    return rows
-
-
-def write_metadata(folder: Path, rows: Sequence[Row]) -> None:
-    """Write `metadata.jsonl` in one step."""
-    write_rows(folder / METADATA_FILE, rows)
-
-
-def read_clip(path: str, dtype: str = "float32") -> np.ndarray:
-    """Samples `(samples,)` of a clip of an audio folder."""
-    samples, rate = soundfile.read(path, dtype=dtype)
-    assert rate == SAMPLING_RATE, path
-    return samples
-
-
-def tilt(audio: np.ndarray, amount: float) -> np.ndarray:
-    """Make a sound brighter (amount above 0) or duller (below 0) by a first-order filter."""
-    shifted = np.concatenate([audio[:1], audio[:-1]])
-    return audio - amount * shifted
-
-
-def fit_peak(audio: np.ndarray, peak: float) -> np.ndarray:
-    """Scale audio so that its loudest sample has this magnitude."""
-    return (audio * (peak / max(float(np.abs(audio).max(initial=0.0)), 1e-9))).astype(np.float32)
-
-
-def trim_silence(audio: np.ndarray, threshold: float = 0.01) -> np.ndarray:
-    """Cut the quiet ends of a clip: what stays below a fraction of the loudest sample."""
-    loud = np.flatnonzero(np.abs(audio) > threshold * np.abs(audio).max(initial=0.0))
-    return audio[loud[0] : loud[-1] + 1] if len(loud) else audio[:0]
-
-
-def fade_out(audio: np.ndarray, seconds: float = 0.05) -> np.ndarray:
-    """Let the end of a clip fade, so that a cut makes no click."""
-    length = min(len(audio), round(seconds * SAMPLING_RATE))
-    faded = audio.astype(np.float32)
-    if length:
-        faded[-length:] *= np.linspace(1.0, 0.0, length, dtype=np.float32)
-    return faded
+        soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix], **encoding)
+    return {"file_name": name, **clip.row, "seconds": round(len(clip.audio) / SAMPLING_RATE, 3)}

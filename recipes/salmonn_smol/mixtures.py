@@ -5,31 +5,31 @@ Made once and not on the fly, so that their encoder states can be cached.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from modeling_salmonn.data.mixing import join_clips, overlap_clips, relative_gain
-from recipes.salmonn_smol.audiofolder import Clip, digest_rows, read_clip, write_audiofolder
-from recipes.salmonn_smol.manifests import read_metadata, speaker_of
+from modeling_salmonn.data.rows import Row
+from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Jobs, Seed
+from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.task_rows import speaker_of
 from recipes.salmonn_smol.transcripts import plain_transcript
+from recipes.salmonn_smol.waveforms import read_clip
 
 
 TASKS = ("overlapped_speech", "speaker_verification", "speech_over_sound")
 COUNTS = {"train": 450, "validation": 50, "test": 50}
-LONGEST_VOICE_SECONDS = 6.0
+SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 0.6, 6.0
 OVERLAP_LEVEL_DB = 5.0
 QUIETER_SOUND_DB = (3.0, 15.0)  # a sound lies below the voice by as much
-Row = dict[str, Any]
 
 
 class MixtureMaker:
     """Makes the clip of a name such as `overlapped_speech/000017.opus`; the name alone decides what it is.
 
     Args:
-        rows: clips of one split, from `read_metadata`.
+        rows: clips of one split, from `read_audiofolder`.
         seed: of all choices.
     """
 
@@ -38,43 +38,41 @@ class MixtureMaker:
         self.voices = []
         for row in rows:
             text = plain_transcript(row["text"], row["seconds"]) if row["kind"] == "speech" else None
-            if text and 0.6 < row["seconds"] < LONGEST_VOICE_SECONDS:
+            if text and SHORTEST_VOICE_SECONDS < row["seconds"] < LONGEST_VOICE_SECONDS:
                 self.voices.append(row | {"text": text})
         self.sounds = [row for row in rows if row["kind"] == "event" and row.get("sound_class")]
-        self.speakers: dict[str, list[Row]] = defaultdict(list)
+        speakers: dict[str, list[Row]] = defaultdict(list)
         for row in self.voices:
             if speaker := speaker_of(row):
-                self.speakers[speaker].append(row)
-        self.speakers = {name: own for name, own in self.speakers.items() if len(own) > 1}
+                speakers[speaker].append(row)
+        self.speakers = {name: own for name, own in speakers.items() if len(own) > 1}
 
     def tasks(self) -> list[str]:
         """What these clips can make: telling speakers apart takes two."""
         return [task for task in TASKS if task != "speaker_verification" or len(self.speakers) > 1]
 
-    def __call__(self, name: str) -> Clip:
+    def __call__(self, name: str) -> MadeClip:
         task = name.split("/")[0]
-        makers: dict[str, Callable[[random.Random], Clip]] = {
-            "overlapped_speech": self._overlap,
-            "speaker_verification": self._pair,
-            "speech_over_sound": self._voice_over_sound,
-        }
-        return makers[task](random.Random(f"{self.seed}/{name}"))
+        rng = random.Random(f"{self.seed}/{name}")
+        if task == "overlapped_speech":
+            return self._overlap(rng)
+        return self._pair(rng) if task == "speaker_verification" else self._voice_over_sound(rng)
 
-    def _overlap(self, rng: random.Random) -> Clip:
+    def _overlap(self, rng: random.Random) -> MadeClip:
         first, second = rng.sample(self.voices, 2)
         audio = overlap_clips(read_clip(first["path"]), read_clip(second["path"]), OVERLAP_LEVEL_DB, rng)
-        return _clip(audio, [first, second], task="overlapped_speech", text=f"{first['text']}\n{second['text']}")
+        return _mixture(audio, [first, second], task="overlapped_speech", text=f"{first['text']}\n{second['text']}")
 
-    def _pair(self, rng: random.Random) -> Clip:
+    def _pair(self, rng: random.Random) -> MadeClip:
         same = rng.random() < 0.5
         if same:
             pair = rng.sample(self.speakers[rng.choice(sorted(self.speakers))], 2)
         else:
             pair = [rng.choice(self.speakers[name]) for name in rng.sample(sorted(self.speakers), 2)]
         audio = join_clips([read_clip(row["path"]) for row in pair])
-        return _clip(audio, pair, task="speaker_verification", text="Yes." if same else "No.")
+        return _mixture(audio, pair, task="speaker_verification", text="Yes." if same else "No.")
 
-    def _voice_over_sound(self, rng: random.Random) -> Clip:
+    def _voice_over_sound(self, rng: random.Random) -> MadeClip:
         """A voice with a sound below it: to write down, or to say what the sound is."""
         voice, sound = rng.choice(self.voices), rng.choice(self.sounds)
         speech, background = read_clip(voice["path"]), read_clip(sound["path"])
@@ -86,24 +84,24 @@ class MixtureMaker:
         audio[start : start + len(speech)] += speech
         audio /= max(1.0, float(np.abs(audio).max()))
         if rng.random() < 0.5:
-            return _clip(audio, [voice, sound], task="asr", text=voice["text"])
+            return _mixture(audio, [voice, sound], task="asr", text=voice["text"])
         question = "What is heard behind the voice?"
         answer = f"{sound['sound_class'].capitalize()}."
-        return _clip(audio, [voice, sound], task="audio_qa", question=question, text=answer)
+        return _mixture(audio, [voice, sound], task="audio_qa", question=question, text=answer)
 
 
-def _clip(audio: np.ndarray, parts: Sequence[Row], **row: str) -> Clip:
+def _mixture(audio: np.ndarray, parts: Sequence[Row], **row: str) -> MadeClip:
     origin = {name: "; ".join(dict.fromkeys(part[name] for part in parts)) for name in ("source", "licence")}
-    return Clip(audio, {"kind": "mixture", **row, **origin, "label_origin": "labels of the parts"})
+    return MadeClip(audio, {"kind": "mixture", **row, **origin, "label_origin": "labels of the parts"})
 
 
-def make_mixtures(folders: Sequence[Path], output: Path, count: int, seed: int = 0, jobs: int = 1) -> list[Row]:
-    """Make `count` clips of each task from the clips of some audiofolders."""
-    rows = [row for folder in folders for row in read_metadata(folder)]
-    maker = MixtureMaker(rows, seed)
-    names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
-    recipe = {"seed": seed, "clips": digest_rows(rows)}
-    return write_audiofolder(output, names, maker, recipe, jobs, title="Mixtures")
-
-
-__all__ = ["COUNTS", "MixtureMaker", "make_mixtures"]
+def make_mixtures(corpus: Corpus, folder: Folder, extra: Extra = None, seed: Seed = 0, jobs: Jobs = 1) -> None:
+    """Make clips of two voices, of two utterances, and of a voice over a sound."""
+    for split, count in COUNTS.items():
+        rows = read_audiofolder(corpus / split)
+        if split == "train":
+            for further in extra or []:
+                rows += read_audiofolder(further)
+        maker = MixtureMaker(rows, seed)
+        names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
+        write_audiofolder(folder / split, names, maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

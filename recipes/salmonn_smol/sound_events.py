@@ -6,35 +6,28 @@
 """
 
 import hashlib
-import io
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import soundfile
 import soxr
+import typer
 
-from recipes.salmonn_smol.audiofolder import (
-    SAMPLING_RATE,
-    Clip,
-    Row,
-    fade_out,
-    fit_peak,
-    tilt,
-    trim_silence,
-    write_audiofolder,
-)
-from recipes.salmonn_smol.captions import describe
-from recipes.salmonn_smol.sound_effects import EFFECTS, Effect, play_effect
-from recipes.salmonn_smol.sound_packages import fetch_all, find_rule, original_name
-from recipes.salmonn_smol.sound_rules import SOUND_PACKAGES
+from modeling_salmonn.data.rows import Row
+from recipes.salmonn_smol.arguments import Folder, Jobs, Seed
+from recipes.salmonn_smol.audiofolder import MadeClip, write_audiofolder
+from recipes.salmonn_smol.sound_captions import describe
+from recipes.salmonn_smol.sound_effects import EFFECTS, play_effect
+from recipes.salmonn_smol.sound_packages import SOUND_PACKAGES, fetch_all, find_rule, original_name
 from recipes.salmonn_smol.soundfonts import SOUNDFONTS, require_soundfonts
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE, fade_out, fit_peak, read_any, tilt, trim_silence
 
 
-CLIPS_PER_CLASS = 54
 MAX_VARIANTS_FILE, MAX_VARIANTS_EFFECT = 10, 14
 UNCLASSED_VARIANTS = 2
 MIN_SECONDS, MAX_SECONDS = 0.3, 8.0
@@ -45,56 +38,41 @@ PEAKS = (0.25, 0.95)
 
 @dataclass(frozen=True)
 class Source:
-    """Where clips come from: a file of a package, or an effect of a soundfont."""
+    """Where clips come from: a file of a package, or an effect of a soundfont.
+
+    Args:
+        name (`str`): Package and number.
+        sound_class (`str`, *optional*), phrase (`str`): What is heard.
+        origin (`dict`): The columns of a clip's row that tell its origin.
+        most_variants (`int`): How often it may be heard.
+        play (`Callable`): Gives its audio.
+    """
 
     name: str
     sound_class: str | None
     phrase: str
-    path: Path | None = None
-    effect: Effect | None = None
-    font: str = ""
-
-    @property
-    def row(self) -> Row:
-        """The fields of a clip's row that do not change from variant to variant."""
-        if self.path is not None:
-            package = self.path.parent.name
-            row = {"source": package, "licence": SOUND_PACKAGES[package].licence, "label_origin": "file name"}
-        else:
-            font = SOUNDFONTS[self.font]
-            row = {"source": font.package, "licence": font.licence, "label_origin": "what was rendered"}
-        return {"kind": "event", **row, **({"sound_class": self.sound_class} if self.sound_class else {})}
+    origin: Row
+    most_variants: int
+    play: Callable[[random.Random], np.ndarray]
 
 
 def collect_sounds(
-    folder: Path, seed: int = 0, jobs: int = 1, packages: Path | None = None, per_class: int = CLIPS_PER_CLASS
+    folder: Folder,
+    packages: Annotated[Path | None, typer.Option(help="Where packages are kept; else beside the folder.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="About how many clips a class gets.")] = 54,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
 ) -> list[Row]:
-    """Make an audio folder of sound events, or what it lacks.
-
-    Args:
-        folder (`Path`): The audio folder.
-        seed (`int`): The same seed gives the same clips.
-        jobs (`int`): Processes.
-        packages (`Path`, *optional*): Where the sounds of packages are kept; `packages` beside the folder by default.
-        per_class (`int`): About how many clips a class gets.
-
-    Returns:
-        `list[dict]`: The rows of `metadata.jsonl`.
-
-    Raises:
-        FileNotFoundError: If a soundfont, a player or a package is missing; the message names it.
-    """
+    """Collect sound events from soundfonts and data packages of Debian."""
     require_soundfonts({font for effect in EFFECTS for font in effect.fonts})
-    cache_folder = packages or folder.parent / "packages"
-    fetch_all(cache_folder)
-    clips = plan(cache_folder, seed, per_class)
-    make = partial(make_clip, cache_folder, seed, per_class)
-    names = sorted(clips, key=lambda name: (Path(name).stem.split("_")[1], name))  # each source once, then again
-    return write_audiofolder(folder, names, make, {"seed": seed}, jobs, title="Events")
+    packages = packages or folder.parent / "packages"
+    fetch_all(packages)
+    sources = plan_events(packages, seed, limit)
+    names = sorted(sources, key=lambda name: (Path(name).stem.split("_")[1], name))  # each source once, then again
+    return write_audiofolder(folder, names, partial(make_event, sources, seed), {"seed": seed}, jobs)
 
 
-@cache
-def plan(packages: Path, seed: int, per_class: int) -> dict[str, Source]:
+def plan_events(packages: Path, seed: int, limit: int) -> dict[str, Source]:
     """The source of every clip by the clip's file name."""
     by_class: dict[str | None, list[Source]] = defaultdict(list)
     for source in (*file_sources(packages), *effect_sources()):
@@ -102,10 +80,9 @@ def plan(packages: Path, seed: int, per_class: int) -> dict[str, Source]:
     clips = {}
     for sound_class, sources in by_class.items():
         random.Random(f"{seed}:{sound_class}").shuffle(sources)
-        wanted = -(-per_class // len(sources)) if sound_class else UNCLASSED_VARIANTS
-        for source in sources[:per_class]:
-            most = MAX_VARIANTS_EFFECT if source.effect else MAX_VARIANTS_FILE
-            for variant in range(min(wanted, most)):
+        variants = -(-limit // len(sources)) if sound_class else UNCLASSED_VARIANTS
+        for source in sources[:limit]:
+            for variant in range(min(variants, source.most_variants)):
                 clips[f"events/{source.name}_{variant:02d}.opus"] = source
     return clips
 
@@ -114,39 +91,47 @@ def file_sources(packages: Path) -> list[Source]:
     """The package files that a rule names, each sound once."""
     sources, seen = [], set()
     for package in sorted(SOUND_PACKAGES):
+        licence, rules = SOUND_PACKAGES[package]["licence"], SOUND_PACKAGES[package]["rules"]
+        origin = {"source": package, "licence": licence, "label_origin": "file name"}
         for index, path in enumerate(sorted((packages / package).iterdir())):
             digest = hashlib.sha256(path.read_bytes()).digest()
-            found = find_rule(original_name(path), SOUND_PACKAGES[package].rules)
-            if found is None or digest in seen:
-                continue
-            seen.add(digest)
-            sources.append(Source(f"{package}/{index:04d}", *found, path=path))
+            found = find_rule(original_name(path), rules)
+            if found is not None and digest not in seen:
+                seen.add(digest)
+                play = partial(play_file, path)
+                sources.append(Source(f"{package}/{index:04d}", *found, origin, MAX_VARIANTS_FILE, play))
     return sources
+
+
+def play_file(path: Path, _: random.Random) -> np.ndarray:
+    """The sound of a file; nothing is left to chance yet."""
+    return trim_silence(read_any(path))
 
 
 def effect_sources() -> list[Source]:
     """Each effect with each soundfont that has it."""
-    return [
-        Source(f"{SOUNDFONTS[font].package}/{index:04d}", effect.sound_class, effect.phrase, effect=effect, font=font)
-        for index, effect in enumerate(EFFECTS)
-        for font in effect.fonts
-    ]
+    sources = []
+    for index, effect in enumerate(EFFECTS):
+        for name in effect.fonts:
+            font = SOUNDFONTS[name]
+            origin = {"source": font.package, "licence": font.licence, "label_origin": "what was rendered"}
+            play = partial(play_effect, effect, name)
+            named = (f"{font.package}/{index:04d}", effect.sound_class, effect.phrase)
+            sources.append(Source(*named, origin, MAX_VARIANTS_EFFECT, play))
+    return sources
 
 
-def make_clip(packages: Path, seed: int, per_class: int, name: str) -> Clip | None:
+def make_event(sources: dict[str, Source], seed: int, name: str) -> MadeClip | None:
     """Make the clip of a name."""
-    source = plan(packages, seed, per_class)[name]
+    source = sources[name]
     rng = random.Random(f"{seed}:{name}")
-    audio = play_effect(rng, source.effect, source.font) if source.effect else read_sound(source.path)
-    variant = vary(rng, audio)
-    return None if variant is None else Clip(variant, {"text": describe(source.phrase, name), **source.row})
-
-
-def read_sound(path: Path | None) -> np.ndarray:
-    """A sound file as mono audio at 16 kHz without its quiet ends."""
-    assert path is not None
-    audio, rate = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32", always_2d=True)
-    return trim_silence(soxr.resample(audio.mean(axis=1), rate, SAMPLING_RATE))
+    variant = vary(rng, source.play(rng))
+    if variant is None:
+        return None
+    row = {"kind": "event", "text": describe(source.phrase, name), **source.origin}
+    if source.sound_class:
+        row["sound_class"] = source.sound_class
+    return MadeClip(variant, row)
 
 
 def vary(rng: random.Random, audio: np.ndarray) -> np.ndarray | None:

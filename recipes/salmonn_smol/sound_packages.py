@@ -13,15 +13,18 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
-from modeling_salmonn.data.whole_files import rename_folder
-from recipes.salmonn_smol.sound_rules import SOUND_PACKAGES, Rule
+from modeling_salmonn.data.files import rename_folder
+from recipes.salmonn_smol.sound_captions import fill_phrase
+from recipes.salmonn_smol.tables import read_table
 
 
+SOUND_PACKAGES: dict[str, dict[str, Any]] = read_table("sound_packages")["packages"]
 SOUND_SUFFIXES = (".wav", ".ogg", ".oga", ".flac")
 ZIP_SUFFIXES = (".zip", ".wz")
 GROUP_SUFFIX = ".ocg"
@@ -30,6 +33,7 @@ GROUP_HEADER_BYTES, GROUP_ENTRY_BYTES, GROUP_NAME_BYTES = 204, 316, 260
 GROUP_KEY, GROUP_COUNT_OFFSET = 237, 36
 
 File = tuple[str, bytes]
+Rule = Sequence[Any]  # pattern, class or nothing, phrase
 
 
 def fetch_sounds(package: str, cache: Path) -> Path:
@@ -45,7 +49,7 @@ def fetch_sounds(package: str, cache: Path) -> Path:
     folder = cache / package
     if folder.exists():
         return folder
-    rules = SOUND_PACKAGES[package].rules
+    rules = SOUND_PACKAGES[package]["rules"]
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as download, tempfile.TemporaryDirectory(dir=cache, prefix=".") as scratch:
         unfinished = Path(scratch, package)
@@ -57,9 +61,10 @@ def fetch_sounds(package: str, cache: Path) -> Path:
     return folder
 
 
-def fetch_all(cache: Path) -> dict[str, Path]:
-    """The folders of all packages."""
-    return {package: fetch_sounds(package, cache) for package in track(sorted(SOUND_PACKAGES), description="Packages")}
+def fetch_all(cache: Path) -> None:
+    """Fetch the sounds of all packages."""
+    for package in track(sorted(SOUND_PACKAGES), description="Packages"):
+        fetch_sounds(package, cache)
 
 
 def download_package(package: str, folder: Path) -> Path:
@@ -125,35 +130,13 @@ def group_sounds(name: str, data: bytes) -> Iterator[File]:
             yield f"{name}/{inner}", content
 
 
-def find_rule(name: str, rules: tuple[Rule, ...]) -> tuple[str | None, str] | None:
-    """Class and phrase of a file by the first rule that fits; `None` if no rule fits or it says to leave it out.
-
-    `{0}` in a phrase stands for what the pattern's first group found.
-    """
+def find_rule(name: str, rules: Sequence[Rule]) -> tuple[str | None, str] | None:
+    """Class and phrase of a file by the first rule that fits; `None` if no rule fits or it says to leave it out."""
     for pattern, sound_class, phrase in rules:
         found = re.search(pattern, name)
-        if found and not phrase:
-            return None
         if found:
-            groups = found.groups() or ("",)
-            return sound_class, phrase.format(plain_word(groups[0] or ""))
+            return (sound_class, fill_phrase(phrase, found)) if phrase else None
     return None
-
-
-def plain_word(name: str) -> str:
-    """A word of a file name as one says it."""
-    special = {
-        "tucan": "toucan",
-        "orca": "killer whale",
-        "policecar": "police car",
-        "firetruck": "fire engine",
-        "doe": "deer",
-        "caribou": "reindeer",
-        "molotov": "petrol bomb",
-        "machinegun": "machine gun",
-        "tripleshot": "gun",
-    }
-    return special.get(name, name.replace("_", " "))
 
 
 def flat_name(name: str) -> str:

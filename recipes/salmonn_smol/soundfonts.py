@@ -1,27 +1,28 @@
 """Soundfonts of Debian packages, and notes turned into 16 kHz audio with them.
 
-- one entry a soundfont, with the package that brings it and its licence
+- `tables/soundfonts.yaml` has the packages that bring them and their licences
 - fluidsynth plays SF2 and SF3 files, TiMidity++ plays the GUS patches of `freepats`
 - soundfonts that are kept for testing are refused, also behind a link
 """
 
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
+
+from recipes.salmonn_smol.tables import read_table
+from recipes.salmonn_smol.waveforms import read_any
 
 
-SAMPLING_RATE = 16_000
 RENDER_RATE = 32_000  # twice the wanted rate: the synthesizer's aliases end up above the band that is kept
 TICKS_PER_BEAT = 480
 DRUM_CHANNEL, DRUM_BANK = 9, 128
+REVERB_CONTROL = 91  # of MIDI; 0 selects the bank
 RENDER_TIMEOUT_SECONDS = 3600  # only a player that hangs: a clip takes a second, but minutes on a crowded machine
 RESERVED_SOUNDFONTS = ("MuseScore_General",)
 
@@ -37,19 +38,9 @@ class SoundFont:
     player: str = "fluidsynth"
 
 
-SF2, SF3 = Path("/usr/share/sounds/sf2"), Path("/usr/share/sounds/sf3")
-SOUNDFONTS = {
-    font.name: font
-    for font in (
-        SoundFont("FluidR3_GM", "fluid-soundfont-gm", SF2 / "FluidR3_GM.sf2", "MIT"),
-        SoundFont("FluidR3_GS", "fluid-soundfont-gs", SF2 / "FluidR3_GS.sf2", "MIT"),
-        SoundFont("FluidR3Mono_GM", "fluidr3mono-gm-soundfont", SF3 / "FluidR3Mono_GM.sf3", "MIT"),
-        SoundFont("TimGM6mb", "timgm6mb-soundfont", SF2 / "TimGM6mb.sf2", "GPL-2"),
-        SoundFont("sf_GMbank", "csound-soundfont", SF2 / "sf_GMbank.sf2", "LGPL-2.1+"),
-        SoundFont("OPL-3_FM", "opl3-soundfont", SF2 / "OPL-3_FM_128M.sf2", "CC-BY-SA-4.0"),
-        SoundFont("freepats", "freepats", Path("/etc/timidity/freepats.cfg"), "GPL-2+ with exception", "timidity"),
-    )
-}
+SOUNDFONTS: dict[str, SoundFont] = {}
+for font_name, fields in read_table("soundfonts").items():
+    SOUNDFONTS[font_name] = SoundFont(name=font_name, **fields | {"path": Path(fields["path"])})
 
 
 @dataclass(frozen=True)
@@ -120,14 +111,13 @@ def render(
     """
     with tempfile.TemporaryDirectory() as folder:
         midi, wave = Path(folder, "notes.mid"), Path(folder, "notes.wav")
-        midi.write_bytes(midi_file(notes, presets, beats_per_minute, reverb))
+        midi_file(notes, presets, beats_per_minute, reverb).save(midi)
         command = player_command(font, midi, wave)
         result = subprocess.run(command, capture_output=True, timeout=RENDER_TIMEOUT_SECONDS, check=False)
         if result.returncode or not wave.exists():
             message = result.stderr.decode(errors="replace").strip()[-300:]
             raise RuntimeError(f"{font.player} could not play {font.path}: {message}")
-        audio, rate = soundfile.read(wave, dtype="float32", always_2d=True)
-    return soxr.resample(audio.mean(axis=1), rate, SAMPLING_RATE)
+        return read_any(wave)
 
 
 def player_command(font: SoundFont, midi: Path, wave: Path) -> list[str]:
@@ -139,23 +129,30 @@ def player_command(font: SoundFont, midi: Path, wave: Path) -> list[str]:
     return ["fluidsynth", "-niq", *options, str(font.path), str(midi)]
 
 
-def midi_file(notes: Sequence[Note], presets: Sequence[Preset], beats_per_minute: float, reverb: float) -> bytes:
-    """A standard MIDI file of one track."""
-    microseconds = round(60_000_000 / beats_per_minute)
-    events: list[tuple[int, int, bytes]] = [(0, 0, b"\xff\x51\x03" + microseconds.to_bytes(3, "big"))]
+def midi_file(notes: Sequence[Note], presets: Sequence[Preset], beats_per_minute: float, reverb: float) -> Any:
+    """A `mido.MidiFile` of one track."""
+    from mido import Message, MetaMessage, MidiFile, MidiTrack, bpm2tempo
+
+    events = [(0, 0, MetaMessage("set_tempo", tempo=bpm2tempo(beats_per_minute)))]
     for index, preset in enumerate(presets):
         channel = midi_channel(index, presets)
         bank = 0 if preset.bank == DRUM_BANK else preset.bank
-        set_up = bytes(
-            (0xB0 | channel, 0, bank, 0xB0 | channel, 91, round(127 * reverb), 0xC0 | channel, preset.program)
-        )
-        events += [(0, 1, set_up[:3]), (0, 1, set_up[3:6]), (0, 2, set_up[6:])]
+        events += [
+            (0, 1, Message("control_change", channel=channel, control=0, value=bank)),
+            (0, 1, Message("control_change", channel=channel, control=REVERB_CONTROL, value=round(127 * reverb))),
+            (0, 2, Message("program_change", channel=channel, program=preset.program)),
+        ]
     for note in notes:
         channel, start = midi_channel(note.channel, presets), round(note.start * TICKS_PER_BEAT)
         end = start + max(1, round(note.length * TICKS_PER_BEAT))
-        events.append((start, 4, bytes((0x90 | channel, note.pitch, note.velocity))))
-        events.append((end, 3, bytes((0x80 | channel, note.pitch, 0))))
-    return header_chunk() + track_chunk(sorted(events))
+        # at one tick, notes end before others begin: the next may have the same pitch
+        events.append((end, 3, Message("note_off", channel=channel, note=note.pitch, velocity=0)))
+        events.append((start, 4, Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)))
+    track, now = MidiTrack(), 0
+    for tick, _, message in sorted(events, key=lambda event: (event[0], event[1], event[2].bytes())):
+        track.append(message.copy(time=tick - now))
+        now = tick
+    return MidiFile(type=0, ticks_per_beat=TICKS_PER_BEAT, tracks=[track])
 
 
 def midi_channel(index: int, presets: Sequence[Preset]) -> int:
@@ -165,24 +162,7 @@ def midi_channel(index: int, presets: Sequence[Preset]) -> int:
     return index if index < DRUM_CHANNEL else index + 1
 
 
-def header_chunk() -> bytes:
-    """The header of a MIDI file with one track."""
-    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, TICKS_PER_BEAT)
-
-
-def track_chunk(events: Iterable[tuple[int, int, bytes]]) -> bytes:
-    """A MIDI track from sorted events (tick, order within the tick, message)."""
-    body, now = b"", 0
-    for tick, _, message in events:
-        body += variable_length(tick - now) + message
-        now = tick
-    body += b"\x00\xff\x2f\x00"
-    return b"MTrk" + struct.pack(">I", len(body)) + body
-
-
-def variable_length(value: int) -> bytes:
-    """A MIDI variable-length number: seven bits a byte, the high bit set on all but the last."""
-    parts = [value & 0x7F]
-    while value := value >> 7:
-        parts.append(0x80 | (value & 0x7F))
-    return bytes(reversed(parts))
+__all__ = [
+    "DRUM_BANK", "SOUNDFONTS", "Note", "Preset", "SoundFont", "midi_file", "refuse_reserved", "render",
+    "require_soundfonts",
+]  # fmt: skip

@@ -7,39 +7,42 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from modeling_salmonn.configuration_salmonn import BeatsConfig
-from modeling_salmonn.hub.smol_model import BEATS
+from modeling_salmonn.data.rows import Row
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.training.checkpoints import MarkingTrainer, last_complete_checkpoint
-from recipes.salmonn_smol.audiofolder import read_clip
-from recipes.salmonn_smol.manifests import read_metadata
+from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
+from recipes.salmonn_smol.audiofolder import read_audiofolder
+from recipes.salmonn_smol.model import BEATS
+from recipes.salmonn_smol.waveforms import read_clip
 
 
 CLIP_SECONDS = 2
 PCM_SCALE = 2.0**15
 MASKED_FRAMES, MASKED_BINS = 48, 24  # SpecAugment
-Row = dict[str, Any]
 
 
-def read_tagged(folders: Sequence[Path], most_speech: int = 1500) -> list[Row]:
-    """Rows of audiofolders whose clips have tags: `path`, `kind` and `tags`; of speech only so many."""
+def read_tagged(folders: Sequence[Path], speech_limit: int = 1500) -> list[Row]:
+    """Rows of audio folders whose clips have tags: `path`, `kind` and `tags`; of speech only so many."""
     rows: list[Row] = []
     speech: list[Row] = []
     for folder in folders:
-        for row in read_metadata(folder):
-            if tags := _tags(row):
-                clip = {"path": row["path"], "kind": row["kind"], "tags": tags}
-                (speech if row["kind"] == "speech" else rows).append(clip)
-    return rows + random.Random(0).sample(speech, min(most_speech, len(speech)))
+        for row in read_audiofolder(folder):
+            tags = _tags(row)
+            if tags:
+                kept = speech if row["kind"] == "speech" else rows
+                kept.append({"path": row["path"], "kind": row["kind"], "tags": tags})
+    return rows + random.Random(0).sample(speech, min(speech_limit, len(speech)))
 
 
 def _tags(row: Row) -> list[str]:
@@ -47,7 +50,7 @@ def _tags(row: Row) -> list[str]:
         return ["speech"]
     if row["kind"] == "music":
         tags = row["tags"]
-        return ["music", *tags["instruments"], *(tags[name] for name in ("mode",) if tags.get(name))]
+        return ["music", *tags["instruments"], *([tags["mode"]] if tags.get("mode") else [])]
     return [row["sound_class"]] if row.get("sound_class") else []
 
 
@@ -127,14 +130,11 @@ def share_of_tags(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 
 def top_tag_accuracy(labels: Sequence[str], rows: Sequence[Row]) -> Any:
     """A metric for `Trainer`: how often the best tag of the clip's kind is one that the clip has."""
     kinds = {tag: row["kind"] for row in rows for tag in row["tags"] if tag not in ("music", "major", "minor")}
-    columns = {
-        kind: [position for position, label in enumerate(labels) if kinds.get(label) == kind]
-        for kind in ("event", "music")
-    }
 
     def accuracy(outputs: Any) -> dict[str, float]:
         metrics = {}
-        for kind, places in columns.items():
+        for kind in ("event", "music"):
+            places = [position for position, label in enumerate(labels) if kinds.get(label) == kind]
             truth = outputs.label_ids[:, places] > 0
             chosen = outputs.predictions[:, places].argmax(-1)
             has_any = truth.any(-1)
@@ -143,29 +143,6 @@ def top_tag_accuracy(labels: Sequence[str], rows: Sequence[Row]) -> Any:
         return metrics
 
     return accuracy
-
-
-def tagging_arguments(folder: Path, epochs: float, seed: int = 0) -> TrainingArguments:
-    """Settings of the training; it resumes from the newest complete checkpoint of the folder."""
-    checkpoint = last_complete_checkpoint(folder)
-    return TrainingArguments(
-        str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=64,
-        learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=100,
-        weight_decay=0.05,
-        max_grad_norm=1.0,
-        logging_steps=20,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        report_to=[],
-        seed=seed,
-        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
-    )
 
 
 def train_tagger(
@@ -193,4 +170,34 @@ def train_tagger(
     return model, trainer
 
 
-__all__ = ["TaggedClips", "read_tagged", "tagging_arguments", "top_tag_accuracy", "train_tagger"]
+def train_beats(
+    corpus: Corpus,
+    folder: Folder,
+    extra: Extra = None,
+    epochs: Annotated[float, typer.Option(min=0.0, help="Passes over the clips.")] = 2.6,
+    seed: Seed = 0,
+) -> None:
+    """Train the small BEATs by tagging sounds and instruments."""
+    train_rows = read_tagged([corpus / "train", *(extra or [])])
+    eval_rows = {split: read_tagged([corpus / split], speech_limit=0) for split in ("validation", "test")}
+    checkpoint = last_complete_checkpoint(folder)
+    arguments = TrainingArguments(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        logging_steps=20,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        report_to=[],
+        seed=seed,
+        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+    )
+    model, _ = train_tagger(train_rows, eval_rows, arguments)
+    model.save_pretrained(folder)

@@ -44,6 +44,3 @@ def stressed_words(text: str) -> list[str]:
 
 def _is_stressed(word: str) -> bool:
     return len(word) > 1 and word.isupper() and word not in ABBREVIATIONS
-
-
-__all__ = ["plain_transcript", "spoken_words", "stressed_words"]

@@ -6,22 +6,15 @@ A connector that meets the same clips again and again learns them by heart; what
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
 
 from modeling_salmonn.data.mixing import relative_gain
-from recipes.salmonn_smol.audiofolder import (
-    SAMPLING_RATE,
-    Clip,
-    digest_rows,
-    fit_peak,
-    read_clip,
-    tilt,
-    write_audiofolder,
-)
-from recipes.salmonn_smol.manifests import read_metadata
+from modeling_salmonn.data.rows import Row
+from recipes.salmonn_smol.arguments import AudioFolders, Folder, Jobs, Seed
+from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE, fit_peak, read_clip, tilt
 
 
 COPIES = {"speech": 2, "event": 1, "music": 2}
@@ -31,14 +24,13 @@ MUSIC_SECONDS = (2.5, 4.5)  # its instruments are heard in a part as well
 MOST_TILT = 0.5  # of the sample before: about 10 dB between low and high
 NOISE_SHARE, NOISE_DB = 0.5, (20.0, 45.0)  # how many copies have noise, and how far below the clip it lies
 PEAKS = (0.2, 0.95)
-Row = dict[str, Any]
 
 
 class VariantMaker:
     """Makes the clip of a name such as `speech/000017_1.flac`; the name alone decides how it is varied.
 
     Args:
-        rows: clips by their place in the name, from `read_metadata`.
+        rows: clips by their place in the name, from `read_audiofolder`.
         seed: of all choices.
     """
 
@@ -48,13 +40,13 @@ class VariantMaker:
 
     def names(self) -> list[str]:
         """Names of all copies."""
-        return [
-            f"{row['kind']}/{index:06d}_{copy}.flac"
-            for index, row in enumerate(self.rows)
-            for copy in range(COPIES.get(row["kind"], 0))
-        ]
+        names = []
+        for index, row in enumerate(self.rows):
+            kind = row["kind"]
+            names += [f"{kind}/{index:06d}_{copy}.flac" for copy in range(COPIES.get(kind, 0))]
+        return names
 
-    def __call__(self, name: str) -> Clip:
+    def __call__(self, name: str) -> MadeClip:
         row = self.rows[int(Path(name).stem.split("_")[0])]
         rng = random.Random(f"{self.seed}/{name}")
         samples = read_clip(row["path"])
@@ -62,7 +54,7 @@ class VariantMaker:
             samples = _cut(samples, rng)
         varied = fit_peak(vary(samples, SPEEDS[row["kind"]], rng), rng.uniform(*PEAKS))
         kept = {key: value for key, value in row.items() if key not in ("file_name", "path", "seconds")}
-        return Clip(varied, kept)
+        return MadeClip(varied, kept)
 
 
 def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -> np.ndarray:
@@ -88,12 +80,8 @@ def _cut(samples: np.ndarray, rng: random.Random) -> np.ndarray:
     return samples[start : start + length]
 
 
-def make_variants(folders: Sequence[Path], output: Path, seed: int = 0, jobs: int = 1) -> list[Row]:
-    """Make varied copies of all clips of some audiofolders."""
-    rows = [row for folder in folders for row in read_metadata(folder)]
+def make_variants(folder: Folder, sources: AudioFolders, seed: Seed = 0, jobs: Jobs = 1) -> list[Row]:
+    """Make varied copies of training clips: other speeds, other balance, noise."""
+    rows = [row for source in sources for row in read_audiofolder(source)]
     maker = VariantMaker(rows, seed)
-    recipe = {"seed": seed, "clips": digest_rows(rows)}
-    return write_audiofolder(output, maker.names(), maker, recipe, jobs, title="Variants")
-
-
-__all__ = ["VariantMaker", "make_variants", "vary"]
+    return write_audiofolder(folder, maker.names(), maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

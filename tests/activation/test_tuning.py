@@ -1,4 +1,4 @@
-"""Activation tuning from end to end, in Python and by command, on a model that over-fits to transcripts."""
+"""Activation tuning from end to end, on a model that over-fits to transcripts."""
 
 import json
 from pathlib import Path
@@ -6,31 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from overfitted import CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
-from typer.testing import CliRunner
+from overfitted import CAPTION, CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
 from workspace import write_jsonl
 
-from modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.activation.clips import read_clips
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.activation.tuning import (
+    ActivationEvaluation,
     ActivationReport,
     TuningSettings,
+    evaluation_rows,
+    evaluation_tasks,
     finished_losses,
     run_activation,
     tune_on_answers,
     tuning_record,
 )
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.commands.app import app
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
-from modeling_salmonn.evaluation.comparison import ComparisonSettings
+from modeling_salmonn.evaluation.harness import read_answers
+from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.training.stages import part_of
 
 
 WRITING = WritingSettings(answers=2, question_share=0.0, lora_scale=0.0, min_words=20, max_new_tokens=170)
 TUNING = TuningSettings(steps=12, learning_rate=1e-2)
-COMPARING = ComparisonSettings(max_new_tokens=170)
-WRITE_OPTIONS = ["--answers", 2, "--question-share", 0, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170]
+EVALUATION = EvaluationSettings(batch_size=4)
 
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -42,7 +43,8 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Overfitted:
 
 
 def activate(overfitted: Overfitted, output: Path) -> ActivationReport:
-    return run_activation(overfitted.model, read_clips(overfitted.clips), output, PROMPTS, WRITING, TUNING, COMPARING)
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
+    return run_activation(overfitted.model, clips, output, PROMPTS, WRITING, TUNING, EVALUATION)
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +54,107 @@ def finished(overfitted: Overfitted, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
+def cured(overfitted: Overfitted, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model as it was before its adapter over-fitted."""
+    folder = tmp_path_factory.mktemp("cured")
+    model = SalmonnForConditionalGeneration.from_pretrained(overfitted.model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+    model.save_pretrained(folder)
+    SalmonnProcessor.from_pretrained(overfitted.model).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def answers(overfitted: Overfitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of one answer, as someone might write it."""
     row = {"path": str(overfitted.folder / "clip0.wav"), "task": "story", "prompt": "Tell a story.", "text": STORY}
     return write_jsonl(tmp_path_factory.mktemp("answers") / "mine.jsonl", [row])
 
 
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["activate", *(str(argument) for argument in arguments)])
-
-
 def state(folder: str | Path) -> dict[str, torch.Tensor]:
     return SalmonnForConditionalGeneration.from_pretrained(folder).state_dict()
+
+
+def values(summary: dict[str, Any], task: str) -> dict[str, float]:
+    return {name: score["value"] for name, score in summary[task]["metrics"].items()}
 
 
 def test_activation_brings_stories_back(finished: tuple[Path, ActivationReport]) -> None:
     folder, report = finished
     assert report.written.kept == 2
-    assert report.comparison is not None
-    before, after = report.comparison.before["story"], report.comparison.after["story"]
-    assert (before.following_rate, after.following_rate) == (0.0, 1.0)
-    assert before.clips == CLIPS - 2  # no answer was written about these
-    assert after.diversity > 20 > 5 > before.diversity
-    assert report.comparison.before["asr"].word_error_rate == 0.0
+    before, after = (values(report.summaries[name], "story") for name in ("before", "after"))
+    assert (before["following_rate"], after["following_rate"]) == (0.0, 1.0)
+    assert report.summaries["before"]["story"]["rows"] == CLIPS - 2  # no answer was written about these
+    assert after["diversity"] > 20 > 5 > before["diversity"]
+    assert values(report.summaries["before"], "asr")["wer"] == 0.0
     assert len(report.losses) == 12
     assert report.losses[-1] < 0.2 * report.losses[0]
-    assert (folder / "comparison.md").is_file()
+    for name, summary in report.summaries.items():
+        assert json.loads((folder / name / "summary.json").read_text()) == summary
+    text = (folder / "comparison.md").read_text()
+    assert text.startswith(f"`{report_model(folder)}` before and after activation tuning\n\n| task | metric | rows |")
+    line = "| story | following_rate | 4 | 0.0 % (0.0 to 0.0) | 100.0 % (100.0 to 100.0) |\n"
+    assert line in text
+    assert line in report.summary()
+    assert "- before: story: 4 copies the transcript\n" in text
+
+
+def report_model(folder: Path) -> str:
+    """The model before, as the evaluation of it has noted it."""
+    return json.loads((folder / "before" / "settings.json").read_text())["model"]
+
+
+def test_cure_is_seen_in_the_scores_and_its_cost_too(overfitted: Overfitted, cured: str, tmp_path: Path) -> None:
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
+    tested = ActivationEvaluation([clips[0] | {"text": "Call me at two."}, *clips[1:]], PROMPTS, EVALUATION)
+    before = tested.run(overfitted.model, tmp_path / "before")
+    after = tested.run(cured, tmp_path / "after")
+    assert (before["story"]["rows"], before["story"]["problems"]) == (CLIPS, {"copies the transcript": CLIPS})
+    assert values(before, "story") == {"following_rate": 0.0, "diversity": 4.0, "repeat_rate": 0.0}
+    words = len(set(STORY.lower().replace(".", "").split()))
+    assert values(after, "story") == {"following_rate": 1.0, "diversity": words, "repeat_rate": 0.0}
+    assert after["story"]["problems"] == {}
+    assert values(before, "asr") == values(after, "asr") == {"wer": 1 / (4 * CLIPS), "repeat_rate": 0.0}
+    answers = read_answers(tmp_path / "after")
+    told = [answers["story", CLIPS, part] for part in ("answer", "transcript", "caption")]
+    assert [row["answer"] for row in told] == [STORY, TRANSCRIPT, CAPTION]
+    assert [row["instruction"] for row in told] == ["Tell a story.", "Write it down.", "Describe it."]
+
+
+def test_tasks_are_those_with_a_rule_and_speech_recognition() -> None:
+    tasks = {task.name: task for task in evaluation_tasks({"story": ["Tell.", "Narrate."]})}
+    ruled = {task.rule for task in tasks.values() if task.rule}
+    assert ruled == {"story", "speech_qa", "spoken_query", "slot_filling", "co_reasoning"}
+    assert len(tasks) == 6
+    assert (tasks["story"].instruction, tasks["asr"].metrics) == ("Tell.", ["wer", "repeat_rate"])
+    assert not any(task.needs_reference for name, task in tasks.items() if name != "asr")
+
+
+def test_story_is_asked_about_each_clip_where_no_row_does() -> None:
+    rows = [
+        {"path": "a.wav", "task": "asr", "text": "Words."},
+        {"path": "a.wav", "task": "audio_caption", "text": "A voice."},
+        {"path": "b.wav", "transcript": "Others."},
+    ]
+    assert evaluation_rows(rows) == [
+        *rows,
+        {"path": "a.wav", "task": "story", "transcript": "Words.", "caption": "A voice."},
+        {"path": "b.wav", "task": "story", "transcript": "Others."},
+    ]
+    story = {"path": "c.wav", "task": "story"}
+    assert evaluation_rows([*rows, story]) == [*rows, story]
+
+
+def test_speech_without_words_is_left_out() -> None:
+    rows = [{"path": "a.wav", "task": "asr", "text": text} for text in ("(laughs)", "Hello.", "", "uh")]
+    assert [row["text"] for row in evaluation_rows(rows) if row["task"] == "asr"] == ["Hello."]
+
+
+def test_rows_without_clips_raise() -> None:
+    with pytest.raises(ValueError, match="no clips to compare the models on; give rows with a 'path'"):
+        evaluation_rows([{"task": "story", "text": ""}])
 
 
 def test_activated_model_tells_stories_at_full_scale(
@@ -102,23 +179,40 @@ def test_activation_changes_connector_and_adapter_alone(
 
 def test_finished_steps_are_not_done_again(finished: tuple[Path, ActivationReport], overfitted: Overfitted) -> None:
     folder, report = finished
-    kept = [folder / "answers.jsonl", folder / "model" / "adapter_model.safetensors"]
+    kept = [
+        folder / "answers.jsonl",
+        folder / "model" / "adapter_model.safetensors",
+        *folder.glob("*/answers-0.jsonl"),
+    ]
+    assert len(kept) == 4
     times = [file.stat().st_mtime_ns for file in kept]
     assert activate(overfitted, folder) == report
     assert [file.stat().st_mtime_ns for file in kept] == times
 
 
 def test_changed_answers_are_tuned_on_anew(overfitted: Overfitted, tmp_path: Path) -> None:
-    settings = {"writing": WRITING, "tuning": TuningSettings(steps=1, learning_rate=1e-2), "rows": []}
-    clips = read_clips(overfitted.clips)
+    settings = {"writing": WRITING, "tuning": TuningSettings(steps=1, learning_rate=1e-2)}
+    clips = list(load_rows(overfitted.clips, needs=("path",)))
+    settings["rows"] = [{"path": clips[5]["path"], "task": "story"}]
     first = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
-    assert first.comparison is None
+    before = (tmp_path / "before" / "answers-0.jsonl").stat().st_mtime_ns
+    evaluated = json.loads((tmp_path / "after" / "settings.json").read_text())["weights"]
     weights = (tmp_path / "model" / "adapter_model.safetensors").read_bytes()
     file = tmp_path / "answers.jsonl"
     file.write_text(file.read_text().replace("One day", "Once"))
     again = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
     assert again.losses != first.losses
     assert (tmp_path / "model" / "adapter_model.safetensors").read_bytes() != weights
+    assert json.loads((tmp_path / "after" / "settings.json").read_text())["weights"] != evaluated
+    assert (tmp_path / "before" / "answers-0.jsonl").stat().st_mtime_ns == before
+
+
+def test_nothing_to_compare_on_is_told(overfitted: Overfitted, tmp_path: Path) -> None:
+    settings = {"writing": WRITING, "tuning": TuningSettings(steps=1)}
+    clips = list(load_rows(overfitted.clips, needs=("path",)))[:2]
+    report = run_activation(overfitted.model, clips, tmp_path, PROMPTS, **settings)
+    assert report.summaries == {}
+    assert "Nothing to compare on: all clips were written about" in report.summary()
 
 
 def test_tuning_follows_the_seed(overfitted: Overfitted, answers: Path, tmp_path: Path) -> None:
@@ -147,72 +241,6 @@ def test_tuning_sees_the_full_scale(overfitted: Overfitted, answers: Path, tmp_p
 def test_settings_out_of_range_raise(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TuningSettings(**change)
-
-
-@pytest.mark.parametrize("name", [(), ("run",)])
-def test_command_does_all_three_steps(name: tuple[str, ...], overfitted: Overfitted, tmp_path: Path) -> None:
-    result = run(
-        *name, overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, "--prompts", overfitted.prompts,
-        "--steps", 12, "--learning-rate", 1e-2, "--compared-tokens", 170, "--limit", 2, *WRITE_OPTIONS,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    first, second, *table = result.stdout.splitlines()
-    assert first == f"2 answers in {tmp_path / 'answers.jsonl'}; not kept: none."
-    assert second.startswith("12 steps; loss of the first ")
-    assert any("story" in line and "0.00 -> 1.00" in line for line in table)
-    assert {path.name for path in tmp_path.iterdir()} >= {"answers.jsonl", "model", "comparison.md", "comparison.json"}
-    assert {row["text"] for row in map(json.loads, (tmp_path / "answers.jsonl").open())} == {STORY}
-
-
-def test_help_lists_the_commands() -> None:
-    for arguments in ((), ("--help",)):
-        output = run(*arguments).output
-        assert all(name in output for name in ("MODEL", "run", "write", "train", "compare"))
-
-
-def test_commands_do_one_step_each(overfitted: Overfitted, tmp_path: Path) -> None:
-    prompts = ["--prompts", overfitted.prompts]
-    written = run(
-        "write", overfitted.model, "--clips", overfitted.clips, "--output", tmp_path, *prompts, *WRITE_OPTIONS
-    )
-    assert (written.exit_code, written.stdout) == (0, f"2 answers in {tmp_path / 'answers.jsonl'}; not kept: none.\n")
-    model = tmp_path / "tuned"
-    trained = run("train", overfitted.model, tmp_path / "answers.jsonl", "--output", model, "--steps", 2)
-    assert trained.exit_code == 0, trained.output
-    assert trained.stdout.startswith("2 steps; loss of the first ")
-    assert trained.stdout.endswith(f"Wrote {model}.\n")
-    compared = run(
-        "compare", overfitted.model, model, "--data", overfitted.clips, "--limit", 1, "--max-new-tokens", 20, *prompts
-    )
-    assert compared.exit_code == 0, compared.output
-    assert "before -> after" in compared.stdout
-    assert json.loads((model / "comparison.json").read_text())["settings"]["limit"] == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["write", "./absent", "--clips", "CLIPS", "--output", "OUT"], "There is no folder ./absent"),
-        (["write", "MODEL", "--clips", "/none.jsonl", "--output", "OUT"], "There is no manifest /none.jsonl"),
-        (
-            ["write", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--temperature", 0],
-            "temperature must be positive",
-        ),
-        (["write", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--prompts", "/n.json"], "no prompt file /n.json"),
-        (["train", "MODEL", "/none.jsonl", "--output", "OUT"], "There is no manifest /none.jsonl"),
-        (["compare", "MODEL", "./absent", "--data", "CLIPS"], "There is no folder ./absent"),
-        (["compare", "MODEL", "user/name", "--data", "CLIPS"], "user/name is no folder to write the comparison to"),
-        (["run", "MODEL", "--clips", "CLIPS", "--output", "OUT", "--dtype", "int8"], "dtype is 'int8'"),
-        (["--clips", "CLIPS", "--output", "OUT", "./absent"], "There is no folder ./absent"),
-    ],
-)
-def test_mistake_is_told_in_a_line(arguments: list[Any], message: str, overfitted: Overfitted, tmp_path: Path) -> None:
-    names = {"MODEL": overfitted.model, "CLIPS": overfitted.clips, "OUT": tmp_path / "out"}
-    result = run(*(names.get(argument, argument) for argument in arguments))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "null", '{"losses": '])

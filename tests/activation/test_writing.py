@@ -13,7 +13,7 @@ from conftest import tiny_model, tiny_processor
 from overfitted import CAPTION, CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
 from workspace import quick_config, write_jsonl
 
-from modeling_salmonn.activation.clips import asks_question, choose_clips, read_clips
+from modeling_salmonn.activation.clips import asks_question, choose_clips
 from modeling_salmonn.activation.writing import (
     OPEN_QUESTIONS,
     SelfWriter,
@@ -23,7 +23,7 @@ from modeling_salmonn.activation.writing import (
 )
 from modeling_salmonn.data.clips import BadClips, ClipReader
 from modeling_salmonn.data.examples import Example, ExampleMaker
-from modeling_salmonn.data.rows import DataSource, load_rows
+from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
 from modeling_salmonn.evaluation.instruction_following import Context
 
@@ -46,7 +46,7 @@ def answerer(overfitted: Overfitted) -> Answerer:
 
 @pytest.fixture(scope="module")
 def clips(overfitted: Overfitted) -> list[dict[str, Any]]:
-    return read_clips(overfitted.clips)
+    return list(load_rows(overfitted.clips, needs=("path",)))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ def test_stories_are_kept_as_a_manifest_for_training(
         (False, None),
         (True, 0.0),
     ]
-    rows = load_rows([DataSource(str(report.file))])
+    rows = load_rows(str(report.file))
     assert {row["text"] for row in rows} == {STORY}
     assert {(row["transcript"], row["caption"]) for row in rows} == {(TRANSCRIPT, CAPTION)}
     paths = [row["path"] for row in rows]
@@ -193,12 +193,12 @@ def test_same_seed_writes_the_same_files_and_another_seed_others(
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         write_answers(Wavering(answerer), clips, tmp_path / name, PROMPTS, WritingSettings(seed=seed, **NOISE))
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    texts = [{row["text"] for row in load_rows([DataSource(str(tmp_path / name / "answers.jsonl"))])} for name in "ac"]
+    texts = [{row["text"] for row in load_rows(str(tmp_path / name / "answers.jsonl"))} for name in "ac"]
     assert len(texts[0]) == len(texts[1]) == 3
     assert not texts[0] & texts[1]
 
 
-def test_interrupted_writing_goes_on_to_the_same_files(
+def test_interrupted_writing_resumes_to_the_same_files(
     answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     settings = WritingSettings(seed=3, **NOISE)
@@ -244,7 +244,11 @@ def test_finished_answers_that_were_changed_by_hand_stay_so(
     assert file.read_text().count("Once he ran") == 2
 
 
-OTHERS = [("writing.json", '{"settings": {}}', "is no record of"), ("answers.jsonl", "[]", r"but no writing\.json")]
+OTHERS = [
+    ("writing.json", '{"seed": 9}', "other settings: .*seed 9 instead of 0.*; choose another folder"),
+    ("writing.json", "[]", r"writing\.json holds a list, but it needs an object"),
+    ("answers.jsonl", "[]", r"but no writing\.json"),
+]
 
 
 @pytest.mark.parametrize(("name", "content", "message"), OTHERS)
@@ -263,11 +267,11 @@ def test_folder_with_answers_of_other_settings_raises(
     write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     expected = files(tmp_path)
     other = Answerer(bucket_model, bucket_processor)
-    with pytest.raises(ValueError, match=r"other settings: answers 1 instead of 2, seed 0 instead of 5; give another"):
+    with pytest.raises(ValueError, match="other settings: answers 1 instead of 2, seed 0 instead of 5; choose"):
         write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=2, seed=5, **STORIES))
-    with pytest.raises(ValueError, match=r"other settings: clips \w+ instead of \w+;"):
+    with pytest.raises(ValueError, match=r"other settings: clips \S+ instead of \S+;"):
         write_answers(answerer, clips[:2], tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    with pytest.raises(ValueError, match=r"other settings: model \w+ instead of \w+;"):
+    with pytest.raises(ValueError, match=r"other settings: model \S+ instead of \S+;"):
         write_answers(other, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     assert files(tmp_path) == expected
 
@@ -280,7 +284,7 @@ def test_folder_with_answers_to_other_prompts_raises(
     expected = files(tmp_path)
     for task in PROMPTS:
         other = PROMPTS | {task: ["Do something else."]}
-        with pytest.raises(ValueError, match=r"other settings: prompts \w+ instead of \w+; give another"):
+        with pytest.raises(ValueError, match=r"other settings: prompts \S+ instead of \S+; choose another"):
             write_answers(answerer, clips, tmp_path, other, settings)
     write_answers(answerer, clips, tmp_path, PROMPTS | {"slot_filling": ["Fill in {slots}."]}, settings)
     assert files(tmp_path) == expected
@@ -328,7 +332,7 @@ def test_share_of_the_clips_gets_questions(answerer: Answerer, clips: list[dict[
     prompts = PROMPTS | {"speech_qa": ["Listen. {question}"]}
     settings = WritingSettings(**(NOISE | {"answers": CLIPS}))
     report = write_answers(Wavering(answerer), [*clips, own], tmp_path, prompts, settings)
-    rows = load_rows([DataSource(str(report.file))])
+    rows = load_rows(str(report.file))
     assert sorted(row["task"] for row in rows).count("story") == CLIPS // 2
     questions = {row["path"]: row for row in rows if row["task"] != "story"}
     assert len(questions) == CLIPS // 2
@@ -376,19 +380,19 @@ def test_clips_are_chosen_with_the_references_of_all_their_rows() -> None:
 
 def test_clips_are_read_from_manifests_and_audio_folders(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"path": "a.wav", "expand_wav": ["b.wav"]}, {"path": "/c.wav", "Q": "Why?"}])
-    assert read_clips(str(tmp_path / "rows.jsonl")) == [
+    assert list(load_rows(str(tmp_path / "rows.jsonl"), needs=("path",))) == [
         {"path": str(tmp_path / "a.wav"), "expand_wav": [str(tmp_path / "b.wav")]},
         {"path": "/c.wav", "Q": "Why?"},
     ]
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": "d/e.opus"}, {"file_name": "https://x.org/f.wav"}])
-    found = [row["path"] for row in read_clips(str(tmp_path))]
+    found = [row["path"] for row in list(load_rows(str(tmp_path), needs=("path",)))]
     assert found == [str(tmp_path / "d" / "e.opus"), "https://x.org/f.wav"]
 
 
 def test_clip_without_a_path_raises(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"path": "a.wav"}, {"text": "words"}])
-    with pytest.raises(ValueError, match=r"Row 1 of .*rows.jsonl names no clip; give it a 'path'"):
-        read_clips(str(tmp_path / "rows.jsonl"))
+    with pytest.raises(ValueError, match=r"A row of .*rows\.jsonl has path=None: .*Give each row a path.* \(line 2\)"):
+        list(load_rows(str(tmp_path / "rows.jsonl"), needs=("path",)))
 
 
 def test_model_without_adapter_raises(clips: list[dict[str, Any]], tmp_path: Path) -> None:

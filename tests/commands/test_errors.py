@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from command_line import run
 from conftest import ROOT
 from transformers import AutoConfig
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnConfig
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.commands.errors import is_expected, readable_errors
 
 
@@ -31,10 +30,6 @@ def tell():
 def stumble():
     return int("number")
 """
-
-
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def caught(function: Any, *arguments: Any) -> Exception:
@@ -111,7 +106,7 @@ def test_debug_shows_the_traceback(place: str, tmp_path: Path) -> None:
 
 
 def test_debug_holds_for_the_commands_of_commands(tmp_path: Path) -> None:
-    arguments = ["activate", "train", tmp_path, tmp_path / "answers.jsonl", "--output", tmp_path / "out", "--debug"]
+    arguments = ["activate", "tune", tmp_path, tmp_path / "answers.jsonl", "--output", tmp_path / "out", "--debug"]
     assert "has no config.json" in str(run(*arguments).exception)
 
 
@@ -128,24 +123,16 @@ def test_debug_variable_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_wrong_usage_is_told_by_the_command_line() -> None:
-    assert run("smol", "bases").exit_code == 2
-    assert "Missing argument" in run("smol", "bases").stderr
+    result = run("doctor")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Missing argument" in result.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_a_closed_pipe_ends_a_command_quietly(saved_folder: Path, wav_file: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_salmonn.commands.app",
-        "ask",
-        wav_file,
-        "What?",
-        "--model",
-        saved_folder,
-    ]
+    command = [sys.executable, "-m", "modeling_salmonn", "ask", wav_file, "What?", "--model", saved_folder]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "--max-new-tokens", "2"], stdout=writer, stderr=subprocess.PIPE, env=environment)
     os.close(writer)

@@ -17,7 +17,7 @@ from modeling_salmonn import SalmonnProcessor
 from modeling_salmonn.data.clips import BadClips, ClipReader
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import ExampleMaker, ExampleSet
-from modeling_salmonn.data.journal import Journal
+from modeling_salmonn.data.files import Journal
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.sources import parse_sources
@@ -45,7 +45,7 @@ ROWS = st.lists(
     max_size=4,
 )
 STAGE_KEYS = [
-    "stage",
+    "dtype",
     "learning_rate",
     "train_data",
     "task_weights",
@@ -79,7 +79,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "rows.json": lambda rows: json.dumps(rows, indent=1),
     "annotation.json": lambda rows: json.dumps({"annotation": rows}),
 }
-STAGE = "stage: 2\nmodel: some/model\nlearning_rate: 1e-4\ntrain_data:\n  - {path: a.jsonl, task: asr}\n  - b.jsonl\n"
+STAGE = "seed: 2\nmodel: some/model\nlearning_rate: 1e-4\ntrain_data:\n  - {path: a.jsonl, task: asr}\n  - b.jsonl\n"
 TASKS = "words:\n  rows: {task: asr}\n  instruction: Write.\n  metrics: [wer]\n  new_tokens: 5\n"
 
 

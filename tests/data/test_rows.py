@@ -15,9 +15,9 @@ from modeling_salmonn.data.rows import (
     load_rows,
     load_stream,
     normalise_row,
-    read_manifest,
 )
 from modeling_salmonn.data.sources import DataSource, parse_sources
+from modeling_salmonn.data.tables import read_manifest
 
 
 ROWS = [
@@ -247,14 +247,17 @@ def test_manifest_in_another_encoding_is_told_with_its_line(name: str, tmp_path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path,text,task\na.wav,hello\n", "Line 2 of .* has 2 fields, but the first line names 3 columns"),
-        ("path,text,task\na.wav,hello, you,asr\n", "Line 2 of .* has 4 fields, but the first line names 3 columns"),
+        ("path,text,task\na.wav,hello\n", "Line 2 of .* has not as many fields as the first line has columns, 3;"),
+        ("path,text,task\na.wav,hello, you,asr\n", "Line 2 of .* has not as many fields as the first line has"),
         ("path,text,text,task\n", r"Line 1 of .* names \['text'\] more than once; name each column once"),
         ("", "Line 1 of .* names no columns"),
         ('path,text,task\na.wav,"hello,asr\n', "Line 2 of .* is not CSV"),
-        ("path,text,task\na.wav,12,asr\n", r"rows\.csv: text is 12 \(a number\), but it needs text"),
-        ("path,text,task,weight\na.wav,a,asr,1\nb.wav,b,asr,-1\n", r"Row 2 of .*: weight is -1(\.0)? .* not negative"),
-        ("path,text,task\na.wav,,asr\n", r"A row of .*rows\.csv has text=None: .*Give each row a text.*row 1"),
+        (
+            "path,text,task,weight\na.wav,a,asr,b\n",
+            r"Line 2 of .*: weight is 'b' \(text\), but it needs a",
+        ),
+        ("path,text,task,weight\na.wav,a,asr,1\nb.wav,b,asr,-1\n", r"Line 3 of .*: weight is -1\.0 .* not negative"),
+        ("path,text,task\na.wav,,asr\n", r"A row of .*rows\.csv has text=None: .*Give each row a text.*line 2"),
     ],
     ids=range(8),
 )
@@ -315,10 +318,34 @@ def test_missing_folder_raises() -> None:
         load_rows([DataSource("/none/folder")])
 
 
-@pytest.mark.parametrize("row", [{"task": "asr"}, {"task": "asr", "text": None}, {"task": "asr", "text": 3}])
-def test_row_without_text_raises(row: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="Give each row a text"):
-        normalise_row(row, DataSource("rows.jsonl"))
+def test_texts_of_a_csv_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('path,text,task,seconds\na.wav,12,asr,1.5\nb.wav,"null, or\nnot",asr,\n')
+    first, second = load_rows(str(tmp_path / "rows.csv"))
+    assert first == {"path": f"{tmp_path}/a.wav", "text": "12", "task": "asr", "seconds": 1.5}
+    assert second == {"path": f"{tmp_path}/b.wav", "text": "null, or\nnot", "task": "asr"}
+
+
+def test_rows_need_what_their_reader_needs(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"path": "a.wav", "task": "story"}, {"path": "b.wav", "text": "b"}])
+    assert [row.get("task") for row in load_rows(str(file), needs=("path",))] == ["story", None]
+    for name, line in (("task", 2), ("text", 1)):
+        with pytest.raises(ValueError, match=rf"has {name}=None: .*Give each row a {name}.*\(line {line}\)"):
+            load_rows(str(file), needs=("path", name))
+    assert len(load_rows({"path": str(file), "task": "asr"}, needs=("path", "task"))) == 2
+
+
+def test_row_knows_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS))
+    rows = load_rows([source(file), source(file)])
+    assert [rows.place(index) for index in range(4)] == [f"line {line} of {file}" for line in (2, 4, 2, 4)]
+    assert rows.select([False, True, False, False]).place(0) == f"line 4 of {file}"
+
+
+def test_references_may_be_texts_or_lists(tmp_path: Path) -> None:
+    rows = [ROWS[0] | {"references": references} for references in ("one", ["two", "three"], None)]
+    found = load_rows([source(write_jsonl(tmp_path / "rows.jsonl", rows))])
+    assert [row.get("references") for row in found] == [["one"], ["two", "three"], None]
 
 
 @pytest.mark.parametrize("name", ["text", "task"])
@@ -330,24 +357,34 @@ def test_table_with_an_empty_field_raises(name: str, tmp_path: Path) -> None:
         load_rows([source(write_jsonl(tmp_path / "rows.jsonl", rows))])
 
 
-def test_row_without_text_does_not_show_its_audio() -> None:
-    row = {"path": {"path": "a.wav", "bytes": b"x" * 10_000}, "task": "asr", "text": None}
-    with pytest.raises(ValueError, match=r"'path': 'a\.wav#\w+'") as raised:
-        normalise_row(row, DataSource("rows.parquet"))
-    assert len(str(raised.value)) < 300
+def test_row_without_text_does_not_show_its_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    audio = {"path": "a.wav", "bytes": b"x" * 10_000}
+    rows = [{"path": audio, "task": "asr", "text": text} for text in ("a", None)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"'path': 'a\.wav#\w+'.*Give each row a text") as raised:
+            read(source(tmp_path / "rows.parquet", streaming=streaming))
+        assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (7, "has 7 as path; it needs text"),
-        (None, "has None as path; it needs text"),
-        ({"path": ""}, "has '' as path; it needs text"),
-        ({"path": "a.json", "columns": ["text"]}, "as columns; it needs a mapping of our names of columns"),
-        ({"path": "a.json", "columns": {"text": 3}}, "as columns; it needs a mapping of our names of columns"),
-        ({"path": "a.json", "streaming": "yes"}, "has 'yes' as streaming; it needs true or false"),
-        ({"path": "a.json", "task": 3}, "has 3 as task; it needs text"),
-        ({"path": "a.json", "split": None}, "has None as split; it needs text"),
+        (7, "path of the data source 7 is 7, but it needs text"),
+        (None, "path of the data source None is None, but it needs text"),
+        ({"path": ""}, "path of the data source '' is empty"),
+        (
+            {"path": "a.json", "columns": ["text"]},
+            "columns of the data source .* it needs mapping of text",
+        ),
+        (
+            {"path": "a.json", "columns": {"text": 3}},
+            "columns of the data source .*text is 3, but it needs text",
+        ),
+        ({"path": "a.json", "streaming": "yes"}, "streaming of the data source 'a.json' is 'yes', but it needs bool"),
+        ({"path": "a.json", "task": 3}, "task of the data source .* is 3, but it needs text or null"),
+        ({"path": "a.json", "split": None}, "split of the data source .* is None, but it needs text"),
     ],
 )
 def test_source_field_of_another_type_raises(value: Any, message: str) -> None:

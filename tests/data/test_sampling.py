@@ -21,6 +21,12 @@ def test_weights_multiply_shares() -> None:
     assert task_shares({"asr": 10, "story": 10}, {"story": 3.0}) == {"asr": 0.25, "story": 0.75}
 
 
+def test_weights_may_go_by_any_name_of_a_task() -> None:
+    expected = {"audiocaption": 0.75, "asr": 0.25}
+    for name in ("audiocaption", "audio_caption", "aac"):
+        assert task_shares({"audiocaption": 10, "asr": 10}, {name: 3.0}) == expected
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [({"none": 1.0}, r"weights for the tasks \['none'\]"), ({"asr": -1.0}, "negative"), ({"asr": 0.0}, "no task")],

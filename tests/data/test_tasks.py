@@ -1,10 +1,10 @@
-"""Tasks as data: the bundled table, tasks of one's own, suites, references."""
+"""Tasks as data: the bundled table, tasks of one's own, names and aliases, references."""
 
 from pathlib import Path
 
 import pytest
 
-from modeling_salmonn.data.tasks import Task, choose_tasks, load_tasks
+from modeling_salmonn.data.tasks import Task, canonical_name, choose_tasks, columns_of, load_tasks
 
 
 def test_paper_has_fifteen_tasks_on_three_levels() -> None:
@@ -27,9 +27,9 @@ def test_own_tasks_join_the_bundled_ones_and_replace_them(tmp_path: Path) -> Non
     [
         ("new: {metrics: [wer]}", "needs an instruction"),
         ("new: {instruction: Sing., metric: [wer]}", "may have"),
-        ("new: {instruction: Sing., metrics: [charm]}", r"metrics \['charm'\]; there are"),
-        ("new: {instruction: Sing., rule: nice}", "rule 'nice'; there are story"),
-        ("new: {instruction: Sing.}", "measures nothing"),
+        ("new: {instructions: [], metrics: [wer]}", "needs an instruction"),
+        ("new: {rows: {task: song}, metrics: [wer]}", "needs an instruction"),
+        ("new: {instruction: Sing., place: here}", "may have"),
         ("[new]", "needs to map names"),
         (
             "new:\n  {instruction: Sing., rule: story}\nother: 3",
@@ -70,13 +70,43 @@ def test_missing_file_of_tasks_raises() -> None:
         load_tasks("nothing.yaml")
 
 
-def test_suites_are_levels_or_names_and_each_task_comes_once() -> None:
+def test_tasks_are_chosen_by_levels_names_and_aliases_and_each_comes_once() -> None:
     tasks = load_tasks()
-    assert [task.name for task in choose_tasks(tasks, ["level3"])] == ["story", "sac"]
-    assert [task.name for task in choose_tasks(tasks, ["sac", "level3", "asr"])] == ["sac", "story", "asr"]
-    assert len(choose_tasks(tasks, ["all"])) == len(tasks)
-    with pytest.raises(ValueError, match="no suite or task 'level4'; there are all, level1"):
+    assert [task.name for task in choose_tasks(tasks, ["level3"])] == ["story", "co_reasoning"]
+    assert [task.name for task in choose_tasks(tasks, ["sac", "level3", "asr"])] == ["co_reasoning", "story", "asr"]
+    assert [task.name for task in choose_tasks(tasks, ["audiocaption"])] == ["audio_caption"]
+    with pytest.raises(ValueError, match="no task 'level4'; there are all, level1"):
         choose_tasks(tasks, ["level4"])
+
+
+def test_all_are_the_tasks_that_are_measured() -> None:
+    tasks = load_tasks()
+    chosen = choose_tasks(tasks, ["all"])
+    assert all(task.metrics or task.rule for task in chosen)
+    assert {"translation", "speaker_count", "audio_qa", "music_qa", "qa", "zh2en"} == tasks.keys() - {
+        task.name for task in chosen
+    }
+
+
+def test_names_of_the_table_are_told_apart() -> None:
+    names = [name for task in load_tasks().values() for name in task.names]
+    assert len(names) == len(set(names))
+
+
+def test_alias_stands_for_a_task_and_its_columns() -> None:
+    assert canonical_name("audiocaption_v2") == canonical_name("aac") == "audio_caption"
+    assert canonical_name("singing") == "singing"
+    assert columns_of("translation_en2de") == {"task": "translation", "language": "German"}
+    assert columns_of("singing") == {"task": "singing"}
+    assert columns_of(None) == {"task": None}
+
+
+def test_part_of_a_task_has_its_instructions_with_columns_filled_in(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.yaml"
+    file.write_text("en2fr: {rows: {task: translation, language: French}, metrics: [bleu]}\n")
+    french = load_tasks(file)["en2fr"]
+    assert french.instruction == "Translate what you hear into French."
+    assert french.instructions[0] == "Say in French what the speaker says."
 
 
 def test_task_chooses_rows_by_their_columns() -> None:
@@ -84,6 +114,21 @@ def test_task_chooses_rows_by_their_columns() -> None:
     assert german.chooses({"task": "translation", "language": "German"})
     assert not german.chooses({"task": "translation", "language": "French"})
     assert Task("asr", "Listen.", ["wer"]).chooses({"task": "asr"})
+
+
+def test_task_chooses_rows_by_any_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text(
+        "sounds: {rows: {task: aac}, instruction: Tell., metrics: [mention], aliases: [noises]}\n"
+    )
+    tasks = load_tasks(tmp_path / "tasks.yaml")
+    assert all(tasks["en2de"].chooses({"task": name}) for name in ("en2de", "translation_en2de"))
+    assert not tasks["en2de"].chooses({"task": "translation_en2ja"})
+    for name in ("audio_caption", "aac", "audiocaption"):
+        assert tasks["audio_caption"].chooses({"task": name})
+        assert tasks["sounds"].chooses({"task": name})
+    assert tasks["sounds"].chooses({"task": "noises"})
+    assert not tasks["audio_caption"].chooses({"task": "noises"})
+    assert not tasks["audio_caption"].chooses({"text": "a tone"})
 
 
 def test_references_are_texts_lists_or_split() -> None:

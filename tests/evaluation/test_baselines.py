@@ -68,7 +68,7 @@ def test_model_is_told_by_its_configuration(whisper: str, llama: str, saved_fold
 
 def test_peers_get_the_tasks_that_they_are_meant_for(whisper: str, llama: str, saved_folder: Path) -> None:
     tasks = choose_tasks(load_tasks(), ["all"])
-    assert [task.name for task in tasks_for(load_answerer(whisper), tasks)] == ["asr", "osr"]
+    assert [task.name for task in tasks_for(load_answerer(whisper), tasks)] == ["asr", "overlapped_speech"]
     assert len(tasks_for(load_answerer(llama), tasks)) == len(tasks) - 2
     assert tasks_for(load_answerer(str(saved_folder)), tasks) == tasks
     with pytest.raises(ValueError, match="None of the tasks is for a WhisperForConditionalGeneration"):

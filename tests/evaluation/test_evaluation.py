@@ -1,4 +1,4 @@
-"""An evaluation as a whole: what it writes, going on after a stop, several processes, its command."""
+"""An evaluation as a whole: what it writes, going on after a stop, several processes."""
 
 import json
 import os
@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 import torch
 from evaluated_clips import write_data, write_jsonl
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.data.examples import USUAL_SECONDS
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
-from modeling_salmonn.evaluation import run
+from modeling_salmonn.evaluation import baselines
 from modeling_salmonn.evaluation.answering import Answerer
-from modeling_salmonn.evaluation.harness import KEYS, Job, claim_folder, make_jobs, read_answers
+from modeling_salmonn.evaluation.baselines import load_answerer
+from modeling_salmonn.evaluation.harness import KEYS, Job, claim_answers, make_jobs, read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
-from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data
-from modeling_salmonn.studies import sweep
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, read_data, require_measures
 
 
 TASKS = """
@@ -49,7 +47,7 @@ def finished(saved_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFa
     return output
 
 
-def test_summary_has_figures_with_intervals(finished: Path) -> None:
+def test_summary_has_scores_with_intervals(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["words"]["rows"] == 6
     rate = summary["words"]["metrics"]["wer"]
@@ -83,6 +81,19 @@ def test_stopped_evaluation_answers_only_what_is_left(
     assert sorted(resumed) == sorted(lines)
 
 
+def test_fallbacks_are_asked_for_by_the_first_prompts_of_their_tasks(
+    saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    tasks = [load_tasks(data.parent / "tasks.yaml")["tale"]]
+    prompts = {"asr": ["Hear.", "Listen."], "audio_caption": ["Describe."]}
+    arguments = str(saved_folder), tasks, read_data([str(data)]), tmp_path, RuleJudge()
+    evaluate(*arguments, prompts=prompts)
+    asked = {part: row["instruction"] for (_, _, part), row in read_answers(tmp_path).items()}
+    assert asked == {"answer": "Tell.", "transcript": "Hear.", "caption": "Describe."}
+    with pytest.raises(ValueError, match=r"to the instruction 'Hear\.', not to "):
+        evaluate(*arguments)
+
+
 def test_finished_evaluation_answers_nothing(finished: Path, saved_folder: Path, data: Path) -> None:
     class Refusing(Answerer):
         def answer(self, *arguments: Any, **options: Any) -> Any:
@@ -95,7 +106,7 @@ def test_finished_evaluation_answers_nothing(finished: Path, saved_folder: Path,
     assert (finished / "answers-0.jsonl").read_bytes() == before
 
 
-def test_tasks_that_were_evaluated_before_keep_their_figures(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_tasks_that_were_evaluated_before_keep_their_scores(saved_folder: Path, data: Path, tmp_path: Path) -> None:
     rows = read_data([str(data)])
     for suite in ("words", "tale"):
         tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), [suite])
@@ -104,7 +115,7 @@ def test_tasks_that_were_evaluated_before_keep_their_figures(saved_folder: Path,
 
 
 def test_folder_with_answers_to_something_else_raises(finished: Path, saved_folder: Path, data: Path) -> None:
-    with pytest.raises(ValueError, match="answers of another lora_scale; choose another folder"):
+    with pytest.raises(ValueError, match=r"other settings: lora_scale None instead of 1\.0; choose another folder"):
         run_evaluation(saved_folder, data, finished, lora_scale=1.0)
 
 
@@ -155,11 +166,11 @@ def test_numbers_below_one_raise() -> None:
         EvaluationSettings(num_beams=0)
 
 
-def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_scores_of_one(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "modeling_salmonn", "evaluate", str(saved_folder)]
-    command += ["--data", str(data), "--output", str(tmp_path), "--suite", "words", "--suite", "tale"]
-    command += ["--tasks", str(data.parent / "tasks.yaml")]
+    command += ["--data", str(data), "--output", str(tmp_path), "--tasks", "words", "--tasks", "tale"]
+    command += ["--include-path", str(data.parent / "tasks.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
@@ -173,21 +184,24 @@ def test_two_processes_give_the_figures_of_one(finished: Path, saved_folder: Pat
     assert (tmp_path / "answers-1.jsonl").stat().st_size > 0
 
 
-@pytest.mark.parametrize("module", [run, sweep])
 def test_processes_have_their_accelerators_before_the_model_is_loaded(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
 
     def load(*arguments: Any) -> Any:
-        assert events == ["process_state"]
-        raise ValueError("loaded")
+        events.append("load")
 
-    monkeypatch.setattr(module, "process_state", lambda: events.append("process_state"))
-    monkeypatch.setattr(module, "load_answerer", load)
-    begin = run.evaluate if module is run else sweep.sweep_scales
-    with pytest.raises(ValueError, match="loaded"):
-        begin("model", [], [], tmp_path, RuleJudge())
+    monkeypatch.setattr(baselines, "process_state", lambda: events.append("process_state"))
+    monkeypatch.setattr(baselines.Answerer, "from_pretrained", load)
+    load_answerer(str(saved_folder))
+    assert events == ["process_state", "load"]
+
+
+def test_model_is_loaded_onto_the_device_that_is_named(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    assert load_answerer(str(saved_folder), device="meta").model.device.type == "meta"
+    with pytest.raises(ValueError, match="There is no device 'tpu9' here; give auto, cpu, cuda"):
+        run_evaluation(saved_folder, data, tmp_path, device="tpu9")
 
 
 def test_unreadable_clip_is_counted_and_named(saved_folder: Path, data: Path, tmp_path: Path) -> None:
@@ -206,7 +220,7 @@ def test_unreadable_clips_of_an_earlier_task_do_not_end_another(saved_folder: Pa
     tasks = load_tasks()
     rows = [{"path": f"{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
     rows.append({"path": "3.wav", "task": "gender_recognition", "text": "male"})
-    for name, unreadable in (("asr", 3), ("gr", 1)):
+    for name, unreadable in (("asr", 3), ("gender_recognition", 1)):
         summary = evaluate(str(saved_folder), [tasks[name]], rows, tmp_path, RuleJudge())
         assert summary[name]["unreadable"] == unreadable
 
@@ -214,8 +228,8 @@ def test_unreadable_clips_of_an_earlier_task_do_not_end_another(saved_folder: Pa
 def test_more_rows_contain_those_of_fewer() -> None:
     rows = [{"task": "asr", "text": "a", "path": str(index)} for index in range(30)]
     tasks = choose_tasks(load_tasks(), ["asr"])
-    few = {job.index for job in make_jobs(tasks, rows, most=5)}
-    more = {job.index for job in make_jobs(tasks, rows, most=12)}
+    few = {job.index for job in make_jobs(tasks, rows, limit=5)}
+    more = {job.index for job in make_jobs(tasks, rows, limit=12)}
     assert len(few) == 5
     assert few < more
 
@@ -224,6 +238,25 @@ def test_references_that_a_metric_cannot_read_raise_before_any_row_is_answered()
     rows = [{"path": "a.wav", "task": "emotion_recognition", "text": text} for text in ("happy", "surprised")]
     with pytest.raises(ValueError, match=r"Row 2 has no reference that can be used, but \['surprised'\]"):
         make_jobs(choose_tasks(load_tasks(), ["er"]), rows)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("metrics: [charm]", r"has the metrics \['charm'\]; there are wer"),
+        ("rule: nice", "has the rule 'nice'; there are story"),
+        ("level: 1", "measures nothing; give it metrics, or a rule"),
+    ],
+)
+def test_task_that_cannot_be_measured_is_told_with_its_line(fields: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text(f"new: {{instruction: Sing., {fields}}}\n")
+    tasks = choose_tasks(load_tasks(tmp_path / "tasks.yaml"), ["new"])
+    with pytest.raises(ValueError, match=rf"The task 'new' \(line 1 of .*tasks\.yaml\) {message}"):
+        evaluate("./nothing", tasks, [], tmp_path, RuleJudge())
+
+
+def test_bundled_tasks_can_be_measured() -> None:
+    require_measures(choose_tasks(load_tasks(), ["all"]))
 
 
 def test_rows_of_other_tasks_raise() -> None:
@@ -244,61 +277,8 @@ def test_clips_of_a_manifest_are_found_in_its_folder(tmp_path: Path, monkeypatch
 def test_rows_without_path_or_task_raise(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"task": "asr", "text": "a"}\n')
-    with pytest.raises(ValueError, match="has no path or no task"):
+    with pytest.raises(ValueError, match=r"has the columns .* and lacks \[.path.\]"):
         read_data([str(file)])
-
-
-@pytest.mark.usefixtures("restored_logging")
-def test_command_prints_the_table_and_completes_the_card(saved_folder: Path, data: Path, tmp_path: Path) -> None:
-    card = tmp_path / "README.md"
-    card.write_text("---\nlicence: apache-2.0\n---\n# A model\n")
-    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
-    arguments += ["--suite", "words", "--tasks", str(data.parent / "tasks.yaml"), "--most", "2", "--card", str(card)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "| words | wer | 2 |" in result.stdout
-    again = CliRunner().invoke(app, arguments)
-    assert again.stdout == result.stdout
-    text = card.read_text()
-    assert text.count("type: wer") == 1
-    assert "model-index:" in text
-    assert text.endswith("# A model\n")
-
-
-@pytest.mark.usefixtures("restored_logging")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--suite", "level9"], "no suite or task 'level9'"),
-        (["--data", "./nothing"], "no data at ./nothing"),
-        (["--judge", "./nobody"], "nobody"),
-        (["--card", "./nothing.md"], "There is no model card nothing.md"),
-        (["--card", "weights.safetensors"], "weights.safetensors is no model card; give its README.md"),
-        (["--output", "/dev/null"], "/dev/null is no folder; give one to write to"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    arguments: list[str], message: str, saved_folder: Path, data: Path, tmp_path: Path
-) -> None:
-    base = ["evaluate", str(saved_folder)]
-    base += [] if "--data" in arguments else ["--data", str(data)]
-    base += [] if "--output" in arguments else ["--output", str(tmp_path)]
-    result = CliRunner().invoke(app, base + arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.usefixtures("restored_logging")
-def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: Path) -> None:
-    rows = [{"path": f"moved{index}.wav", "task": "asr", "text": "words"} for index in range(3)]
-    data = write_jsonl(tmp_path / "rows.jsonl", rows)
-    arguments = ["evaluate", str(saved_folder), "--data", str(data), "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*arguments, "--suite", "asr"])
-    assert result.exit_code == 1
-    assert "No clip could be read; see" in result.stderr
-    assert (tmp_path / "out" / "bad_clips.txt").read_text().count("\n") == 3
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["asr"]["unreadable"] == 3
 
 
 @pytest.mark.parametrize(
@@ -311,14 +291,14 @@ def test_command_fails_where_no_clip_can_be_read(saved_folder: Path, tmp_path: P
 def test_damaged_settings_of_a_folder_raise(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        claim_folder(tmp_path, [], model="a")
+        claim_answers(tmp_path, [], model="a")
     assert (tmp_path / "settings.json").read_text() == content
 
 
 def test_summary_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("mine")
     with pytest.raises(ValueError, match=r"has summary\.json, but no settings\.json: they are of something else"):
-        claim_folder(tmp_path, [], model="a")
+        claim_answers(tmp_path, [], model="a")
 
 
 @pytest.mark.parametrize(
@@ -339,10 +319,10 @@ def test_answer_of_another_form_is_told_with_its_line(changes: Any, message: str
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"references": 3}, "Line 2 of .*rows.jsonl: references is 3, but it needs text or a list of texts"),
+        ({"references": 3}, "Line 2 of .*rows.jsonl: references is 3 .*, but it needs text or a list of texts"),
         ({"references": ["a", None]}, "Line 2 of .*: references is .*, but it needs text or a list of texts"),
         ({"text": ["a"]}, r"Line 2 of .*: text is \['a'\] .*, but it needs text"),
-        ({"task": None}, "has no path or no task: .*line 2"),
+        ({"task": None}, r"has task=None: .*Give each row a task.*\(line 2\)"),
         ({"path": 7}, "Line 2 of .*: path is 7 .*, but it needs the path of a clip"),
     ],
 )

@@ -46,18 +46,18 @@ def test_interval_is_the_same_for_the_same_seed_only() -> None:
     assert bootstrap_interval(SHARE, statistics, seed=2) != first
 
 
-def test_interval_is_the_figure_itself_when_all_rows_are_equal() -> None:
+def test_interval_is_the_score_itself_when_all_rows_are_equal() -> None:
     assert bootstrap_interval(SHARE, np.array([[0.5, 1.0]] * 20)) == (0.5, 0.5)
     references, answers = [["der Hund bellt sehr laut"]] * 7, ["der Hund bellt laut"] * 7
     score = METRICS["bleu"].score(references, answers)
     assert bootstrap_interval(METRICS["bleu"], METRICS["bleu"].statistics(references, answers)) == (score, score)
 
 
-def test_interval_of_a_single_row_is_its_figure() -> None:
+def test_interval_of_a_single_row_is_its_score() -> None:
     assert bootstrap_interval(METRICS["wer"], np.array([[1.0, 4.0]])) == (0.25, 0.25)
 
 
-def test_interval_holds_the_figure_of_a_real_set() -> None:
+def test_interval_holds_the_score_of_a_real_set() -> None:
     references = [[f"die Katze Nummer {n} schläft auf dem Sofa"] for n in range(30)]
     answers = [f"die Katze {n} schläft auf {'dem' if n % 3 else 'einem'} Sofa" for n in range(30)]
     statistics = METRICS["bleu"].statistics(references, answers)

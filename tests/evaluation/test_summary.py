@@ -1,7 +1,8 @@
-"""Figures of answers: judged and unjudged, missing metrics, tables, cards."""
+"""Scores of answers: judged and unjudged, missing metrics, tables, cards."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -9,8 +10,10 @@ from huggingface_hub import ModelCard
 from modeling_salmonn.data.tasks import Task, choose_tasks, load_tasks
 from modeling_salmonn.evaluation.harness import Job, make_jobs
 from modeling_salmonn.evaluation.instruction_following import Context
-from modeling_salmonn.evaluation.judges import UnclearVerdictError
+from modeling_salmonn.evaluation.judges import RuleJudge, UnclearVerdictError
 from modeling_salmonn.evaluation.summary import (
+    compare,
+    comparison,
     judge_answers,
     missing_lines,
     summarise,
@@ -59,6 +62,46 @@ def test_following_rate_is_of_the_answers_that_were_judged(tmp_path: Path) -> No
     assert (tmp_path / "verdicts.jsonl").read_bytes() == before
 
 
+class Named:
+    """Finds the fault with each answer that is named for it."""
+
+    name = "named"
+
+    def __init__(self, faults: dict[str, str]):
+        self.faults = faults
+
+    def judge(self, task: str, instruction: str, answer: str, context: Context) -> str | None:
+        return self.faults.get(answer)
+
+
+def test_known_answers_have_known_scores(tmp_path: Path) -> None:
+    answers = ["a b c", "a " * 9, "a a b"]
+    jobs, answered = answered_jobs(answers)
+    judge_answers(jobs, answered, Named({answers[1]: "loops", answers[2]: "too short"}), tmp_path)
+    summary = summarise(jobs, answered, "named", tmp_path)["story"]
+    values = {name: found["value"] for name, found in summary["metrics"].items()}
+    assert values == pytest.approx({"diversity": 2.0, "repeat_rate": 1 / 3, "following_rate": 1 / 3})
+    assert summary["problems"] == {"loops": 1, "too short": 1}
+    jobs = make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "asr", "path": "a.wav", "text": "Go on now."}])
+    answered = [{"task": "asr", "row": 0, "part": "answer", "instruction": "Write.", "answer": "go on"}]
+    assert summarise(jobs, answered, "named", tmp_path)["asr"]["metrics"]["wer"]["value"] == pytest.approx(1 / 3)
+
+
+def test_reference_transcript_also_unmasks_a_copy(tmp_path: Path) -> None:
+    asked, heard = "Who calls at ten in the morning?", "A low tone."
+    rows = [{"task": "spoken_query", "path": "a.wav"}, {"task": "spoken_query", "path": "b.wav", "transcript": asked}]
+    jobs = make_jobs([Task("spoken_query", "Answer.", rule="spoken_query")], rows)
+    said = {"answer": asked, "transcript": heard, "caption": heard}
+    answered = [
+        {"task": job.task.name, "row": job.index, "part": job.part, "instruction": "Answer.", "answer": said[job.part]}
+        for job in jobs
+    ]
+    judge_answers(jobs, answered, RuleJudge(), tmp_path)
+    summary = summarise(jobs, answered, "rules", tmp_path)["spoken_query"]
+    assert summary["metrics"]["following_rate"]["value"] == 0.5
+    assert summary["problems"] == {"repeats the question": 1}
+
+
 def test_verdicts_of_another_judge_do_not_count(tmp_path: Path) -> None:
     jobs, answered = answered_jobs(["a long story"])
     judge_answers(jobs, answered, Stern(), tmp_path)
@@ -73,16 +116,16 @@ def test_caption_metrics_without_java_are_missing_with_the_reason(
     monkeypatch.setenv("PATH", "")
     tasks = choose_tasks(load_tasks(), ["aac"])
     jobs = make_jobs(tasks, [{"task": "audio_caption", "path": "a.wav", "text": "A dog barks."}])
-    answered = [{"task": "aac", "row": 0, "part": "answer", "instruction": "Say.", "answer": "A dog."}]
+    answered = [{"task": "audio_caption", "row": 0, "part": "answer", "instruction": "Say.", "answer": "A dog."}]
     summary = summarise(jobs, answered, "rules", tmp_path)
-    assert summary["aac"]["metrics"] == {}
-    assert "no Java" in summary["aac"]["missing"]["meteor"]
-    assert missing_lines(summary)[0].startswith("aac: no meteor: There is no Java here")
+    assert summary["audio_caption"]["metrics"] == {}
+    assert "no Java" in summary["audio_caption"]["missing"]["meteor"]
+    assert missing_lines(summary)[0].startswith("audio_caption: no meteor: There is no Java here")
 
 
 def test_table_has_a_column_for_each_summary() -> None:
-    figure = {"value": 0.5, "low": 0.25, "high": 0.75}
-    first = {"asr": {"rows": 4, "metrics": {"wer": figure}}}
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    first = {"asr": {"rows": 4, "metrics": {"wer": score}}}
     second = {"mc": {"rows": 3, "metrics": {"bleu": {"value": 12.34, "low": 10.0, "high": 15.0}}}}
     assert table({"a": first, "b": second}).splitlines() == [
         "| task | metric | rows | a | b |",
@@ -92,14 +135,54 @@ def test_table_has_a_column_for_each_summary() -> None:
     ]
 
 
-def test_card_keeps_other_figures_and_replaces_its_own(tmp_path: Path) -> None:
+def write_summary(folder: Path, **entry: Any) -> Path:
+    folder.mkdir(parents=True)
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    (folder / "summary.json").write_text(json.dumps({"story": {"rows": 4, "metrics": {"wer": score}} | entry}))
+    return folder
+
+
+def test_comparison_says_why_answers_do_not_follow_and_what_is_missing() -> None:
+    score = {"value": 0.0, "low": 0.0, "high": 0.0}
+    story = {"rows": 3, "metrics": {"following_rate": score}, "problems": {"copies the transcript": 2, "empty": 1}}
+    before, after = {"story": story}, {"story": story | {"problems": {}, "unreadable": 1}}
+    head, _, line, *rest = comparison({"before": before, "after": after}).splitlines()
+    assert head == "| task | metric | rows | before | after |"
+    assert line == "| story | following_rate | 3 | 0.0 % (0.0 to 0.0) | 0.0 % (0.0 to 0.0) |"
+    assert [text for text in rest if text] == [
+        "Answers that do not follow:",
+        "- before: story: 2 copies the transcript, 1 empty",
+        "What is missing:",
+        "- after: story: 1 clips could not be read",
+    ]
+    assert comparison({"before": before}).endswith("\n- story: 2 copies the transcript, 1 empty\n")
+
+
+def test_evaluations_are_compared_by_their_folders(tmp_path: Path) -> None:
+    folders = [write_summary(tmp_path / name / "before") for name in ("a", "b")] + [write_summary(tmp_path / "after")]
+    assert compare(folders[1:]).startswith("| task | metric | rows | before | after |\n")
+    assert compare(folders).startswith(f"| task | metric | rows | {' | '.join(map(str, folders))} |\n")
+    with pytest.raises(ValueError, match=r"a holds no summary\.json; give the output folder of a finished evaluation"):
+        compare([folders[0], tmp_path / "a"])
+    with pytest.raises(ValueError, match="nothing to compare; give the folders"):
+        compare([])
+
+
+@pytest.mark.parametrize("entry", [{"problems": ["empty"]}, {"missing": 1}, {"metrics": {"fun": {"value": 1}}}])
+def test_summary_that_cannot_be_compared_raises(entry: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_summary(tmp_path / "a", **entry)
+    with pytest.raises(ValueError, match=r"summary\.json has no scores of 'story' that can be read; delete it"):
+        compare([folder])
+
+
+def test_card_keeps_other_scores_and_replaces_its_own(tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("---\nlicense: mit\n---\nText.\n")
-    figure = {"value": 0.5, "low": 0.25, "high": 0.75}
-    summary = {"asr": {"rows": 4, "metrics": {"wer": figure}}}
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    summary = {"asr": {"rows": 4, "metrics": {"wer": score}}}
     write_model_index(card, "tiny", "test", summary)
     write_model_index(card, "tiny", "other", summary)
-    summary["asr"]["metrics"]["wer"] = figure | {"value": 0.4}
+    summary["asr"]["metrics"]["wer"] = score | {"value": 0.4}
     write_model_index(card, "tiny", "test", summary)
     results = ModelCard.load(card).data.eval_results
     assert sorted((result.dataset_name, result.metric_value) for result in results) == [("other", 0.5), ("test", 0.4)]

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from byte_tokenizer import byte_tokenizer
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     WhisperFeatureExtractor,
@@ -17,10 +18,10 @@ from transformers import (
 )
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.build_smol import SHIPPED_PREFIXES, build_smol, ship_smol
+from modeling_salmonn.hub.build_smol import build_smol, smol_processor
 from modeling_salmonn.hub.doctor import examine
 from modeling_salmonn.hub.smol_bases import SMOLLM2_FOLDER, WHISPER_FOLDER
-from modeling_salmonn.hub.smol_model import smol_processor
+from recipes.salmonn_smol.model import SHIPPED_PREFIXES, ship_smol
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,6 @@ def test_built_folder_is_the_trained_model(
 
 
 def test_shipped_folder_has_no_base_and_half_the_bits(shipped: Path) -> None:
-    from safetensors.torch import load_file
-
     weights = load_file(shipped / "connector.safetensors")
     assert all(name.startswith(SHIPPED_PREFIXES) for name in weights)
     assert any(name.startswith("model.audio_encoder.") for name in weights)
@@ -119,7 +118,7 @@ def test_existing_output_raises_and_stays(tmp_path: Path, bases: Path, shipped: 
     kept = tmp_path / "smol" / "notes.txt"
     kept.parent.mkdir()
     kept.write_text("mine")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="exists and is not empty"):
         build_smol(tmp_path / "smol", bases=bases, shipped=shipped)
     assert kept.read_text() == "mine"
 

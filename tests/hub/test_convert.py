@@ -249,6 +249,14 @@ def test_convert_into_a_folder_with_files_raises(case: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_convert_replaces_what_a_killed_conversion_has_left(case: Path, tmp_path: Path) -> None:
+    (tmp_path / ".unfinished_save").mkdir()
+    (tmp_path / ".unfinished_save" / "model.safetensors").write_bytes(b"half")
+    convert(case, tmp_path)
+    SalmonnForConditionalGeneration.from_pretrained(tmp_path)
+    assert not (tmp_path / ".unfinished_save").exists()
+
+
 def test_convert_into_a_link_raises(case: Path, tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "target")

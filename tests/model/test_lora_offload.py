@@ -114,7 +114,7 @@ def test_adapter_that_starts_from_offloaded_weights_raises(plain_folder: Path, t
     model = load(plain_folder, tmp_path)
     with pytest.raises(ValueError, match="use_dora needs weights that are not offloaded; load the model without"):
         model.add_adapter(LoraConfig(target_modules=r".*language_model\..*\.q_proj", use_dora=True))
-    assert not model._hf_peft_config_loaded
+    assert not model.has_lora
 
 
 def test_merge_into_offloaded_weights_raises(saved_folder: Path, tmp_path: Path) -> None:

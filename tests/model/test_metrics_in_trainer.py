@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import ROOT, tiny_model
 from evaluating import CONFIG, ROWS, collate, evaluate
 
 from modeling_salmonn import SalmonnForConditionalGeneration
@@ -43,10 +43,10 @@ def test_metrics_get_the_logits_alone(expected: tuple[int, float], tmp_path: Pat
 
 def test_two_processes_measure_the_same(expected: tuple[int, float], tmp_path: Path) -> None:
     output = tmp_path / "metrics.json"
-    script = Path(__file__).with_name("evaluating.py")
+    script = ROOT / "tests" / "helpers" / "evaluating.py"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", str(script), str(output)]
-    paths = [str(script.parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    paths = [str(ROOT), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]

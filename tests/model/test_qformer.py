@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_config, tiny_model
 
 from modeling_salmonn import SalmonnQFormerConfig, SalmonnQFormerModel
-from modeling_salmonn.audio_segments_salmonn import Segment
+from modeling_salmonn.audio_segments_salmonn import Segment, SegmentGroup
 
 
 def small_qformer(**options: int) -> SalmonnQFormerModel:
@@ -42,7 +42,7 @@ def test_queries_see_every_frame_of_their_window() -> None:
 def test_windows_are_floored_to_the_segment() -> None:
     model = tiny_model(tiny_config(window_seconds=0.5, stride_seconds=0.3)).model
     frames = torch.arange(1500.0).reshape(1, 1500, 1)
-    windows = model._select_windows(frames, [(0, Segment(0, 3000, 3000))])
+    windows = model._select_windows(frames, SegmentGroup(3000, (Segment(0, 3000, 3000),)))
     assert windows.shape == (99, 25, 1)  # (1500 - 25) // 15 + 1
     assert windows[0, :, 0].tolist() == list(range(25))
     assert windows[98, :, 0].tolist() == list(range(1470, 1495))

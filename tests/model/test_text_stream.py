@@ -130,6 +130,6 @@ def generate(streamer):
 pieces = stream_text(tokenizer, generate)
 next(pieces)
 """
-    paths = [str(ROOT), str(ROOT / "tests")]
+    paths = [str(ROOT), str(ROOT / "tests" / "helpers")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

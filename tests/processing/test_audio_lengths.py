@@ -23,7 +23,7 @@ from encoded_audio import (
     without_info_frame,
 )
 
-from modeling_salmonn.processing.audio_io_salmonn import AudioAccess, audio_seconds, load_mono, read_recording
+from modeling_salmonn.processing.audio_io_salmonn import AudioAccess, audio_seconds, load_mono
 
 
 CASES = {
@@ -147,12 +147,6 @@ def test_joined_streams_may_differ_in_rate_and_channels(container: str, subtype:
     assert len(samples) == 3 * SAMPLING_RATE
     np.testing.assert_allclose(samples, expected, atol=1e-4)
     assert audio_seconds(b"".join(parts)) == pytest.approx(3.0)
-
-
-def test_recording_of_joined_streams_has_the_format_of_the_first() -> None:
-    recording = read_recording(encode(1.0, "FLAC", channels=2) + encode(1.0, "FLAC", rate=8000), SAMPLING_RATE)
-    assert recording.sampling_rate == SAMPLING_RATE
-    assert recording.samples.shape == (2 * SAMPLING_RATE, 2)
 
 
 def test_chain_of_different_codecs_is_read() -> None:

@@ -10,7 +10,7 @@ import torch
 from audio_decoder import Decoder
 from conftest import SAMPLING_RATE, make_clip
 
-from modeling_salmonn.processing.audio_io_salmonn import Recording, load_mono, read_recording
+from modeling_salmonn.processing.audio_io_salmonn import load_mono
 
 
 TONE_HZ = 440
@@ -141,14 +141,6 @@ def test_load_mono_takes_one_channel_before_resampling() -> None:
     expected = load_mono(channels[:, 1].copy(), SAMPLING_RATE, 8000)
     for source in (channels, channels.T, torch.from_numpy(channels), torch.from_numpy(channels).T):
         assert np.array_equal(load_mono(source, SAMPLING_RATE, 8000, channel=1), expected)
-
-
-def test_read_recording_keeps_rate_and_channels() -> None:
-    channels = make_channels(3)
-    recording = read_recording(encode(channels, 22050), SAMPLING_RATE, "clip")
-    assert isinstance(recording, Recording)
-    assert (recording.sampling_rate, recording.name) == (22050, "clip")
-    assert np.array_equal(recording.samples, channels)
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav"])

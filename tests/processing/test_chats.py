@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import make_clip
+from audio_decoder import Decoder
+from conftest import SAMPLING_RATE, make_clip
 from packaging.version import Version
 from prompting import AUDIO, OFFICIAL_PROMPT, assert_same_inputs, assistant, chat, clip_of, prompts_of, user
 
 from modeling_salmonn import SalmonnProcessor
-from modeling_salmonn.processing.assistant_masks_salmonn import LOWEST_TRANSFORMERS
+from modeling_salmonn.processing.training_labels_salmonn import LOWEST_TRANSFORMERS
 
 
 def test_vicuna_template_renders_the_official_prompt(bucket_processor: SalmonnProcessor) -> None:
@@ -99,6 +100,38 @@ def test_chats_of_a_batch_equal_each_alone(any_processor: SalmonnProcessor) -> N
     for row, conversation in enumerate(conversations):
         alone = chat(any_processor, conversation, add_generation_prompt=True)
         assert torch.equal(batch["input_ids"][row][batch["attention_mask"][row] == 1], alone["input_ids"][0])
+
+
+class CountingDecoder(Decoder):
+    """Counts how often it is decoded."""
+
+    count = 0
+
+    def get_all_samples(self) -> Any:
+        self.count += 1
+        return super().get_all_samples()
+
+
+def test_each_clip_is_read_once(bucket_processor: SalmonnProcessor) -> None:
+    decoder = CountingDecoder(torch.from_numpy(make_clip(0.5))[None], SAMPLING_RATE)
+    for prepare in (
+        lambda: chat(bucket_processor, [[user(decoder, "What?")], [user("Hi")]]),
+        lambda: bucket_processor(text="What?", audio=decoder),
+        lambda: bucket_processor(text="What?", audio=decoder, text_target="A dog."),
+        lambda: bucket_processor.apply_transcription_request(decoder),
+        lambda: bucket_processor.feature_extractor(decoder),
+    ):
+        decoder.count = 0
+        prepare()
+        assert decoder.count == 1
+
+
+def test_loaded_clips_take_the_place_of_audio(any_processor: SalmonnProcessor) -> None:
+    clips = [clip_of(), clip_of(2.5, seed=1)]
+    loaded = any_processor.feature_extractor.load_clips(clips)
+    assert_same_inputs(any_processor(text="What?", loaded_clips=loaded), any_processor(text="What?", audio=clips))
+    with pytest.raises(ValueError, match="Got both audio and loaded_clips; pass one of the two"):
+        any_processor(text="What?", audio=clips, loaded_clips=loaded)
 
 
 def test_chat_content_may_be_absent(bucket_processor: SalmonnProcessor) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.salmonn_smol.curves import plot_curves, read_log
-from recipes.salmonn_smol.report import gather_report, report_tables, write_report
+from recipes.salmonn_smol.report import gather_report, plot_curves, read_log, write_report
 
 
 def write_summary(folder: Path, value: float) -> None:
@@ -15,7 +14,7 @@ def write_summary(folder: Path, value: float) -> None:
     (folder / "summary.json").write_text(json.dumps({"asr": {"rows": 9, "unreadable": 0, "metrics": {"wer": figure}}}))
 
 
-def test_report_gathers_columns_in_order_and_rounds(tmp_path: Path) -> None:
+def test_report_gathers_columns_in_order_and_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for column, value in (("a", 0.1234567), ("b", 0.25)):
         write_summary(tmp_path / column / "test", value)
     write_summary(tmp_path / "b" / "validation", 0.5)
@@ -23,10 +22,9 @@ def test_report_gathers_columns_in_order_and_rounds(tmp_path: Path) -> None:
     assert list(report) == ["test", "validation"]
     assert list(report["test"]) == ["b", "a"]
     assert report["test"]["a"]["asr"]["metrics"]["wer"]["value"] == 0.123457
-    write_report(report, tmp_path / "report.json")
+    write_report(tmp_path, tmp_path / "report.json", ["b", "a"])
     assert json.loads((tmp_path / "report.json").read_text()) == report
-    tables = report_tables(report)
-    assert "| asr | wer | 9 | 25.0 % (12.5 to 50.0) | 12.3 % (6.2 to 24.7) |" in tables
+    assert "| asr | wer | 9 | 25.0 % (12.5 to 50.0) | 12.3 % (6.2 to 24.7) |" in capsys.readouterr().out
 
 
 def test_report_of_nothing_raises(tmp_path: Path) -> None:
@@ -42,13 +40,13 @@ def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_asr_loss": 1.5}]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    plot_curves([tmp_path / "run"], tmp_path / "curves.png")
+    plot_curves(tmp_path / "curves.png", [tmp_path / "run"])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"no trainer_state\.json"):
-        plot_curves([tmp_path / "nothing"], tmp_path / "other.png")
+        plot_curves(tmp_path / "other.png", [tmp_path / "nothing"])
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"notes\.txt is no name for a picture"):
-        plot_curves([tmp_path / "run"], tmp_path / "notes.txt")
+        plot_curves(tmp_path / "notes.txt", [tmp_path / "run"])
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -62,8 +60,9 @@ def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
 )
 def test_report_is_not_written_over_other_files(name: str, content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
+    write_summary(tmp_path / "a" / "test", 0.1)
     with pytest.raises(ValueError, match=message):
-        write_report({"test": {"a": {}}}, tmp_path / name)
+        write_report(tmp_path, tmp_path / name)
     assert (tmp_path / name).read_text() == content
 
 
@@ -72,8 +71,8 @@ def test_report_is_not_written_over_other_files(name: str, content: str, message
     [
         ("{", r"summary\.json is not JSON .*; delete it, and evaluate again"),
         ("[1]", r"summary\.json holds a list, but it needs an object .*; delete it, and evaluate again"),
-        ('{"asr": 1}', r"summary\.json has no figures of 'asr' that can be read; delete it, and evaluate again"),
-        ('{"asr": {"metrics": {"wer": {"value": "0.1"}}}}', r"has no figures of 'asr' that can be read"),
+        ('{"asr": 1}', r"summary\.json has no scores of 'asr' that can be read; delete it, and evaluate again"),
+        ('{"asr": {"metrics": {"wer": {"value": "0.1"}}}}', r"has no scores of 'asr' that can be read"),
     ],
 )
 def test_damaged_summary_is_named(content: str, message: str, tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ import pytest
 import soundfile
 
 from recipes.salmonn_smol import sound_events, sound_packages
-from recipes.salmonn_smol.audiofolder import read_rows
-from recipes.salmonn_smol.caption_rules import CLASS_PHRASES
-from recipes.salmonn_smol.captions import names_class
+from recipes.salmonn_smol.sound_captions import CLASS_PHRASES, names_class
 from recipes.salmonn_smol.sound_effects import EFFECTS, Effect
-from recipes.salmonn_smol.sound_events import collect_sounds, plan
-from recipes.salmonn_smol.sound_packages import archived_sounds, download_package, find_rule, sounds_within
-from recipes.salmonn_smol.sound_rules import SOUND_PACKAGES
+from recipes.salmonn_smol.sound_events import collect_sounds, plan_events
+from recipes.salmonn_smol.sound_packages import (
+    SOUND_PACKAGES,
+    archived_sounds,
+    download_package,
+    find_rule,
+    sounds_within,
+)
 from recipes.salmonn_smol.soundfonts import require_soundfonts
 
 
@@ -58,7 +61,7 @@ def test_collect_sounds_writes_captioned_clips(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sound_events, "EFFECTS", (APPLAUSE,))
-    rows = collect_sounds(tmp_path / "events", packages=packages, per_class=2)
+    rows = collect_sounds(tmp_path / "events", packages=packages, limit=2)
 
     assert [row["sound_class"] for row in rows].count("dog or wolf") == 2
     assert {row["sound_class"] for row in rows} == {"dog or wolf", "rain", "applause or crowd"}
@@ -76,18 +79,18 @@ def test_collect_sounds_resumes_after_a_row_was_cut_off(
 ) -> None:
     monkeypatch.setattr(sound_events, "EFFECTS", ())
     folder = tmp_path / "events"
-    rows = collect_sounds(folder, packages=packages, per_class=3)
+    rows = collect_sounds(folder, packages=packages, limit=3)
     lines = (folder / "metadata.jsonl").read_text().splitlines()
-    (folder / "metadata.jsonl").unlink()
-    (folder / "metadata.jsonl.unfinished").write_text("\n".join([lines[0], lines[1][:40]]))
+    (folder / "metadata.jsonl").write_text("\n".join([lines[0], lines[1][:40]]))
+    written = (folder / rows[0]["file_name"]).stat().st_mtime_ns
 
-    assert len(read_rows(folder)) == 1
-    assert collect_sounds(folder, packages=packages, per_class=3) == rows
+    assert collect_sounds(folder, packages=packages, limit=3) == rows
+    assert (folder / rows[0]["file_name"]).stat().st_mtime_ns == written
 
 
 def test_plan_takes_a_sound_that_two_files_share_once(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound_events, "EFFECTS", ())
-    sources = {source.path for source in plan(packages, 1, 5).values() if source.sound_class == "dog or wolf"}
+    sources = {source.name for source in plan_events(packages, 1, 5).values() if source.sound_class == "dog or wolf"}
 
     assert len(sources) == 1
 
@@ -97,15 +100,17 @@ def test_no_package_is_one_that_test_sounds_come_from() -> None:
 
 
 def test_every_rule_and_effect_names_its_class() -> None:
-    rules = [(cls, phrase) for package in SOUND_PACKAGES.values() for _, cls, phrase in package.rules if phrase]
-    for sound_class, phrase in [*rules, *((effect.sound_class, effect.phrase) for effect in EFFECTS)]:
+    named = [(effect.sound_class, effect.phrase) for effect in EFFECTS]
+    for package in SOUND_PACKAGES.values():
+        named += [(sound_class, phrase) for _, sound_class, phrase in package["rules"] if phrase]
+    for sound_class, phrase in named:
         if sound_class is not None:
             assert sound_class in CLASS_PHRASES
             assert names_class(phrase, sound_class), (sound_class, phrase)
 
 
 def test_find_rule_takes_the_first_that_fits_and_fills_in_the_word() -> None:
-    rules = SOUND_PACKAGES["tuxpaint-stamps-default"].rules
+    rules = SOUND_PACKAGES["tuxpaint-stamps-default"]["rules"]
 
     assert find_rule("animals/birds/crow.ogg", rules) == ("bird", "a bird: a crow")
     assert find_rule("animals/birds/crow_desc_fr.ogg", rules) is None

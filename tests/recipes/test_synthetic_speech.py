@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,18 @@ import pytest
 import soundfile
 
 from recipes.salmonn_smol import synthetic_speech
+from recipes.salmonn_smol.spoken_texts import SHARES, Text
 from recipes.salmonn_smol.synthetic_speech import (
-    SAMPLE_RATE,
+    COMMANDS,
     VOICES,
-    Clip,
+    Utterance,
     Voice,
-    espeak_command,
-    festival_script,
     finish_audio,
-    flite_command,
-    plan_clips,
+    plan_utterances,
     require_synthesisers,
     synthesise_speech,
-    trim_silence,
 )
-from recipes.salmonn_smol.synthetic_texts import SHARES, Text
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE, trim_to_words
 
 
 try:
@@ -46,9 +42,9 @@ SENSES = """\
 RESERVED = re.compile(r"awb|joe")
 
 
-def clip_of(voice: Voice, words: str = "A dying fire.", **variation: float) -> Clip:
+def clip_of(voice: Voice, words: str = "A dying fire.", **variation: float) -> Utterance:
     """A clip without variation, but for what is given."""
-    return Clip(
+    return Utterance(
         7,
         Text(words, "phrase", "none"),
         voice,
@@ -61,7 +57,7 @@ def rows_of(folder: Path) -> list[dict[str, str | float]]:
 
 
 def tone(seconds: float, level: float = 0.3) -> np.ndarray:
-    return level * np.sin(np.arange(int(seconds * SAMPLE_RATE)) * 0.1).astype(np.float32)
+    return level * np.sin(np.arange(int(seconds * SAMPLING_RATE)) * 0.1).astype(np.float32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +68,7 @@ def small_wordnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / f"data.{part}").write_text(SENSES if part == "noun" else "")
     (folder / "cntlist.rev").write_text("harbour%1:13:00:: 1 12\nowl%1:13:00:: 1 2\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic_speech, "plan_clips", partial(plan_clips, wordnet=folder))
+        patch.setattr(synthetic_speech, "plan_utterances", partial(plan_utterances, wordnet=folder))
         yield
 
 
@@ -80,7 +76,7 @@ def small_wordnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 14 clips made in one go."""
     folder = tmp_path_factory.mktemp("finished")
-    synthesise_speech(folder, clips=14, jobs=2)
+    synthesise_speech(folder, limit=14, jobs=2)
     return folder
 
 
@@ -92,19 +88,15 @@ def test_voices_exclude_those_reserved_for_scoring() -> None:
 @pytest.mark.parametrize("voice", VOICES, ids=lambda voice: voice.label)
 def test_commands_name_the_voice_and_the_text(voice: Voice, tmp_path: Path) -> None:
     clip = clip_of(voice)
-    command = {
-        "flite": " ".join(flite_command(clip, tmp_path)),
-        "espeak-ng": " ".join(espeak_command(clip, tmp_path)),
-        "festival": festival_script([clip], tmp_path) if voice.engine == "festival" else "",
-    }[voice.engine]
+    command = " ".join(COMMANDS[voice.engine](clip, tmp_path))
     assert clip.text.words in command
     assert not RESERVED.search(command.replace(str(tmp_path), ""))
 
 
-def test_trim_silence_leaves_a_tenth_of_a_second() -> None:
-    silence = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    trimmed = trim_silence(np.concatenate([silence, tone(0.5), silence]))
-    assert len(trimmed) / SAMPLE_RATE == pytest.approx(0.7, abs=0.02)
+def test_trim_to_words_leaves_a_tenth_of_a_second() -> None:
+    silence = np.zeros(SAMPLING_RATE, dtype=np.float32)
+    trimmed = trim_to_words(np.concatenate([silence, tone(0.5), silence]))
+    assert len(trimmed) / SAMPLING_RATE == pytest.approx(0.7, abs=0.02)
 
 
 def test_finish_audio_is_empty_when_nothing_was_said() -> None:
@@ -113,15 +105,15 @@ def test_finish_audio_is_empty_when_nothing_was_said() -> None:
 
 
 def test_finish_audio_applies_speed_and_peak() -> None:
-    fast = finish_audio(tone(1.0), SAMPLE_RATE, clip_of(VOICES[0], speed=1.1, peak=0.7))
-    assert len(fast) == pytest.approx(SAMPLE_RATE / 1.1, rel=0.01)
+    fast = finish_audio(tone(1.0), SAMPLING_RATE, clip_of(VOICES[0], speed=1.1, peak=0.7))
+    assert len(fast) == pytest.approx(SAMPLING_RATE / 1.1, rel=0.01)
     assert np.abs(fast).max() == pytest.approx(0.7, abs=1e-3)
 
 
 @with_synthesisers  # with the whole of WordNet
-def test_plan_clips_extends_the_same_beginning() -> None:
-    plan = plan_clips(3000)
-    assert plan[:100] == plan_clips(100)
+def test_plan_utterances_extends_the_same_beginning() -> None:
+    plan = plan_utterances(3000)
+    assert plan[:100] == plan_utterances(100)
     best = {"flite-slt", "flite-rms", "festival-ked"}
     assert np.mean([clip.voice.label in best for clip in plan]) > 0.6
     assert not [clip for clip in plan if RESERVED.search(clip.voice.label)]
@@ -132,20 +124,17 @@ def test_plan_clips_extends_the_same_beginning() -> None:
 def test_synthesise_speech_makes_an_audiofolder(finished: Path) -> None:
     rows = rows_of(finished)
     assert len(rows) == 14
-    for row, clip in zip(rows, synthetic_speech.plan_clips(14), strict=True):
+    for row, clip in zip(rows, synthetic_speech.plan_utterances(14), strict=True):
         audio, rate = soundfile.read(finished / clip.file_name)
         assert (row["file_name"], row["text"], row["voice"]) == (clip.file_name, clip.text.words, clip.voice.label)
-        assert (rate, audio.ndim) == (SAMPLE_RATE, 1)
+        assert (rate, audio.ndim) == (SAMPLING_RATE, 1)
         assert len(audio) / rate == pytest.approx(row["seconds"], abs=0.001)
         assert 0.25 <= row["seconds"] <= 14
         assert np.abs(audio).max() == pytest.approx(clip.peak, rel=0.35)  # Opus does not keep a peak exactly
 
 
 @with_synthesisers
-def test_synthesise_speech_continues_to_the_same_clips_after_a_kill(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(synthetic_speech, "BATCH", 2)
+def test_synthesise_speech_continues_to_the_same_clips_after_a_kill(finished: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=synthesise_speech, args=(tmp_path, 14))
     process.start()
     while process.is_alive() and len(list(tmp_path.glob("clips/*/*.opus"))) < 5:
@@ -155,7 +144,7 @@ def test_synthesise_speech_continues_to_the_same_clips_after_a_kill(
     early = {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/*/*.opus")}
     assert 5 <= len(early) < 14
 
-    synthesise_speech(tmp_path, clips=14)
+    synthesise_speech(tmp_path, limit=14)
 
     assert rows_of(tmp_path) == rows_of(finished)
     assert {path: path.stat().st_mtime_ns for path in early} == early
@@ -165,42 +154,19 @@ def test_synthesise_speech_continues_to_the_same_clips_after_a_kill(
 
 
 @with_synthesisers
-def test_synthesise_speech_writes_metadata_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = Counter[int]()
-    original = synthetic_speech.write_metadata
-
-    def counting(folder: Path, clips: list[Clip], seconds: dict[int, float]) -> None:
-        written[len(seconds)] += 1
-        original(folder, clips, seconds)
-
-    monkeypatch.setattr(synthetic_speech, "BATCH", 2)
-    monkeypatch.setattr(synthetic_speech, "CLIPS_PER_METADATA", 4)
-    monkeypatch.setattr(synthetic_speech, "write_metadata", counting)
-    synthesise_speech(tmp_path, clips=6)
-    assert set(written) == {4, 6}
-    assert not list(tmp_path.rglob("*.part"))
-
-
-@with_synthesisers
 def test_synthesise_speech_leaves_out_clips_that_are_too_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(synthetic_speech, "LONGEST_SECONDS", 0.3)
-    synthesise_speech(tmp_path, clips=2)
+    synthesise_speech(tmp_path, limit=2)
     assert rows_of(tmp_path) == []
-    assert "2 clips were left out" in caplog.text
+    assert "2 had nothing to hear" in capsys.readouterr().out
 
 
 @with_synthesisers
 def test_synthesise_speech_with_another_seed_raises(finished: Path) -> None:
-    with pytest.raises(ValueError, match=r"has clips made of .*'seed': 0.* give a new folder"):
-        synthesise_speech(finished, clips=14, seed=1)
-
-
-@pytest.mark.parametrize(("clips", "jobs"), [(0, 1), (1, 0)])
-def test_synthesise_speech_with_nothing_to_do_raises(tmp_path: Path, clips: int, jobs: int) -> None:
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        synthesise_speech(tmp_path, clips=clips, jobs=jobs)
+    with pytest.raises(ValueError, match=r"files of other settings: seed 0 instead of 1"):
+        synthesise_speech(finished, limit=14, seed=1)
 
 
 def test_require_synthesisers_names_the_packages_that_are_missing(

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_carry_the_tags_of_their_kind(folder: Path) -> None:
-    tags = [row["tags"] for row in read_tagged([folder], most_speech=1)]
+    tags = [row["tags"] for row in read_tagged([folder], speech_limit=1)]
     assert tags == [["rain"], ["music", "piano", "harp", "minor"], ["speech"]]
 
 

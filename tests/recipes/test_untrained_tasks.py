@@ -8,7 +8,7 @@ import pytest
 
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.sources import DataSource
-from recipes.salmonn_smol.untrained_tasks import main, read_untrained, write_untrained
+from recipes.salmonn_smol.untrained_tasks import read_untrained, write_untrained
 
 
 QUERY = {"file_name": "0.opus", "transcript": "How many days has a week?", "answer": ["seven", "7"], "voice": "a"}
@@ -37,27 +37,21 @@ def test_task_folders_become_rows(tmp_path: Path) -> None:
     assert (sound["task"], sound["background"], sound["text"]) == ("co_reasoning", "cat", "cat")
 
 
-def test_manifest_is_one_that_training_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_tasks(tmp_path / "tasks", sqqa=QUERY, slot_filling=SLOTS)
+def test_manifest_is_one_that_training_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = make_tasks(tmp_path / "tasks", sqqa=QUERY, slot_filling=SLOTS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    counts = write_untrained(Path("tasks"), Path("elsewhere/rows.jsonl"), ["/clip.wav"])
-    assert counts == {"spoken_query": 1, "slot_filling": 1, "story": 1}
+    write_untrained(Path("tasks"), Path("elsewhere/rows.jsonl"), stories=tasks / "sqqa")
+    assert capsys.readouterr().out == "spoken_query: 1 rows\nslot_filling: 1 rows\nstory: 1 rows\n"
     rows = load_rows([DataSource("elsewhere/rows.jsonl")])
     assert [row["path"] for row in rows] == [
         str(tmp_path / "tasks" / "sqqa" / "0.opus"),
         str(tmp_path / "tasks" / "slot_filling" / "0.opus"),
-        "/clip.wav",
+        str(tmp_path / "tasks" / "sqqa" / "0.opus"),
     ]
     assert rows[2]["text"] == ""
-
-
-def test_command_asks_for_stories_about_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tasks = make_tasks(tmp_path, coreasoning=SOUND)
-    main(tasks, tmp_path / "rows.jsonl", stories=tasks / "coreasoning")
-    assert capsys.readouterr().out == "co_reasoning: 1 rows\nstory: 1 rows\n"
-    tasks_found = [json.loads(line)["task"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert tasks_found == ["co_reasoning", "story"]
 
 
 def test_folder_without_tasks_raises(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from conftest import SAMPLING_RATE, make_clip
 
-from recipes.salmonn_smol.manifests import read_metadata
+from recipes.salmonn_smol.audiofolder import read_audiofolder
 from recipes.salmonn_smol.variants import COPIES, MUSIC_SECONDS, SPEEDS, VariantMaker, make_variants, vary
 
 
@@ -24,14 +24,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_copies_keep_their_text_and_have_other_lengths(folder: Path, tmp_path: Path) -> None:
-    rows = make_variants([folder], tmp_path / "variants", jobs=2)
+    rows = make_variants(tmp_path / "variants", [folder], jobs=2)
     assert [row["kind"] for row in rows] == [kind for kind, count in COPIES.items() for _ in range(count)]
     for row in rows:
         assert row["text"] == f"A {row['kind']}."
         slowest, fastest = SPEEDS[row["kind"]]
         longest = MUSIC_SECONDS[1] if row["kind"] == "music" else 6.0
         assert longest / fastest / 2 < row["seconds"] <= longest / slowest
-    for row in read_metadata(tmp_path / "variants"):
+    for row in read_audiofolder(tmp_path / "variants"):
         samples, rate = soundfile.read(row["path"])
         assert rate == SAMPLING_RATE
         assert len(samples) == pytest.approx(row["seconds"] * SAMPLING_RATE, abs=8)
@@ -39,7 +39,7 @@ def test_copies_keep_their_text_and_have_other_lengths(folder: Path, tmp_path: P
 
 
 def test_the_name_decides_how_a_clip_is_varied(folder: Path) -> None:
-    rows = read_metadata(folder)
+    rows = read_audiofolder(folder)
     first, again, other = (VariantMaker(rows, seed)("speech/000000_0.flac").audio for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert len(first) != len(other)
@@ -47,12 +47,12 @@ def test_the_name_decides_how_a_clip_is_varied(folder: Path) -> None:
 
 
 def test_folder_is_of_one_recipe(folder: Path, tmp_path: Path) -> None:
-    rows = make_variants([folder], tmp_path / "variants")
-    assert make_variants([folder], tmp_path / "variants") == rows
-    with pytest.raises(ValueError, match=r"has clips made of .*; give a new folder"):
-        make_variants([folder], tmp_path / "variants", seed=1)
-    with pytest.raises(ValueError, match="give a new folder"):  # a name is a place among the clips
-        make_variants([folder, folder], tmp_path / "variants")
+    rows = make_variants(tmp_path / "variants", [folder])
+    assert make_variants(tmp_path / "variants", [folder]) == rows
+    with pytest.raises(ValueError, match=r"files of other settings: seed 0 instead of 1"):
+        make_variants(tmp_path / "variants", [folder], seed=1)
+    with pytest.raises(ValueError, match="other settings: clips "):  # a name is a place among the clips
+        make_variants(tmp_path / "variants", [folder, folder])
 
 
 def test_speed_moves_the_pitch() -> None:

@@ -1,24 +1,22 @@
 """Kinds of data for activation tuning: what is made, left out and kept, and what the comparison shows."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import tiny_model, tiny_processor
+from matplotlib.container import BarContainer
 from overfitted import PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnConfig
 from modeling_salmonn.activation.tuning import TuningSettings
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.commands.app import app
-from modeling_salmonn.evaluation.comparison import ComparisonSettings, Figures
+from modeling_salmonn.evaluation.harness import read_answers
 from modeling_salmonn.studies.activation_data import (
     ActivationData,
-    KindResult,
+    Kind,
     activation_data_report,
     compare_activation_data,
     draw_activation_data,
@@ -32,7 +30,6 @@ QUESTIONS = PROMPTS | {"audio_qa": ["Tell a story."]}
 SPEECH = "the quick brown fox jumps over the lazy dog while all of us just stand there and watch them go"
 WRITING = WritingSettings(answers=2, lora_scale=0.0, min_words=20, max_new_tokens=170)
 TUNING = TuningSettings(steps=12, learning_rate=1e-2)
-COMPARING = ComparisonSettings(max_new_tokens=170)
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -55,7 +52,7 @@ def rows(overfitted: Overfitted) -> list[dict[str, Any]]:
 
 
 def compare(model: str, clips: Any, rows: Any, output: Path, **changes: Any) -> ActivationData:
-    settings = {"prompts": QUESTIONS, "writing": WRITING, "tuning": TUNING, "comparing": COMPARING} | changes
+    settings = {"prompts": QUESTIONS, "writing": WRITING, "tuning": TUNING} | changes
     return compare_activation_data(model, clips, rows, output, **settings)
 
 
@@ -75,15 +72,19 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 
 
 def times(output: Path) -> dict[Path, int]:
-    made = [*output.glob("*/model/*.safetensors"), *output.glob("*/after.jsonl"), output / "before.jsonl"]
+    made = [*output.glob("*/model/*.safetensors"), *output.glob("**/answers-0.jsonl")]
     return {file: file.stat().st_mtime_ns for file in made}
+
+
+def value_of(summary: Any, task: str, metric: str) -> float:
+    return summary[task]["metrics"][metric]["value"]
 
 
 def test_stories_cure_the_model_and_long_transcripts_do_not(finished: tuple[Path, ActivationData]) -> None:
     found = finished[1]
     assert list(found.kinds) == KINDS
     assert found.left_out == {}
-    rates = {kind: figures["story"].following_rate for kind, figures in found.columns().items()}
+    rates = {kind: value_of(summary, "story", "following_rate") for kind, summary in found.summaries.items()}
     assert (rates["before"], rates["story"], rates["asr_long"]) == (0.0, 1.0, 0.0)
     assert all(len(result.losses) == 12 for result in found.kinds.values())
     assert found.kinds["story"].losses[-1] < 0.2 * found.kinds["story"].losses[0]
@@ -113,11 +114,12 @@ def test_models_answer_the_same_rows_of_clips_that_none_is_tuned_on(
     finished: tuple[Path, ActivationData], rows: list[dict[str, Any]]
 ) -> None:
     output, found = finished
-    asked = [[(row["task"], row["path"]) for row in lines_of(output / "before.jsonl")]]
-    asked += [[(row["task"], row["path"]) for row in lines_of(output / kind / "after.jsonl")] for kind in KINDS]
-    assert set(asked[0]) == {(task, row["path"]) for task in ("story", "asr") for row in rows[:2]}
+    folders = [output / "before", *(output / kind / "after" for kind in KINDS)]
+    asked = [{key: row["path"] for key, row in read_answers(folder).items()} for folder in folders]
+    answered = {(task, path) for (task, _, part), path in asked[0].items() if part == "answer"}
+    assert answered == {(task, row["path"]) for task in ("story", "asr") for row in rows[:2]}
     assert all(others == asked[0] for others in asked)
-    assert found.before["asr"].word_error_rate == 0.0
+    assert value_of(found.summaries["before"], "asr", "wer") == 0.0
 
 
 def test_finished_comparison_is_read(
@@ -142,42 +144,25 @@ def test_stopped_comparison_does_only_what_is_left(
     output, found = finished
     before = times(output)
     (output / "qa" / "model" / "activation.json").unlink()  # tuning was stopped
-    (output / "asr_long" / "after.json").unlink()  # answering was
+    journal = output / "asr_long" / "after" / "answers-0.jsonl"
+    journal.write_text(journal.read_text().split("\n", 1)[1])  # answering was
     assert compare(overfitted.model, clips, rows, output) == found
     changed = {str(file.relative_to(output)) for file, time in times(output).items() if time != before[file]}
-    assert changed == {"qa/model/model.safetensors", "qa/model/adapter_model.safetensors", "asr_long/after.jsonl"}
-
-
-def test_changed_comparison_is_answered_anew_without_tuning(
-    finished: tuple[Path, ActivationData],
-    overfitted: Overfitted,
-    clips: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    tmp_path: Path,
-) -> None:
-    output = shutil.copytree(finished[0], tmp_path / "copy")
-    before = times(output)
-    found = compare(overfitted.model, clips, rows, output, comparing=ComparisonSettings(limit=1, max_new_tokens=4))
-    changed = {file.name for file, time in times(output).items() if time != before[file]}
-    assert changed == {"before.jsonl", "after.jsonl"}
-    assert found.before["asr"].clips == 1
+    tuned = {f"qa/model/{name}.safetensors" for name in ("model", "adapter_model")}
+    assert changed == tuned | {"qa/after/answers-0.jsonl", "asr_long/after/answers-0.jsonl"}
 
 
 def test_kinds_that_cannot_be_made_are_left_out_with_the_reason(
     overfitted: Overfitted, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     clips = [{"path": str(overfitted.folder / f"clip{n}.wav")} for n in range(3)]
-    prompts = {task: lines for task, lines in PROMPTS.items() if task != "audio_qa"}
-    short = {"tuning": TuningSettings(steps=1), "comparing": ComparisonSettings(max_new_tokens=3)}
-    found = compare(overfitted.model, clips, rows, tmp_path, prompts=prompts, **short)
-    assert list(found.kinds) == ["story", "text_story"]
-    assert found.left_out == {
-        "qa": "there are no instructions for audio_qa; add them to the prompts.",
-        "asr_long": "all 3 transcripts together have fewer words than one story (35); give more.",
-    }
+    found = compare(overfitted.model, clips, rows, tmp_path, tuning=TuningSettings(steps=1))
+    assert list(found.kinds) == ["story", "qa", "text_story"]
+    short = "all 3 transcripts together have fewer words than one story (35); give more."
+    assert found.left_out == {"asr_long": short}
     saved = json.loads((tmp_path / "activation_data.json").read_text())
     assert saved["left_out"] == found.left_out
-    assert list(saved["kinds"]) == ["story", "text_story"]
+    assert list(saved["kinds"]) == ["story", "qa", "text_story"]
     assert "- asr_long is left out: all 3 transcripts" in (tmp_path / "activation_data.md").read_text()
 
 
@@ -185,8 +170,7 @@ def test_kinds_that_the_model_does_not_write_are_left_out(
     overfitted: Overfitted, clips: list[dict[str, Any]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     writing = WritingSettings(answers=1, tries=1, min_words=30, lora_scale=0.0, max_new_tokens=20)
-    short = {"tuning": TuningSettings(steps=1), "comparing": ComparisonSettings(max_new_tokens=3)}
-    found = compare(overfitted.model, clips, rows, tmp_path, writing=writing, **short)
+    found = compare(overfitted.model, clips, rows, tmp_path, writing=writing, tuning=TuningSettings(steps=1))
     assert list(found.kinds) == ["asr_long"]  # of as many words as an answer needs
     assert found.left_out["story"].startswith("No answer about 4 clips was kept: 4 too short")
     assert found.left_out["qa"].startswith("No answer about 4 clips was kept: 4 too short")
@@ -209,11 +193,6 @@ def test_nothing_left_to_compare_on_raises(
         compare(overfitted.model, clips, clips, tmp_path)
 
 
-def test_missing_instructions_raise(overfitted: Overfitted, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no instructions for asr, audio_caption; add them"):
-        compare(overfitted.model, [], [], tmp_path, prompts={"story": ["Tell a story."]})
-
-
 def test_answers_of_other_settings_raise(
     finished: tuple[Path, ActivationData],
     overfitted: Overfitted,
@@ -221,7 +200,7 @@ def test_answers_of_other_settings_raise(
     rows: list[dict[str, Any]],
 ) -> None:
     other = WritingSettings(answers=1, lora_scale=0.0, min_words=20, max_new_tokens=170)
-    with pytest.raises(ValueError, match="answers 2 instead of 1; give another output folder"):
+    with pytest.raises(ValueError, match="answers 2 instead of 1; choose another folder"):
         compare(overfitted.model, clips, rows, finished[0], writing=other)
 
 
@@ -259,94 +238,52 @@ def test_speech_rows_are_transcripts_of_files() -> None:
     assert speech_rows([*others, good, good]) == [good]
 
 
+def score(value: float) -> dict[str, float]:
+    return {"value": value, "low": value / 2, "high": 1.5 * value}
+
+
 @pytest.fixture
 def made_up() -> ActivationData:
+    story = {"following_rate": score(0.125), "diversity": score(9.5), "repeat_rate": score(0.0)}
+    slots = {"following_rate": score(0.5), "repeat_rate": score(0.25)}
     before = {
-        "story": Figures(8, 0.125, 9.5, 0.0, None, {"empty": 7}),
-        "slot_filling": Figures(4, 0.5, 3.0, 0.25, None),
-        "asr": Figures(9, None, None, 0.0, 0.021),
+        "story": {"rows": 8, "metrics": story, "problems": {"empty": 7}},
+        "slot_filling": {"rows": 4, "metrics": slots},
+        "asr": {"rows": 9, "metrics": {"wer": score(0.02), "repeat_rate": score(0.0)}},
     }
-    after = before | {"story": Figures(8, 1.0, 80.0, 0.5, None)}
-    return ActivationData(before, {"story": KindResult(12, 61.4, [2.0, 0.5], after)}, {"qa": "no questions."})
+    told = {"following_rate": score(1.0), "diversity": score(80.0), "repeat_rate": score(0.5)}
+    after = before | {"story": {"rows": 8, "metrics": told}}
+    kinds = {"story": Kind(12, 61.4, [2.0, 0.5])}
+    return ActivationData({"before": before, "story": after}, kinds, {"qa": "no questions."})
 
 
-def test_report_has_figures_data_reasons_and_how_to_read_them(made_up: ActivationData) -> None:
-    title, figures, data, left_out, reading = activation_data_report("m", made_up, 12).strip().split("\n\n")
+def test_report_has_scores_data_reasons_and_how_to_read_them(made_up: ActivationData) -> None:
+    title, scores, _, problems, data, left_out, reading = (
+        activation_data_report("m", made_up, 12).strip().split("\n\n")
+    )
     assert title == "`m`, tuned on different data"
-    assert figures.splitlines() == [
-        "| task | clips | figure | before | story |",
-        "| --- | --- | --- | --- | --- |",
-        "| story | 8 | following rate | 0.12 | 1.00 |",
-        "| story | 8 | diversity | 9.5 | 80.0 |",
-        "| story | 8 | repeat rate | 0.00 | 0.50 |",
-        "| slot_filling | 4 | following rate | 0.50 | 0.50 |",
-        "| slot_filling | 4 | diversity | 3.0 | 3.0 |",
-        "| slot_filling | 4 | repeat rate | 0.25 | 0.25 |",
-        "| asr | 9 | repeat rate | 0.00 | 0.00 |",
-        "| asr | 9 | word error rate | 2.1% | 2.1% |",
+    assert scores.splitlines()[:3] == [
+        "| task | metric | rows | before | story |",
+        "|---|---|---|---|---|",
+        "| story | following_rate | 8 | 12.5 % (6.2 to 18.8) | 100.0 % (50.0 to 150.0) |",
     ]
+    assert scores.splitlines()[-2] == "| asr | wer | 9 | 2.0 % (1.0 to 3.0) | 2.0 % (1.0 to 3.0) |"
+    assert problems == "- before: story: 7 empty"
     assert data.splitlines()[-1] == "| story | 12 | 61 | 2.000 | 0.500 |"
     assert left_out == "- qa is left out: no questions."
-    assert reading.startswith("Each column but the first is the same model after 12 steps")
+    assert reading.startswith("Each column behind `before` is the same model after 12 steps")
 
 
-def test_bars_are_the_figures_of_each_kind(made_up: ActivationData, tmp_path: Path) -> None:
-    figure = draw_activation_data(made_up)
-    assert [panel.get_title("left") for panel in figure.axes] == ["following rate", "repeat rate", "word error rate"]
-    heights = [[[bar.get_height() for bar in bars] for bars in panel.containers] for panel in figure.axes]
-    assert heights == [[[0.125, 0.5], [1.0, 0.5]], [[0.0, 0.25, 0.0], [0.5, 0.25, 0.0]], [[0.021], [0.021]]]
+def test_bars_are_the_scores_of_each_kind(made_up: ActivationData) -> None:
+    figure = draw_activation_data(made_up.summaries)
+    assert [panel.get_title("left") for panel in figure.axes] == ["following rate", "repeat rate", "wer"]
+    drawn = [[bars for bars in panel.containers if isinstance(bars, BarContainer)] for panel in figure.axes]
+    heights = [[[bar.get_height() for bar in bars] for bars in panel] for panel in drawn]
+    assert heights == [[[0.125, 0.5], [1.0, 0.5]], [[0.0, 0.25, 0.0], [0.5, 0.25, 0.0]], [[0.02], [0.02]]]
+    ends = [[tuple(line[:, 1]) for line in bars.errorbar.lines[2][0].get_segments()] for bars in drawn[0]]
+    assert ends == [[(0.0625, 0.1875), (0.25, 0.75)], [(0.5, 1.5), (0.25, 0.75)]]
     labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in figure.axes]
     assert labels == [["story", "slot_filling"], ["story", "slot_filling", "asr"], ["asr"]]
-
-
-def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["activation-data", *map(str, arguments)])
-
-
-def test_command_writes_figures_picture_and_reading(
-    overfitted: Overfitted, rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    output = tmp_path / "out"
-    result = run(
-        overfitted.model, "--clips", overfitted.clips, "--data", data, "--output", output, "--answers", 1,
-        "--limit", 1, "--tries", 1, "--lora-scale", 0, "--min-words", 20, "--max-new-tokens", 170,
-        "--steps", 1, "--learning-rate", 1e-4, "--compared-tokens", 4, "--prompts", overfitted.prompts, "--seed", 3,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert result.stdout.endswith(
-        f"Wrote activation_data.json, activation_data.png and activation_data.md to {output}.\n"
-    )
-    assert "asr_long is left out: all 6 transcripts together" in result.stderr
-    assert (output / "activation_data.png").read_bytes().startswith(b"\x89PNG")
-    saved = json.loads((output / "activation_data.json").read_text())
-    assert saved["model"] == overfitted.model
-    assert (saved["settings"]["tuning"]["steps"], saved["settings"]["writing"]["seed"]) == (1, 3)
-    assert saved["before"]["asr"]["clips"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": "./absent"}, "There is no folder ./absent"),
-        ({"--clips": "/none.jsonl"}, "There is no manifest /none.jsonl"),
-        ({"--data": "/none.jsonl"}, "There is no manifest /none.jsonl"),
-        ({"--prompts": "/none.json"}, "There is no prompt file /none.json"),
-        ({"--temperature": 0}, "temperature must be positive"),
-        ({"--dtype": "int8"}, "dtype is 'int8'"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    change: dict[str, Any], message: str, overfitted: Overfitted, tmp_path: Path
-) -> None:
-    given = {"model": overfitted.model, "--clips": overfitted.clips, "--data": overfitted.clips, "--output": tmp_path}
-    given |= change
-    model = given.pop("model")
-    result = run(model, *(word for option in given.items() for word in option))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 def test_missing_matplotlib_is_told_before_anything_is_written(

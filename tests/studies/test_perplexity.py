@@ -10,13 +10,12 @@ import pytest
 import soundfile
 import torch
 from byte_tokenizer import byte_tokenizer
+from command_line import run
 from conftest import SAMPLING_RATE, make_clip
 from transformers import LlamaConfig, LlamaForCausalLM
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.activation.writing import OPEN_QUESTIONS
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.studies.perplexity import (
     draw_tables,
@@ -71,10 +70,6 @@ def measured(saved_folder: Path, tuned_folder: Path, probes: Path, tmp_path_fact
 
 def tables_of(output: Path) -> dict[str, Any]:
     return json.loads((output / "perplexity.json").read_text())
-
-
-def run_perplexity(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, ["perplexity", *map(str, arguments)])
 
 
 @torch.no_grad()
@@ -146,7 +141,7 @@ def test_report_has_both_models_below_each_other(measured: Path) -> None:
 
 
 def test_command_measures_one_model_alone(saved_folder: Path, probes: Path, measured: Path, tmp_path: Path) -> None:
-    result = run_perplexity(saved_folder, "--probes", probes, "--output", tmp_path)
+    result = run("study", "perplexity", saved_folder, "--probes", probes, "--output", tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"Wrote perplexity.json, perplexity.png and perplexity.md to {tmp_path}.\n"
     assert tables_of(tmp_path) == {"before": tables_of(measured)["before"]}
@@ -162,7 +157,7 @@ def test_finished_command_measures_nothing(
     files = [measured / name / "losses.jsonl" for name in ("before", "after")]
     before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
     tables = tables_of(measured)
-    result = run_perplexity(saved_folder, tuned_folder, "--probes", probes, "--output", measured)
+    result = run("study", "perplexity", saved_folder, tuned_folder, "--probes", probes, "--output", measured)
     assert result.exit_code == 0, result.output
     assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
     assert tables_of(measured) == tables
@@ -174,16 +169,16 @@ def test_stopped_command_measures_what_is_left(
     lines = (measured / "before" / "losses.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "before").mkdir()
     (tmp_path / "before" / "losses.jsonl").write_text("".join(lines[:12]) + lines[12][:9])  # amid the second probe
-    result = run_perplexity(saved_folder, "--probes", probes, "--output", tmp_path)
+    result = run("study", "perplexity", saved_folder, "--probes", probes, "--output", tmp_path)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "before" / "losses.jsonl").read_text().splitlines(keepends=True) == lines
     assert tables_of(tmp_path)["before"] == tables_of(measured)["before"]
 
 
 def test_folder_with_losses_of_another_model_raises(measured: Path, tuned_folder: Path, probes: Path) -> None:
-    result = run_perplexity(tuned_folder, "--probes", probes, "--output", measured)
+    result = run("study", "perplexity", tuned_folder, "--probes", probes, "--output", measured)
     assert result.exit_code == 1
-    assert "answers of another weights" in result.stderr
+    assert "other settings: weights " in result.stderr
 
 
 def test_heat_maps_share_their_scale_and_tell_figures() -> None:
@@ -218,34 +213,15 @@ def test_other_model_raises(probes: Path, tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     LlamaForCausalLM(LlamaConfig(vocab_size=261, **sizes)).save_pretrained(tmp_path / "llama")
     byte_tokenizer().save_pretrained(tmp_path / "llama")
-    result = run_perplexity(tmp_path / "llama", "--probes", probes, "--output", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "llama is no SALMONN; give its folder or Hub id." in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--probes", "./nothing.jsonl"], "There is no manifest ./nothing.jsonl"),
-        (["./nobody"], "There is no folder ./nobody"),
-        (["--dtype", "int8"], "dtype is 'int8'"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    arguments: list[str], message: str, saved_folder: Path, probes: Path, tmp_path: Path
-) -> None:
-    given = [] if "--probes" in arguments else ["--probes", probes]
-    result = run_perplexity(saved_folder, *arguments, *given, "--output", tmp_path)
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    models = {"before": str(tmp_path / "llama")}
+    with pytest.raises(ValueError, match=r"llama is no SALMONN; give its folder or Hub id\."):
+        measure_perplexities(models, read_probes_of_kinds(str(probes)), tmp_path / "out")
 
 
 def test_unreadable_clip_is_named(saved_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     probes = write_probes(tmp_path / "probes.jsonl", SOUND | {"path": "broken.wav"})
-    result = run_perplexity(saved_folder, "--probes", probes, "--output", tmp_path / "out")
+    result = run("study", "perplexity", saved_folder, "--probes", probes, "--output", tmp_path / "out")
     assert result.exit_code == 1
     assert "broken.wav" in result.stderr
     assert result.stderr.count("\n") == 1

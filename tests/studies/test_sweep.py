@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from conftest import tiny_model, tiny_processor
 from evaluated_clips import write_data
-from typer.testing import CliRunner
 
 from modeling_salmonn import SalmonnConfig
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation.harness import read_answers
 from modeling_salmonn.evaluation.judges import RuleJudge
@@ -34,14 +33,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_sweep(folder: Path, data: Path, output: Path, *more: str) -> Any:
-    arguments = ["sweep", str(folder), "--data", str(data), "--output", str(output)]
-    arguments += ["--tasks", str(data.parent / "tasks.yaml"), *more]
-    return CliRunner().invoke(app, arguments)
+    tasks = data.parent / "tasks.yaml"
+    return run("study", "sweep", folder, "--data", data, "--output", output, "--include-path", tasks, *more)
 
 
 def sweep_all(folder: Path, data: Path, output: Path) -> dict[str, Any]:
-    scales = [word for scale in reversed(SCALES) for word in ("--scale", f"{scale:g}")]
-    result = run_sweep(folder, data, output, "--suite", "words", "--suite", "tale", *scales)
+    scales = [word for scale in reversed(SCALES) for word in ("--lora-scale", f"{scale:g}")]
+    result = run_sweep(folder, data, output, "--tasks", "words", "--tasks", "tale", *scales)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"Wrote sweep.json, sweep.png and sweep.md to {output}.\n"
     return json.loads((output / "sweep.json").read_text())
@@ -147,7 +145,7 @@ def test_panels_show_curve_band_and_trained_scale() -> None:
 
 def test_scales_come_in_order_and_once(saved_folder: Path, data: Path, tmp_path: Path) -> None:
     tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["tale"])
-    settings = EvaluationSettings(most=1)
+    settings = EvaluationSettings(limit=1)
     rows = read_data([str(data)])
     summaries = sweep_scales(str(saved_folder), tasks, rows, tmp_path, RuleJudge(), (1.5, 0.25, 1.5), settings)
     assert list(summaries) == [0.25, 1.5]
@@ -163,42 +161,19 @@ def test_nothing_to_draw_raises() -> None:
 def test_model_without_adapter_raises(data: Path, tmp_path: Path, bucket_config: SalmonnConfig) -> None:
     tiny_model(bucket_config).save_pretrained(tmp_path / "bare")
     tiny_processor(bucket_config).save_pretrained(tmp_path / "bare")
-    result = run_sweep(tmp_path / "bare", data, tmp_path / "out", "--suite", "words")
+    result = run_sweep(tmp_path / "bare", data, tmp_path / "out", "--tasks", "words")
     assert result.exit_code == 1
     assert "bare has no LoRA adapter, so there is no scale to change" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--suite", "level9"], "no suite or task 'level9'"),
-        (["--dtype", "int8", "--suite", "words"], "dtype is 'int8'"),
-        (["--judge", "./nobody"], "nobody"),
-    ],
-)
-def test_command_tells_wrong_arguments(
-    arguments: list[str], message: str, saved_folder: Path, data: Path, tmp_path: Path
-) -> None:
-    result = run_sweep(saved_folder, data, tmp_path, *arguments)
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-def test_command_tells_negative_scale(saved_folder: Path, data: Path, tmp_path: Path) -> None:
-    result = run_sweep(saved_folder, data, tmp_path, "--scale", "-1")
-    assert result.exit_code == 2
-    assert "--scale" in result.stderr
-
-
 def test_answers_of_other_data_raise(swept: Path, saved_folder: Path, data: Path) -> None:
     fewer = data.with_name("fewer.jsonl")
     fewer.write_text("".join(data.read_text().splitlines(keepends=True)[1:]))
-    result = run_sweep(saved_folder, fewer, swept, "--suite", "words", "--scale", "0")
+    result = run_sweep(saved_folder, fewer, swept, "--tasks", "words", "--lora-scale", "0")
     assert result.exit_code == 1
-    assert "answers of another data" in result.stderr
+    assert "other settings: data " in result.stderr
 
 
 def test_missing_matplotlib_is_told_before_anything_is_answered(

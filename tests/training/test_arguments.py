@@ -11,7 +11,7 @@ from modeling_salmonn.training.arguments import SalmonnTrainingArguments, parse_
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
     path = tmp_path / "stage.yaml"
-    path.write_text(f"stage: 2\noutput_dir: {tmp_path}/out\nlearning_rate: 1e-4\nmodel: some/model\n")
+    path.write_text(f"seed: 2\noutput_dir: {tmp_path}/out\nlearning_rate: 1e-4\nmodel: some/model\n")
     return path
 
 
@@ -47,8 +47,8 @@ def test_numbers_that_yaml_takes_for_text_become_numbers(stage: Path) -> None:
 
 
 def test_words_win_over_the_file(stage: Path) -> None:
-    arguments = parse(stage, "stage=3", "learning_rate=2e-5", "gradient_checkpointing=true", "run_name=7")
-    assert (arguments.stage, arguments.learning_rate) == (3, 2e-5)
+    arguments = parse(stage, "seed=3", "learning_rate=2e-5", "gradient_checkpointing=true", "run_name=7")
+    assert (arguments.seed, arguments.learning_rate) == (3, 2e-5)
     assert arguments.gradient_checkpointing is True
     assert arguments.run_name == "7"
 
@@ -71,14 +71,14 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["learning_rte=1"], "Unknown key 'learning_rte' in the command line; did you mean 'learning_rate'?"),
         (["zzzzz=1"], "Unknown key 'zzzzz' in the command line; see SalmonnTrainingArguments"),
         (["learning_rate=fast"], "learning_rate is 'fast', but it needs float"),
-        (["stage=4"], "stage is 4, but it needs one of 1, 2, 3"),
+        (["dtype=int8"], "dtype is 'int8', but it needs one of 'float32', 'bfloat16', 'float16'"),
         (["bf16=1"], "bf16 is 1, but it needs bool"),
         (["max_steps=true"], "max_steps is True, but it needs int"),
         (["max_steps=1.5"], "max_steps is 1.5, but it needs int"),
         (["train_lora=7"], "train_lora is 7, but it needs bool"),
         (["task_weights={asr: much}"], "task_weights.asr is 'much', but it needs float"),
         (["train_data=[3]"], r"train_data is \[3\], but it needs text or dict or list"),
-        (["stage"], "Got the word 'stage'; settings are written key=value"),
+        (["seed"], "Got the word 'seed'; settings are written key=value"),
         (["dtype=bfloat16"], "set bf16=true"),
         (["task_temperature=0"], "task_temperature must be positive"),
         (["label_smoothing_factor=0.1"], "label_smoothing_factor would compare labels with the tokens before them"),
@@ -90,12 +90,12 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["learning_rate=true"], "learning_rate is True, but it needs float"),
         (["learning_rate=null"], "learning_rate is None, but it needs float"),
         (["learning_rate=[1]"], r"learning_rate is \[1\], but it needs float"),
-        (["stage=true"], "stage is True, but it needs one of 1, 2, 3"),
-        (["stage=1.0"], "stage is 1.0, but it needs one of 1, 2, 3"),
+        (["dtype=true"], "dtype is True, but it needs one of 'float32'"),
+        (["stage=1"], "Unknown key 'stage' in the command line"),
         (["max_steps=" + "9" * 30], "max_steps is 9+, but it needs int"),
         (["task_weights={asr: .nan}"], "task_weights.asr is nan, but it needs float"),
         (["task_weights={1: 2}"], "the key 1 of task_weights is 1, but it needs text"),
-        (["task_weights=[asr]"], r"task_weights is \['asr'\], but it needs dict"),
+        (["task_weights=[asr]"], r"task_weights is \['asr'\], but it needs mapping of text to float"),
         (["per_device_train_batch_size=0"], "per_device_train_batch_size must be positive, got 0"),
         (["gradient_accumulation_steps=0"], "gradient_accumulation_steps must be positive, got 0"),
         (["alignment_batch_size=0"], "alignment_batch_size must be positive, got 0"),
@@ -105,7 +105,10 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["overlap_examples=1000000000"], "overlap_examples must be at most 10,000,000"),
         (["warmup_steps=-1"], "warmup_steps must not be negative, got -1.0"),
         (["train_data=[" + "[" * 1000], "Line 1 of train_data has more than 50 levels of nesting"),
-        (["train_data={path: a.jsonl, task: 3}"], "has 3 as task; it needs text"),
+        (
+            ["train_data={path: a.jsonl, task: 3}"],
+            r"task of the data source 'a.jsonl' is 3, but it needs text or null",
+        ),
         (["eval_data=[{pth: a.jsonl}]"], "needs 'path', and knows nothing but"),
     ],
 )
@@ -121,14 +124,14 @@ def test_mistake_in_a_word_raises(stage: Path, words: list[str], message: str) -
         ("- 1", "holds a list; it needs to map keys to values"),
         ("a: [", "is not YAML"),
         (
-            "stage: 1\n\nlearning_rate: true\n",
+            "seed: 1\n\nlearning_rate: true\n",
             r"In line 3 of .*stage\.yaml: learning_rate is True, but it needs float",
         ),
-        ("stage: 1\nlerning_rate: 1\n", r"Unknown key 'lerning_rate' in line 2 of .*; did you mean 'learning_rate'"),
-        ("stage: 1\nseed: 2\nstage: 2\n", r"Line 3 of .*stage\.yaml gives the key 'stage' again, after line 1"),
-        ("stage: 1\n\tseed: 2\n", r"line 2 of .*stage\.yaml is not YAML: .*not with tabs"),
+        ("seed: 1\nlerning_rate: 1\n", r"Unknown key 'lerning_rate' in line 2 of .*; did you mean 'learning_rate'"),
+        ("seed: 1\nbf16: true\nseed: 2\n", r"Line 3 of .*stage\.yaml gives the key 'seed' again, after line 1"),
+        ("bf16: true\n\tseed: 2\n", r"line 2 of .*stage\.yaml is not YAML: .*not with tabs"),
         ("train_data:\n  - {path: a.jsonl, weight: 2}\n", r"In line 1 of .*: The data source .* knows nothing but"),
-        ("stage: null\n", r"In line 1 of .*stage\.yaml: stage is None, but it needs one of 1, 2, 3"),
+        ("dtype: null\n", r"In line 1 of .*stage\.yaml: dtype is None, but it needs one of 'float32'"),
         ("model: 7\n", r"In line 1 of .*stage\.yaml: model is 7, but it needs text or null"),
         ("output_dir: 2024-01-01\n", r"In line 1 of .*: output_dir is datetime.date\(2024, 1, 1\), but it needs text"),
         ("", "holds nothing; it needs to map keys to values"),
@@ -148,7 +151,7 @@ def test_folder_that_is_a_file_raises(name: str, stage: Path) -> None:
         parse(stage, f"{name}={stage}")
 
 
-@pytest.mark.parametrize("words", [[], ["stage=1"]])
+@pytest.mark.parametrize("words", [[], ["seed=1"]])
 def test_words_without_a_file_raise(words: list[str]) -> None:
     with pytest.raises(ValueError, match="Name the YAML file"):
         parse_arguments(words)

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from workspace import Workspace, make_workspace, quick_config
 
-from modeling_salmonn.training.dry_run import build_empty, dry_run, estimate_memory, shard
+from modeling_salmonn.training.dry_run import build_empty, dry_run, estimate_memory
 from modeling_salmonn.training.run import prepare
 from modeling_salmonn.training.stages import prepare_stage, trained_parameters
 
@@ -53,23 +54,22 @@ def test_layers_that_accelerate_names_must_exist(
         dry_run(arguments, quick_config())
 
 
-def test_sharded_model_is_wrapped_layer_by_layer(workspace: Workspace, tmp_path: Path) -> None:
+def test_sharded_memory_is_that_of_a_sharded_model(workspace: Workspace, tmp_path: Path) -> None:
     model = build_empty(quick_config(), torch.float32)
     prepare_stage(model)
-    arguments = workspace.arguments(tmp_path)
-    whole = estimate_memory(model, arguments)
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    whole = estimate_memory(model, workspace.arguments(tmp_path))
+    estimated = estimate_memory(model, workspace.arguments(tmp_path), devices=3)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=3)
     try:
-        shard(model, ["LlamaDecoderLayer", "BeatsLayer"], 2)
-        wrapped = {type(module).__name__ for module in model.modules() if isinstance(module, FSDPModule)}
-        halves = estimate_memory(model, arguments)
+        fully_shard(model, mesh=init_device_mesh("cpu", (3,)))
+        parts = [parameter.to_local() for parameter in model.parameters()]
+        trained = sum(parameter.to_local().numel() for parameter in model.parameters() if parameter.requires_grad)
     finally:
         torch.distributed.destroy_process_group()
-    assert wrapped == {"FSDPLlamaDecoderLayer", "FSDPBeatsLayer", "FSDPSalmonnForConditionalGeneration"}
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert whole["weights"] / 2 <= halves["weights"] < whole["weights"] * 0.51
-    assert whole["gradients and optimiser"] / 2 <= halves["gradients and optimiser"]
-    assert halves["activations"] == whole["activations"]
+    assert estimated["weights"] == sum(part.nbytes for part in parts)
+    assert estimated["gradients and optimiser"] == 12 * trained
+    assert whole["weights"] / 3 <= estimated["weights"] < whole["weights"] * 0.35
+    assert estimated["activations"] == whole["activations"]
 
 
 def test_dry_run_needs_no_data_and_writes_nothing(

@@ -12,16 +12,16 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import ROOT
 
-from modeling_salmonn.hub.smol_model import AUDIO_SETTINGS, BEATS, LORA, QFORMER
+from modeling_salmonn.hub.assembly import load_config
 from modeling_salmonn.training.arguments import parse_arguments
 from modeling_salmonn.training.dry_run import build_empty, dry_run
-from modeling_salmonn.training.models import load_config
 from modeling_salmonn.training.stages import sharded_layers
 
 
-SIZES = ("salmonn-13b", "salmonn-7b", "salmonn-smol")
-RECIPES = [ROOT / "training" / "recipes" / size / f"stage{stage}.yaml" for size in SIZES for stage in (1, 2, 3)]
-ACCELERATE = sorted((ROOT / "training" / "accelerate").glob("*.yaml"))
+FOLDER = ROOT / "recipes"
+LARGE = [FOLDER / "salmonn" / f"stage{stage}.yaml" for stage in (1, 2, 3)]
+RECIPES = [*LARGE, *(FOLDER / "salmonn_smol" / f"stage{stage}.yaml" for stage in (1, 2, 3))]
+ACCELERATE = sorted((FOLDER / "accelerate").glob("*.yaml"))
 
 
 def name_of(path: Path) -> str:
@@ -37,23 +37,23 @@ def words_of(recipe: Path) -> list[str]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
 def test_recipe_is_valid_and_opens_with_its_command(recipe: Path) -> None:
-    arguments = parse_arguments([str(recipe)])
-    assert arguments.stage == int(recipe.stem[-1])
+    parse_arguments([str(recipe)])
     words = words_of(recipe)
-    assert words[-1] == str(recipe.relative_to(ROOT))
-    assert words[:2] in (["accelerate", "launch"], ["salmonn", "train"])
+    assert words[-2:] == ["train", str(recipe.relative_to(ROOT))]
     if words[0] == "accelerate":
         launched = launch_command_parser().parse_args(words[2:])
-        assert (launched.module, launched.training_script) == (True, "modeling_salmonn.training.run")
+        assert (launched.module, launched.training_script) == (True, "modeling_salmonn")
         assert launched.config_file is None or (ROOT / launched.config_file).is_file()
+    else:
+        assert words[0] == "salmonn"
 
 
-@pytest.mark.parametrize("recipe", RECIPES[:6], ids=name_of)
+@pytest.mark.parametrize("recipe", LARGE, ids=name_of)
 def test_large_models_keep_the_optimiser_of_the_research_code(recipe: Path) -> None:
     arguments = parse_arguments([str(recipe)])
     assert (arguments.learning_rate, arguments.weight_decay) == (3e-5, 0.05)
     assert (arguments.adam_beta1, arguments.adam_beta2) == (0.9, 0.999)
-    if arguments.stage < 3:
+    if recipe.stem != "stage3":
         assert (arguments.warmup_steps, arguments.per_device_train_batch_size) == (3000, 8)
         assert arguments.lr_scheduler_kwargs["min_lr"] == 1e-5
         assert 3e-5 * arguments.lr_scheduler_kwargs["warmup_lr_rate"] == pytest.approx(1e-6, rel=1e-2)
@@ -65,7 +65,7 @@ def test_large_models_keep_the_optimiser_of_the_research_code(recipe: Path) -> N
 )
 def test_dry_run_counts_without_weights(size: str, total: int, trained: int) -> None:
     """The paper: about 33 M parameters are trained, 0.24 % of all."""
-    arguments = parse_arguments([str(ROOT / "training" / "recipes" / size / "stage1.yaml"), "dry_run=true"])
+    arguments = parse_arguments([str(LARGE[0]), f"config={size}.json", "dry_run=true"])
     config = load_config(arguments.config)
     assert all(parameter.is_meta for parameter in build_empty(config, torch.bfloat16).parameters())
     report = dry_run(arguments, config)
@@ -103,7 +103,7 @@ def test_accelerate_configuration_is_valid(path: Path) -> None:
 def test_fsdp_wraps_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = (path for path in ACCELERATE if "fsdp" in path.name)
     monkeypatch.setattr(os, "environ", os.environ | prepare_multi_gpu_env(launch_arguments(path)))
-    model = build_empty(load_config(str(RECIPES[0].parent / "config.json")), torch.bfloat16)
+    model = build_empty(load_config(str(FOLDER / "salmonn" / "salmonn-13b.json")), torch.bfloat16)
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2
     assert plugin.transformer_cls_names_to_wrap is None  # the trainer names them
@@ -113,11 +113,15 @@ def test_fsdp_wraps_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {layer.__name__ for layer in wrapped} == set(sharded_layers(model))
 
 
-def test_smol_configuration_is_that_of_the_model() -> None:
-    config = load_config(str(RECIPES[-1].parent / "config.json"))
+def test_smol_configuration_is_that_of_the_shipped_model() -> None:
+    config = load_config(str(FOLDER / "salmonn_smol" / "config.json"))
     assert config.speech_model_id
     assert config.text_model_id
-    assert {name: getattr(config.audio_config, name) for name in BEATS} == BEATS
-    for name, value in (AUDIO_SETTINGS | LORA).items():
-        assert getattr(config, name) == value, name
-    assert {name: getattr(config.qformer_config, name) for name in QFORMER} == QFORMER
+    shipped = load_config(str(ROOT / "hub" / "salmonn-smol"))
+    for name in ("segment_seconds", "window_seconds", "stride_seconds", "trim_audio_tokens", "audio_token_id"):
+        assert getattr(config, name) == getattr(shipped, name), name
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"):
+        assert getattr(config, name) == getattr(shipped, name), name
+    for part in ("audio_config", "qformer_config"):
+        saved = getattr(shipped, part).to_diff_dict()
+        assert getattr(config, part).to_diff_dict() == {name: saved[name] for name in saved if name != "dtype"}

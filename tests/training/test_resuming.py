@@ -127,7 +127,7 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(workspace: Workspace, who
 
 def test_new_run_does_not_mix_with_an_earlier_one(workspace: Workspace, whole_run: Path) -> None:
     with pytest.raises(
-        ValueError, match=f"checkpoint-{STEPS} is of an earlier run; go on with resume_from_checkpoint"
+        ValueError, match=f"checkpoint-{STEPS} is of an earlier run; resume with resume_from_checkpoint"
     ):
         train(workspace.arguments(whole_run, **SETTINGS))
 

@@ -1,4 +1,4 @@
-"""Running a stage: from a SALMONN or from bases, by command line, with all kinds of data."""
+"""Running a stage: from a SALMONN or from bases, with all kinds of data."""
 
 import json
 from itertools import islice
@@ -7,79 +7,14 @@ from typing import Any
 
 import datasets
 import pytest
-import yaml
-from typer.testing import CliRunner
 from workspace import Workspace, make_workspace, write_jsonl
 
-from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.commands.app import app
 from modeling_salmonn.training.run import build_trainer, train
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("run"))
-
-
-def stage_file(workspace: Workspace, folder: Path, **changes: Any) -> str:
-    file = folder / "stage.yaml"
-    file.write_text(yaml.safe_dump(workspace.settings(folder / "out", **({"max_steps": 1} | changes))))
-    return str(file)
-
-
-def test_command_trains_and_saves_a_model(workspace: Workspace, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["train", stage_file(workspace, tmp_path), "max_steps=2"])
-    assert result.exit_code == 0, result.output
-    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
-    assert state["global_step"] == 2
-    SalmonnForConditionalGeneration.from_pretrained(tmp_path / "out")
-    SalmonnProcessor.from_pretrained(tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["learning_rte=1"], "did you mean 'learning_rate'?"),
-        (["train_data=/none.jsonl"], "There is no manifest /none.jsonl."),
-        (["train_data=[]"], "There is nothing to train on; set train_data"),
-        (["model=null"], "Give model, a SALMONN to go on from, or config"),
-        (["model=null", "dry_run=true"], "Give model, a SALMONN to go on from, or config"),
-        (["prompts=/none.json"], "There is no prompt file /none.json"),
-    ],
-)
-def test_mistake_is_told_in_a_line(
-    words: list[str], message: str, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = stage_file(workspace, tmp_path)
-    result = CliRunner().invoke(app, ["train", file, *words])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-def invoke(*words: str) -> None:
-    CliRunner().invoke(app, ["train", *words], catch_exceptions=False)
-
-
-def test_faults_of_the_code_keep_their_traceback(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = stage_file(workspace, tmp_path)
-    monkeypatch.setattr("modeling_salmonn.training.run.prepare", lambda words: int("number"))
-    with pytest.raises(ValueError, match="invalid literal for int"):
-        invoke(file)
-
-
-def test_debugging_shows_tracebacks_of_mistakes_too(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = stage_file(workspace, tmp_path)
-    with pytest.raises(ValueError, match="There is no prompt file"):
-        invoke(file, "--debug", "prompts=/none.json")
-    monkeypatch.setenv("SALMONN_DEBUG", "1")
-    with pytest.raises(ValueError, match="There is no prompt file"):
-        invoke(file, "prompts=/none.json")
 
 
 def test_streamed_data_are_trained_on(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +72,6 @@ def test_more_bad_clips_than_the_limit_end_training(workspace: Workspace, tmp_pa
     with pytest.raises(ValueError, match=r"3 clips cannot be read .* more than max_bad_clips 2"):
         train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=2, max_steps=10))
     train(workspace.arguments(tmp_path, train_data=str(manifest), max_bad_clips=6, max_steps=2))
-    words = [f"train_data={manifest}", "max_bad_clips=2", "max_steps=10"]
-    result = CliRunner().invoke(app, ["train", stage_file(workspace, tmp_path), *words])
-    assert result.exit_code == 1
-    assert "more than max_bad_clips 2" in result.stderr
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -195,7 +126,6 @@ def test_feature_cache_refuses_audio_within_tables(
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:
-    pytest.importorskip("modeling_salmonn.data.encoder_cache")
     losses = []
     for cache in (None, str(tmp_path / "cache")):
         trainer = build_trainer(workspace.arguments(tmp_path / "out", feature_cache=cache, save_strategy="no"))

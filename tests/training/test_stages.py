@@ -69,7 +69,7 @@ def test_loaded_adapter_is_trained_too(saved_folder: Any) -> None:
 def test_lora_may_be_left_out() -> None:
     model = prepared(train_lora=False)
     assert trained_parameters(model).keys() == {"connector"}
-    assert not model._hf_peft_config_loaded
+    assert not model.has_lora
 
 
 @pytest.mark.parametrize("encoder", ["speech_encoder", "audio_encoder"])
