@@ -167,9 +167,7 @@ def test_scores_of_another_training_raise(
 ) -> None:
     compare(0.2)
     changed = {name: rows[value] if isinstance(value, slice) else value for name, value in change.items()}
-    with pytest.raises(
-        ValueError, match="holds files of other settings: "
-    ):
+    with pytest.raises(ValueError, match="holds files of other settings: "):
         compare(0.2, **changed)
 
 
