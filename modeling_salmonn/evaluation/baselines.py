@@ -5,6 +5,7 @@ language model on tasks about what is said, given the true transcript.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -47,18 +48,23 @@ class WhisperAnswerer:
 
     def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
         """Transcripts; clips of more than 30 s in parts of 30 s."""
-        parts = [list(torch.as_tensor(example["audio"]).split(self.features.n_samples)) for example in examples]
-        texts = iter(self._transcribe([part.numpy() for clip in parts for part in clip], decoding))
-        return [Answer(" ".join(next(texts) for _ in clip), True) for clip in parts]
+        parts: list[Any] = []
+        counts = []
+        for example in examples:
+            own = torch.as_tensor(example["audio"]).split(self.features.n_samples)
+            parts += [part.numpy() for part in own]
+            counts.append(len(own))
+        texts = iter(self._transcribe(parts, decoding))
+        return [Answer(" ".join(islice(texts, count)), True) for count in counts]
 
     @torch.inference_mode()
     def _transcribe(self, clips: list[Any], decoding: Decoding) -> list[str]:
         features = self.features(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
-        most = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
+        limit = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
         ids = self.model.generate(
             features.to(self.model.device),
             decoder_input_ids=torch.tensor([self.start] * len(clips), device=self.model.device),
-            max_new_tokens=most,
+            max_new_tokens=limit,
             num_beams=decoding.num_beams,
             do_sample=False,
         )
@@ -136,10 +142,9 @@ def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
     Raises:
         ValueError: if there are none.
     """
-    if isinstance(answerer, WhisperAnswerer):
-        tasks = [task for task in tasks if any(name in RECOGNITION for name in task.metrics)]
-    elif isinstance(answerer, ReadingAnswerer):
-        tasks = [task for task in tasks if not any(name in RECOGNITION for name in task.metrics)]
+    if isinstance(answerer, (WhisperAnswerer, ReadingAnswerer)):
+        recognises = isinstance(answerer, WhisperAnswerer)
+        tasks = [task for task in tasks if recognises != set(RECOGNITION).isdisjoint(task.metrics)]
     if not tasks:
         raise ValueError(
             f"None of the tasks is for a {type(answerer.model).__name__}; a Whisper recognises speech, a "

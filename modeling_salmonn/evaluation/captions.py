@@ -22,28 +22,13 @@ from modeling_salmonn.evaluation.metrics import Metric, References, ratio, requi
 METEOR_COMMAND = ("java", "-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-jar", "meteor-1.5.jar")
 METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 
-# The figure follows from METEOR 1.5's statistics by its parameters for English.
+# The score follows from METEOR 1.5's statistics by its parameters for English.
 METEOR_ALPHA, METEOR_BETA, METEOR_GAMMA, METEOR_DELTA = 0.85, 0.2, 0.6, 0.75
 METEOR_STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of the same words, stems, synonyms and paraphrases
 
 
 class CaptionMetricError(RuntimeError):
     """Why a caption metric cannot be computed here, in a sentence."""
-
-
-@dataclass(frozen=True)
-class CaptionScore:
-    """A caption metric over a set.
-
-    Args:
-        value: of the set. METEOR's follows from statistics summed over the rows and is not the mean of the rows.
-        rows: of each row, of shape `(rows,)`.
-        statistics: of each row, for `bootstrap_interval(CAPTION_METRICS[name], statistics)`.
-    """
-
-    value: float
-    rows: np.ndarray
-    statistics: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,39 +43,12 @@ class Captions:
         return dict(enumerate(map(list, self.references))), {row: [text] for row, text in enumerate(self.answers)}
 
 
-def caption_metrics(references: References, answers: Sequence[str]) -> tuple[dict[str, CaptionScore], dict[str, str]]:
-    """All caption metrics that can be computed here.
-
-    Args:
-        references: one or more for each row.
-        answers: one for each row; an empty one counts as an empty caption.
-
-    Returns:
-        Scores by name, as fractions, and for each of the other names the reason why there is none.
-
-    Raises:
-        ValueError: if there are no rows, not as many answers, or a row without a reference that has words.
-        TypeError: if the references of a row are a text instead of a list of texts.
-    """
-    results = {name: _score(metric, references, answers) for name, metric in CAPTION_METRICS.items()}
-    scores = {name: result for name, result in results.items() if isinstance(result, CaptionScore)}
-    reasons = {name: str(result) for name, result in results.items() if isinstance(result, CaptionMetricError)}
-    return scores, reasons
-
-
-def _score(metric: Metric, references: References, answers: Sequence[str]) -> CaptionScore | CaptionMetricError:
-    try:
-        statistics = metric.statistics(references, answers)
-    except CaptionMetricError as error:
-        return error
-    return CaptionScore(float(metric.combine(statistics.sum(axis=0))), metric.combine(statistics), statistics)
-
-
 def tokenise_captions(references: References, answers: Sequence[str]) -> Captions:
     """References and answers through COCO's tokenizer; a reference without words is none.
 
     Raises:
-        ValueError, TypeError: as `caption_metrics`.
+        ValueError: if there are no rows, not as many answers, or a row without a reference that has words.
+        TypeError: if the references of a row are a text instead of a list of texts.
         CaptionMetricError: if the tokenizer does not run here.
     """
     require_rows(references, answers)
@@ -136,7 +94,7 @@ def _meteor_stages(statistics: np.ndarray) -> np.ndarray:
     return statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 2, 2)
 
 
-def _meteor_figures(sums: np.ndarray) -> np.ndarray:
+def _meteor_scores(sums: np.ndarray) -> np.ndarray:
     """METEOR: a mean of precision and recall, less a penalty for matches in many chunks."""
     kinds = np.array([METEOR_DELTA, 1 - METEOR_DELTA])  # weights of content and function words
     lengths, functions, chunks, matches = sums[..., :2], sums[..., 2:4], sums[..., 20], sums[..., 21:].mean(axis=-1)
@@ -144,8 +102,8 @@ def _meteor_figures(sums: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing matches
         precision, recall = np.moveaxis(found / (kinds[0] * (lengths - functions) + kinds[1] * functions), -1, 0)
         mean = 1 / ((1 - METEOR_ALPHA) / precision + METEOR_ALPHA / recall)
-        figures = mean * (1 - METEOR_GAMMA * (chunks / matches) ** METEOR_BETA)
-    return np.maximum(np.nan_to_num(figures), 0)
+        scores = mean * (1 - METEOR_GAMMA * (chunks / matches) ** METEOR_BETA)
+    return np.maximum(np.nan_to_num(scores), 0)
 
 
 def _run_meteor(lines: Sequence[str]) -> list[str]:
@@ -189,10 +147,10 @@ def _spice(captions: Captions) -> tuple[float, ...]:
         raise CaptionMetricError(
             f"SPICE's program stopped with status {error.returncode}; see its output. It is made for Java 8."
         ) from error
-    figures = tuple(row["All"]["f"] for row in rows)
-    if np.isnan(figures).any():
-        raise CaptionMetricError(f"SPICE gave no figure for {np.isnan(figures).sum()} of {len(figures)} captions.")
-    return figures
+    scores = tuple(row["All"]["f"] for row in rows)
+    if np.isnan(scores).any():
+        raise CaptionMetricError(f"SPICE has no score for {np.isnan(scores).sum()} of {len(scores)} captions.")
+    return scores
 
 
 def _spider(captions: Captions) -> tuple[float, ...]:
@@ -221,7 +179,7 @@ def _mean(score_rows: Callable[[Captions], Sequence[float]]) -> Metric:
 
 
 CAPTION_METRICS: Mapping[str, Metric] = {
-    "meteor": Metric(_meteor_statistics, _meteor_figures),
+    "meteor": Metric(_meteor_statistics, _meteor_scores),
     "cider": _mean(_cider),
     "spice": _mean(_spice),
     "spider": _mean(_spider),

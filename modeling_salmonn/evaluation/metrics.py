@@ -1,7 +1,7 @@
 """Metrics of the paper's tasks (section 4), from statistics that are summed over the rows of a set.
 
-What is summed can also be drawn anew, row by row, so that every figure comes with an interval (`intervals.py`). Rates
-are fractions: 0.25 is 25 %. A set without rows or references raises, so that no figure comes from nothing.
+What is summed can also be drawn anew, row by row, so that every score comes with an interval (`intervals.py`). Rates
+are fractions: 0.25 is 25 %. A set without rows or references raises, so that no score comes from nothing.
 """
 
 import re
@@ -19,7 +19,7 @@ from modeling_salmonn.evaluation.text_statistics import diversity, repeat_rate
 
 
 References = Sequence[Sequence[str]]
-MOST_VOICES = 6  # their orders are all tried: 720
+MAX_VOICES = 6  # their orders are all tried: 720
 BLEU_ORDER = 4
 BLEU_TOKENIZERS = {"chinese": "zh", "zh": "zh", "japanese": "ja-mecab", "ja": "ja-mecab"}
 
@@ -34,14 +34,14 @@ EMOTIONS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure over a set of answers that follows from statistics summed over its rows.
+    """A score over a set of answers that follows from statistics summed over its rows.
 
     Args:
         statistics: of the references of each row and its answer: an array of shape `(rows, k)`.
-        combine: figures of shape `(...)` for sums of statistics of shape `(..., k)`. A sum with nothing to divide by
+        combine: scores of shape `(...)` for sums of statistics of shape `(..., k)`. A sum with nothing to divide by
             gives NaN; it raises `ValueError` if that is so of all.
         higher_is_better: or else lower.
-        percent: the figure is a fraction, to be shown in percent; or else a plain score.
+        percent: the score is a fraction, to be shown in percent; or else a plain score.
     """
 
     statistics: Callable[[References, Sequence[str]], np.ndarray]
@@ -50,7 +50,7 @@ class Metric:
     percent: bool = True
 
     def score(self, references: References, answers: Sequence[str]) -> float:
-        """The figure of a whole set.
+        """The score of a whole set.
 
         Args:
             references: one or more for each row.
@@ -73,7 +73,7 @@ def require_rows(references: References, answers: Sequence[str]) -> None:
     if len(references) != len(answers):
         raise ValueError(f"Got {len(answers)} answers for {len(references)} references; give one for each.")
     if not len(answers):
-        raise ValueError("There are no rows; a figure over nothing means nothing.")
+        raise ValueError("There are no rows; a score over nothing means nothing.")
     for row in references:
         if isinstance(row, str):
             raise TypeError(f"Got the text {row!r} as the references of a row; give a list of texts.")
@@ -81,10 +81,11 @@ def require_rows(references: References, answers: Sequence[str]) -> None:
 
 def _usable(row: int, texts: Sequence[str], read: Callable[[str], str | None]) -> list[str]:
     """The references of a row as they are read, without those that say nothing; one must be left."""
-    wanted = [said for text in texts if (said := read(text))]
-    if not wanted:
+    read_texts = [read(text) for text in texts]
+    usable = [text for text in read_texts if text]
+    if not usable:
         raise ValueError(f"Row {row + 1} has no reference that can be used, but {list(texts)}; give it one.")
-    return wanted
+    return usable
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -107,7 +108,8 @@ def bleu_metric(language: str) -> Metric:
 
     def statistics(references: References, answers: Sequence[str]) -> np.ndarray:
         require_rows(references, answers)
-        scorer, rows = _bleu_scorer(tokenizer), []
+        scorer = _bleu_scorer(tokenizer)
+        rows = []
         for row, (texts, answer) in enumerate(zip(references, answers, strict=True)):
             score = scorer.sentence_score(answer, _usable(row, texts, str.rstrip))
             rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
@@ -120,11 +122,11 @@ def _corpus_bleu(sums: np.ndarray) -> np.ndarray:
     from sacrebleu.metrics import BLEU  # here, since training needs other metrics of this file alone
 
     _require_some(sums[..., 1])
-    figures = [
-        BLEU.compute_bleu(counts[:BLEU_ORDER], counts[BLEU_ORDER:], answered, expected, smooth_method="exp").score
-        for answered, expected, *counts in sums.reshape(-1, sums.shape[-1]).astype(int).tolist()
-    ]
-    return np.array(figures).reshape(sums.shape[:-1])
+    scores = []
+    for answered, expected, *counts in sums.reshape(-1, sums.shape[-1]).astype(int).tolist():
+        matched, total = counts[:BLEU_ORDER], counts[BLEU_ORDER:]
+        scores.append(BLEU.compute_bleu(matched, total, answered, expected, smooth_method="exp").score)
+    return np.array(scores).reshape(sums.shape[:-1])
 
 
 @lru_cache
@@ -201,8 +203,8 @@ def _normalised_lines(text: str) -> str:
 
 def _orders_of_voices(reference: str) -> Iterable[str]:
     voices = [_normalised(line) for line in reference.splitlines() if line.strip()]
-    if len(voices) > MOST_VOICES:
-        raise ValueError(f"Got {len(voices)} voices in a reference; at most {MOST_VOICES} can be put in every order.")
+    if len(voices) > MAX_VOICES:
+        raise ValueError(f"Got {len(voices)} voices in a reference; at most {MAX_VOICES} can be put in every order.")
     return map(" ".join, permutations(voices))
 
 
@@ -242,13 +244,18 @@ def mentions(answer: str, wanted: str) -> bool:
 def plain_answer(text: str) -> str:
     """A short answer without case, punctuation and articles, unless it is nothing else, as a choice of "A" is."""
     words = re.findall(r"\w+(?:'\w+)*", text.lower())
-    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
+    others = [word for word in words if word not in ("a", "an", "the")]
+    return " ".join(others or words)
 
 
 def parse_yes_no(text: str) -> str | None:
     """`yes` or `no`, whichever comes first; `None` for neither."""
-    found = [(match.start(), name) for name, rule in (("yes", YES), ("no", NO)) if (match := rule.search(text))]
-    return min(found)[1] if found else None
+    starts = {}
+    for name, rule in (("yes", YES), ("no", NO)):
+        match = rule.search(text)
+        if match is not None:
+            starts[name] = match.start()
+    return min(starts, key=starts.__getitem__, default=None)
 
 
 def parse_gender(text: str) -> str | None:
@@ -273,15 +280,6 @@ def parse_emotion(text: str) -> str | None:
 def english_normaliser() -> EnglishTextNormalizer:
     """Whisper's normaliser; without its table of British spellings, which is a file of the checkpoint."""
     return EnglishTextNormalizer({})
-
-
-def word_error_rate(references: Sequence[str], answers: Sequence[str]) -> float:
-    """%WER over a set, after Whisper's normalisation of English text (case, punctuation, numbers, spelling).
-
-    Raises:
-        ValueError: if there are no references with words, or not as many answers.
-    """
-    return METRICS["wer"].score([[text] for text in references], answers)
 
 
 METRICS: Mapping[str, Metric] = {

@@ -1,9 +1,9 @@
 """The public data sets of the paper's tasks (section 4) as rows, from the Hub or from folders.
 
-`public_data.yaml` says where each of them is, which columns it has and how to get at its audio; what takes more than
-other names for columns is here, one function for each. Rows have `path`, `task` and `text`, and where the task has
-them `references` (all accepted texts), `language`, `question`, `slots`, `transcript` (what is said) and `expand_wav`.
-Whatever is left out is counted and told.
+`public_data.yaml` says where each of them is, which columns it has, what of it is an answer, and how to get at its
+audio; only what is no matter of columns has a function here. Rows have `path`, `task` and `text`, and where the task
+has them `references` (all accepted texts), `language`, `question`, `slots`, `transcript` (what is said) and
+`expand_wav`. Whatever is left out is counted and told.
 """
 
 import csv
@@ -32,11 +32,6 @@ logger = logging.getLogger(__name__)
 ARROW_SUFFIXES = (".csv", ".parquet")
 CLIP_SUFFIXES = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
 LIBRISPEECH_TRANSCRIPTS = "LibriSpeech/test-clean/*/*/*.trans.txt"
-PUNCTUATION_TAGS = {"<COMMA>", "<PERIOD>", "<QUESTIONMARK>", "<EXCLAMATIONPOINT>"}
-NON_SPEECH_TAGS = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
-EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
-LABEL_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\w+)\t(\w+)\t", re.MULTILINE)  # [start - end], utterance, class
-TRIAL_LABELS = {"1": "Yes", "0": "No"}
 SPACE_WITHIN_WORD = re.compile(r" (?='|n't\b)")  # tokens such as "what" and "'s"
 
 
@@ -45,14 +40,25 @@ class PublicData:
     """An entry of `public_data.yaml`, which explains its fields."""
 
     files: str
-    reader: str
     task: str
     licence: str
     access: str
+    reader: str = "plain"
     columns: Mapping[str, str] = field(default_factory=dict)
     hub: str | None = None
     clip: str | None = None
+    joined: str | None = None
     language: str | None = None
+    lines: str | None = None
+    form: str = ""
+    other_lines: bool = False
+    grouped: bool = False
+    keep: Mapping[str, str] = field(default_factory=dict)
+    references: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+    left_out: str = "without text"
 
 
 @dataclass
@@ -82,12 +88,57 @@ class Source:
             ValueError: if a file cannot be read or lacks a column.
         """
         for file in self.files:
-            if file.suffix in ARROW_SUFFIXES:
-                yield from ({name: row.get(name) for name in self.entry.columns} for row in self._arrow_table(file))
-                continue
-            rows = read_tsv(file) if file.suffix == ".tsv" else read_manifest(file)
-            self._check_columns(rows[0] if rows else (), file)
-            yield from ({ours: row[theirs] for ours, theirs in self.entry.columns.items()} for row in rows)
+            if self.entry.lines is not None:
+                yield from self._lines(file, self.entry.lines)
+            elif file.suffix in ARROW_SUFFIXES:
+                for row in self._arrow_table(file):
+                    yield {name: row.get(name) for name in self.entry.columns}
+            else:
+                rows = read_tsv(file) if file.suffix == ".tsv" else read_manifest(file)
+                self._check_columns(rows[0] if rows else (), file)
+                for row in rows:
+                    yield {ours: row[theirs] for ours, theirs in self.entry.columns.items()}
+
+    def groups(self) -> list[list[Row]]:
+        """Rows of the table, those of one clip together where they are `grouped`."""
+        groups = defaultdict(list)
+        for number, values in enumerate(self.table()):
+            groups[self.clip(values) if self.entry.grouped else number].append(values)
+        return list(groups.values())
+
+    def answers(self, group: Sequence[Row]) -> list[str]:
+        """The accepted texts of the rows about a clip; if there are none, why is noted."""
+        entry = self.entry
+        given: list[str] = []
+        for values in group:
+            if all(str(values[name]).lower() == wanted for name, wanted in entry.keep.items()):
+                given += [values[name] for name in entry.references or ("text",) if values[name]]
+        found = [text for text in map(self._answer, given) if text]
+        if not found:
+            self.left_out[f"of the class {given[0]!r}" if entry.labels else entry.left_out] += 1
+        return found
+
+    def _answer(self, text: str) -> str:
+        """A text without the tags of its data set, or the class that a label stands for; empty if there is none."""
+        if self.entry.labels:
+            return self.entry.labels.get(text, "")
+        if not self.entry.tags:
+            return text
+        return " ".join(word for word in text.split() if word.upper() not in self.entry.tags)
+
+    def _lines(self, file: Path, pattern: str) -> Iterator[Row]:
+        """What a pattern names in the lines of a file, and the file's name as `file`."""
+        found = False
+        lines = file.read_text(encoding="latin-1").splitlines()  # remarks of raters may have any bytes
+        for number, line in enumerate(lines, start=1):
+            match = re.match(pattern, line)
+            if match is not None:
+                found = True
+                yield match.groupdict() | {"file": file.stem}
+            elif not self.entry.other_lines:
+                raise ValueError(f"Line {number} of {file} is {line!r}; it needs to be {self.entry.form}.")
+        if not found:
+            raise ValueError(f"{file} has no lines of the form {self.entry.form}.")
 
     def row(self, values: Mapping[str, Any], text: str, **others: Any) -> Row:
         """A row of the harness made of a row of the table; its clip is not yet looked for."""
@@ -145,14 +196,14 @@ class Source:
             )
 
 
-def load_public(name: str, folder: str | os.PathLike | None = None, most: int | None = None) -> list[Row]:
+def load_public(name: str, folder: str | os.PathLike | None = None, limit: int | None = None) -> list[Row]:
     """Rows of a public data set.
 
     Args:
         name: one of `PUBLIC_DATA`.
         folder: a copy of the data set's files in the same layout instead of the Hub's, and the clips where the Hub
             has none.
-        most: only the first rows, so many of them; what is left out is counted up to there.
+        limit: only the first rows, so many of them; what is left out is counted up to there.
 
     Returns:
         Rows as described above; those that the Hub's files have the audio of hold it in memory.
@@ -162,7 +213,7 @@ def load_public(name: str, folder: str | os.PathLike | None = None, most: int | 
             columns, and if no row is left.
     """
     source = open_source(name, folder)
-    rows = list(islice(source.located_rows(), most))
+    rows = list(islice(source.located_rows(), limit))
     left_out = dict(source.left_out)
     if source.missing:
         left_out[f"whose clips are not in {source.folder}, such as {source.missing[0]}"] = len(source.missing)
@@ -215,90 +266,34 @@ def read_tsv(file: Path) -> list[Row]:
 
 
 def plain_rows(source: Source) -> Iterator[Row]:
-    """Rows as they are: LibriSpeech, CoVoST."""
-    for values in source.table():
-        said = {"transcript": values["transcript"]} if "transcript" in source.entry.columns else {}
-        yield source.row(values, values["text"], **said)
-
-
-def gigaspeech_rows(source: Source) -> Iterator[Row]:
-    """Words without the tags for punctuation; segments that are nothing but tags are left out."""
-    for values in source.table():
-        words = [word for word in values["text"].split() if word.upper() not in PUNCTUATION_TAGS | NON_SPEECH_TAGS]
-        if words:
-            yield source.row(values, " ".join(words))
-        else:
-            source.left_out["without words"] += 1
-
-
-def grouped_caption_rows(source: Source) -> Iterator[Row]:
-    """One row for all captions of a clip, which are rows of their own in AudioCaps."""
-    for group in grouped(source):
-        captions = [values["text"] for values in group]
-        yield source.row(group[0], captions[0], references=captions)
-
-
-def grouped(source: Source) -> list[list[Row]]:
-    """Rows of the table by their clips."""
-    groups = defaultdict(list)
-    for values in source.table():
-        groups[source.clip(values)].append(values)
-    return list(groups.values())
-
-
-def clotho_rows(source: Source) -> Iterator[Row]:
-    """The five captions of a clip, which are columns in Clotho."""
-    for values in source.table():
-        captions = [values[name] for name in ("text", "second", "third", "fourth", "fifth")]
-        yield source.row(values, captions[0], references=[caption for caption in captions if caption])
-
-
-def musiccaps_rows(source: Source) -> Iterator[Row]:
-    """Captions of the clips that are for testing."""
-    for values in source.table():
-        if str(values["evaluation"]).lower() == "true":
-            yield source.row(values, values["text"])
-        else:
-            source.left_out["that are for training"] += 1
-
-
-def iemocap_rows(source: Source) -> Iterator[Row]:
-    """Utterances of the four usual classes, excitement being taken for happiness; the others are left out."""
-    for file in source.files:
-        labels = LABEL_LINE.findall(file.read_text(encoding="latin-1"))  # remarks of raters may have any bytes
-        if not labels:
-            raise ValueError(f"{file} has no lines of the form '[start - end] <tab> utterance <tab> class <tab> ...'.")
-        for utterance, label in labels:
-            if label in EMOTIONS:
-                yield source.row({"dialog": file.stem, "clip": utterance}, EMOTIONS[label])
-            else:
-                source.left_out[f"of the class {label!r}"] += 1
+    """Rows as the entry describes them."""
+    entry = source.entry
+    for group in source.groups():
+        answers = source.answers(group)
+        if not answers:
+            continue
+        values = group[0]
+        others: Row = {ours: values[theirs] for ours, theirs in entry.copies.items()}
+        if entry.grouped or entry.references:
+            others["references"] = answers
+        if entry.joined:
+            others["expand_wav"] = [entry.joined.format(**values)]
+        yield source.row(values, answers[0], **others)
 
 
 def librimix_rows(source: Source) -> Iterator[Row]:
     """What both voices say, one a line, from the transcripts of LibriSpeech."""
     transcripts: dict[str, str] = {}
     for file in source.folder.glob(LIBRISPEECH_TRANSCRIPTS):
-        transcripts |= (line.partition(" ")[::2] for line in read_text(file, "file").splitlines())
+        for line in read_text(file, "file").splitlines():
+            utterance, _, words = line.partition(" ")
+            transcripts[utterance] = words
     for values in source.table():
         voices = values["text"].split("_")
         unknown = [voice for voice in voices if voice not in transcripts]
         if unknown:
             raise ValueError(f"No {LIBRISPEECH_TRANSCRIPTS} in {source.folder} has {unknown}. {source.entry.access}")
         yield source.row(values, "\n".join(transcripts[voice] for voice in voices))
-
-
-def voxceleb_rows(source: Source) -> Iterator[Row]:
-    """Pairs of utterances, and whether one speaker says both."""
-    for file in source.files:
-        for number, line in enumerate(read_text(file, "file").splitlines(), start=1):
-            parts = line.split()
-            if len(parts) != 3 or parts[0] not in TRIAL_LABELS:
-                raise ValueError(
-                    f"Line {number} of {file} is {line!r}; it needs to be '1 PATH PATH' or '0 PATH PATH'."
-                )
-            label, first, second = parts
-            yield source.row({"clip": first}, TRIAL_LABELS[label], expand_wav=[source.clip({"clip": second})])
 
 
 def slurp_rows(source: Source) -> Iterator[Row]:
@@ -309,25 +304,18 @@ def slurp_rows(source: Source) -> Iterator[Row]:
         if not slots:
             source.left_out["without entities"] += len(values["recordings"])
             continue
-        others = {"slots": ", ".join(dict(slots)), "references": [value for _, value in slots]}
-        others["transcript"] = values["transcript"]
+        others = {
+            "slots": ", ".join(dict(slots)),  # each name once, in order
+            "references": [value for _, value in slots],
+            "transcript": values["transcript"],
+        }
         text = ", ".join(f"{slot}: {value}" for slot, value in slots)
-        yield from (source.row({"clip": one["file"]}, text, **others) for one in values["recordings"])
+        for recording in values["recordings"]:
+            yield source.row({"clip": recording["file"]}, text, **others)
 
 
 def _join(words: Sequence[str], span: Sequence[int]) -> str:
     return SPACE_WITHIN_WORD.sub("", " ".join(words[index] for index in span))
-
-
-def wiki_qa_rows(source: Source) -> Iterator[Row]:
-    """Questions with their right answers; questions without any are left out."""
-    for group in grouped(source):
-        answers = [values["text"] for values in group if values["label"] == 1]
-        question = group[0]["question"]
-        if answers:
-            yield source.row(group[0], answers[0], references=answers, question=question, transcript=question)
-        else:
-            source.left_out["without a right answer"] += 1
 
 
 def inspec_rows(source: Source) -> Iterator[Row]:
@@ -343,15 +331,8 @@ def inspec_rows(source: Source) -> Iterator[Row]:
 
 READERS: Mapping[str, Callable[[Source], Iterator[Row]]] = {
     "plain": plain_rows,
-    "gigaspeech": gigaspeech_rows,
-    "grouped_captions": grouped_caption_rows,
-    "clotho": clotho_rows,
-    "musiccaps": musiccaps_rows,
-    "iemocap": iemocap_rows,
     "librimix": librimix_rows,
-    "voxceleb": voxceleb_rows,
     "slurp": slurp_rows,
-    "wiki_qa": wiki_qa_rows,
     "inspec": inspec_rows,
 }
 

@@ -31,7 +31,7 @@ MENTIONED_SHARE = 0.01  # less weight outside the clip is not worth a word
 UNFINISHED = "\ufffd"  # what the bytes of half a character are decoded to
 
 WIDTH, MEL_HEIGHT, CURVE_HEIGHT, ROW_HEIGHT, MARGIN = 9.0, 2.0, 1.2, 0.21, 1.1  # inches
-MOST_ROWS = 40  # a longer answer would be a wall of rows
+MAX_ROWS = 40  # a longer answer would be a wall of rows
 TITLE_LETTERS = 90
 TICKS_KHZ = (0.5, 1, 2, 4, 8)
 NOTE: dict[str, Any] = {"loc": "left", "fontsize": "small", "color": "dimgray"}
@@ -127,8 +127,7 @@ def explain(
         return_tensors="pt",
     ).to(model.device)
     with evaluation_mode(model), model.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
-        audio_tokens = encode_audio(model, inputs)
-        spoken = answer_greedily(model, inputs, audio_tokens, max_new_tokens)
+        audio_tokens, spoken = answer_greedily(model, inputs, max_new_tokens)
         kept = ~torch.isin(spoken, torch.tensor(processor.tokenizer.all_special_ids, device=spoken.device))
         if not kept.any():
             raise ValueError("The answer is empty, so there is nothing to explain; ask something else.")
@@ -159,16 +158,15 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def encode_audio(model: SalmonnForConditionalGeneration, inputs: BatchFeature) -> torch.Tensor:
-    """Audio tokens `(audio_tokens, text_hidden)` of the clip."""
-    features = {name: inputs[name] for name in AUDIO_INPUTS if name in inputs}
-    return model.get_audio_features(**features).pooler_output
-
-
 def answer_greedily(
-    model: SalmonnForConditionalGeneration, inputs: BatchFeature, audio_tokens: torch.Tensor, max_new_tokens: int
-) -> torch.Tensor:
-    """Ids `(answer_tokens,)` of the answer, with the end token if it came to an end."""
+    model: SalmonnForConditionalGeneration, inputs: BatchFeature, max_new_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Audio tokens `(audio_tokens, text_hidden)` of a clip, and the ids `(answer_tokens,)` of the answer to it.
+
+    The ids include the end token if the answer came to an end.
+    """
+    features = {name: inputs[name] for name in AUDIO_INPUTS if name in inputs}
+    audio_tokens = model.get_audio_features(**features).pooler_output
     output = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
@@ -177,7 +175,7 @@ def answer_greedily(
         do_sample=False,
         num_beams=1,
     )
-    return output[0, inputs["input_ids"].shape[1] :]
+    return audio_tokens, output[0, inputs["input_ids"].shape[1] :]
 
 
 def answer_weights(
@@ -247,13 +245,16 @@ def plot_explanation(explanation: Explanation, waveform: np.ndarray | torch.Tens
     from matplotlib import font_manager, rc_context
     from matplotlib.figure import Figure
 
-    rows = len(explanation.token_texts) if len(explanation.token_texts) <= MOST_ROWS else 0
+    rows = len(explanation.token_texts) if len(explanation.token_texts) <= MAX_ROWS else 0
     heights = [MEL_HEIGHT, CURVE_HEIGHT] + ([rows * ROW_HEIGHT] if rows else [])
     fonts = [name for name in OTHER_FONTS if name in font_manager.get_font_names()]
     with rc_context({"font.size": 9, "font.family": ["DejaVu Sans", *fonts]}):
         figure = Figure(figsize=(WIDTH, sum(heights) + MARGIN), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        figure.suptitle(_title(explanation), x=0.01, ha="left", weight="bold", parse_math=False)
+        answer = " ".join(explanation.answer.split())
+        if len(answer) > TITLE_LETTERS:
+            answer = f"{answer[:TITLE_LETTERS]}…"
+        figure.suptitle(answer, x=0.01, ha="left", weight="bold", parse_math=False)
         _draw_log_mel(panels[0], explanation, waveform)
         _draw_total(panels[1], explanation)
         if rows:
@@ -261,11 +262,6 @@ def plot_explanation(explanation: Explanation, waveform: np.ndarray | torch.Tens
         panels[0].set_xlim(0, explanation.seconds)
         panels[-1].set_xlabel("seconds")
         save_figure(figure, picture)
-
-
-def _title(explanation: Explanation) -> str:
-    answer = " ".join(explanation.answer.split())
-    return answer if len(answer) <= TITLE_LETTERS else f"{answer[:TITLE_LETTERS]}…"
 
 
 def _draw_log_mel(panel: Any, explanation: Explanation, waveform: np.ndarray | torch.Tensor) -> None:

@@ -4,15 +4,15 @@ For each length a fresh connector, the same one for all, is trained by the align
 cached encoder states; the language model is never run. What it then reads greedily is compared with what is said.
 
 ```
-OUTPUT/0.12.json                                   figures of one length
-       windows.json  windows.png  windows.md       of all of them
+OUTPUT/settings.json  lengths.jsonl             what is trained on, and the scores of each length
+       windows.json  windows.png  windows.md    all of them
 ```
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
-from modeling_salmonn.data.files import make_output_folder, read_record, write_bytes, write_json
+from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.harness import content_hash
 from modeling_salmonn.hub.assembly import load_config
@@ -37,29 +36,27 @@ from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
-from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
+from modeling_salmonn.training.alignment import AlignmentHead
 from modeling_salmonn.training.stages import part_of
-from modeling_salmonn.training.warm_start import TARGETS, AlignmentCollator, AlignmentTrainer
+from modeling_salmonn.training.warm_start import TARGETS, alignment_arguments, clips_with_words, warm_start
 
 
-NAME = "windows"
+NAME, SETTINGS_FILE, LENGTHS_FILE = "windows", "settings.json", "lengths.jsonl"
 SPOKEN = TARGETS[0]
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
 HEAD = ("window", "audio tokens per second", "word error rate", "loss", "too fast", "time per step")
 
 HOW_TO_READ = """\
 Each length trained a fresh connector, with the same first weights, for {steps} steps of {batch_size} clips in the
-same order; windows do not overlap, and training shifts them by up to one window, so that long ones also lose more of
-a clip's beginning. Longer windows give fewer audio tokens, and so a cheaper language model, but each token has to
-carry more than a word piece: the lengths to consider are the longest ones before the error rate climbs. The error
-rate is that of reading each token alone, greedily, as a word piece; near 100 % the connector has hardly begun to
-read, and it takes more steps to tell lengths apart. A clip that is too fast has more word pieces than windows, so
-that no connector could spell it; its loss counts as zero. Early in training long windows have lower losses besides,
-since there are fewer to get wrong: the error rate decides, and losses only rank lengths of about equal error rate
-with hardly any clip too fast. The time per step is that of training the connector on this machine, without the
-language model and without reading the cache; it tells something if nothing else ran. All this measures the connector
-alone, not the answers of the whole model, which may well make sense of tokens that hold more than a word piece.
+same order. Longer windows give fewer audio tokens, and so a cheaper language model, but each token has to carry more
+than a word piece: consider the longest ones before the error rate climbs. The error rate is that of reading each token
+alone, greedily, as a word piece; near 100 % the connector has hardly begun to read, and needs more steps to tell
+lengths apart. A clip that is too fast has more word pieces than windows, so that no connector could spell it; its loss
+counts as zero. Losses only rank lengths of about equal error rate with hardly any clip too fast. The time per step is
+that of training the connector on this machine, without the language model and without reading the cache. All this
+measures the connector alone, not the answers of the whole model, which may make sense of tokens that hold more than a
+word piece.
 """
 
 
@@ -89,8 +86,8 @@ class WindowSettings:
 
 
 @dataclass(frozen=True)
-class WindowFigures:
-    """Figures of one length, on the clips to evaluate on.
+class WindowScores:
+    """Scores of one length, on the clips to evaluate on.
 
     Args:
         window_seconds: the length.
@@ -129,7 +126,7 @@ def compare_windows(
     output: Path,
     settings: WindowSettings | None = None,
     device: str = AUTO,
-) -> list[WindowFigures]:
+) -> list[WindowScores]:
     """Train and measure the connector with each window length; one that an earlier call has finished is not trained.
 
     Args:
@@ -138,16 +135,16 @@ def compare_windows(
         train_rows: rows with `alignment_text` or `alignment_words`; others are left out.
         eval_rows: rows with `alignment_text`; others are left out.
         feature_cache: folder for the encoders' outputs.
-        output: folder for the figures.
+        output: folder for the scores.
         settings: how to train.
         device: see `resolve_device`.
 
     Returns:
-        The figures, by increasing length.
+        The scores, by increasing length.
 
     Raises:
-        ValueError: for lengths that the model cannot have or that are the same in frames, and if rows are missing or
-            a clip cannot be read.
+        ValueError: for lengths that the model cannot have or that are the same in frames, if rows are missing or a
+            clip cannot be read, and if the folder has scores of another training.
         ImportError: if matplotlib is missing.
     """
     require_matplotlib()
@@ -156,21 +153,22 @@ def compare_windows(
     batches = draw_batches(clips_with(train_rows, TARGETS, "train on"), settings)
     spoken = clips_with(eval_rows, (SPOKEN,), "evaluate on")
     record = {"model": model, "settings": asdict(settings)}
-    record |= {"train": content_hash(batches), "eval": content_hash(spoken)}
-    files = {window: output / f"{window:g}.json" for window in configs}
-    missing = [window for window, file in files.items() if finished_figures(file, record) is None]
+    claim_folder(output, SETTINGS_FILE, record | {"train": content_hash(batches), "eval": content_hash(spoken)})
+    kinds = {field.name: (int, float) for field in fields(WindowScores)}
+    journal = Journal(output / LENGTHS_FILE, ("window_seconds",), kinds)
+    finished = {row["window_seconds"] for row in journal.rows}
+    missing = [window for window in configs if window not in finished]
     if missing:
-        make_output_folder(output)
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
         for window in tqdm(missing, desc="Window lengths", disable=None):
             fresh = fresh_model(configs[window], bases, settings.seed).to(resolve_device(device))
             cache = EncoderCache(feature_cache, fresh, window_extractor(processor, window))
             trained = train_window(fresh, cache, processor.tokenizer, batches, spoken, settings)
-            write_json(files[window], {"record": record, "figures": asdict(trained)})
-    found = [figures for file in files.values() if (figures := finished_figures(file, record)) is not None]
-    write_json(output / f"{NAME}.json", record | {NAME: [asdict(figures) for figures in found]})
-    write_bytes(output / f"{NAME}.md", windows_report(model, found, len(spoken), settings).encode())
-    save_figure(draw_windows(found), output / f"{NAME}.png")
+            journal.append(asdict(trained))
+    by_length = {row["window_seconds"]: WindowScores(**row) for row in journal.rows}
+    found = [by_length[window] for window in configs]
+    results = record | {NAME: [asdict(scores) for scores in found]}
+    write_study(output, NAME, results, windows_report(model, found, len(spoken), settings), draw_windows(found))
     return found
 
 
@@ -201,29 +199,27 @@ def window_extractor(processor: SalmonnProcessor, window: float) -> SalmonnFeatu
 
 
 def clips_with(rows: Sequence[Row], targets: Sequence[str], purpose: str) -> list[Row]:
-    """The clips in files that have one of some targets, once each, with nothing but path and targets.
+    """The clips in files that have one of some targets.
 
     Raises:
         ValueError: if there are none.
     """
-    clips = {
-        row["path"]: {name: row[name] for name in ("path", *TARGETS) if row.get(name)}
-        for row in rows
-        if isinstance(row.get("path"), str) and not row.get("expand_wav") and any(row.get(name) for name in targets)
-    }
+    clips = clips_with_words(rows, targets)
     if not clips:
         raise ValueError(
             f"There is nothing to {purpose}: none of {len(rows)} rows has a clip with {' or '.join(targets)}."
         )
-    return list(clips.values())
+    return clips
 
 
 def draw_batches(clips: Sequence[Row], settings: WindowSettings) -> list[Row]:
     """The clips of all batches one after the other: each as often as the others, in random order."""
     rng = random.Random(settings.seed)
     needed = settings.steps * settings.batch_size
-    rounds = -(-needed // len(clips))
-    return [clip for _ in range(rounds) for clip in rng.sample(clips, len(clips))][:needed]
+    drawn: list[Row] = []
+    while len(drawn) < needed:
+        drawn += rng.sample(clips, len(clips))
+    return drawn[:needed]
 
 
 def load_bases(model: str) -> dict[str, torch.Tensor]:
@@ -268,7 +264,7 @@ def train_window(
     batches: Sequence[Row],
     eval_clips: Sequence[Row],
     settings: WindowSettings,
-) -> WindowFigures:
+) -> WindowScores:
     """Train the connector of a model by the alignment warm start, and measure it.
 
     Args:
@@ -282,28 +278,32 @@ def train_window(
     Raises:
         ValueError: if a clip cannot be read.
     """
-    require_readable(cache, [clip["path"] for clip in (*batches, *eval_clips)])
-    aligner = ConnectorAligner(model, AlignmentHead(model.get_input_embeddings().weight))
-    aligner.requires_grad_(True)
+    for clip, error in cache.encode([row["path"] for row in (*batches, *eval_clips)]):
+        raise ValueError(f"{clip} cannot be read: {error}; repair it or drop it.")
+    head = AlignmentHead(model.get_input_embeddings().weight)
     stopwatch = Stopwatch()
-    with TemporaryDirectory() as unused:  # a trainer wants a folder, but there is nothing to keep
-        trainer = AlignmentTrainer(
-            model=aligner,
-            args=training_arguments(unused, settings, model.device.type == "cpu"),
-            data_collator=AlignmentCollator(cache, tokenizer),
-            train_dataset=batches,
-            eval_dataset=eval_clips,
-            callbacks=[stopwatch],
+    with TemporaryDirectory() as unused:  # a trainer needs a folder, but there is nothing to keep
+        arguments = alignment_arguments(
+            unused,
+            settings.batch_size,
+            settings.learning_rate,
+            settings.seed,
+            max_steps=settings.steps,
+            train_sampling_strategy="sequential",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=model.device.type == "cpu",
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer = warm_start(model, head, cache, tokenizer, batches, eval_clips, arguments, [stopwatch])
     torch.manual_seed(settings.seed)  # the loss draws word pieces that compete: the same ones for all lengths
     metrics = trainer.evaluate()
     layout = model.config.audio_layout
     frames = [cache.get(clip["path"])[1] for clip in eval_clips]
     tokens = [layout.num_audio_tokens(length) for length in frames]
     fast = [count < needed for count, needed in zip(tokens, needed_tokens(eval_clips, tokenizer), strict=True)]
-    return WindowFigures(
+    return WindowScores(
         window_seconds=model.config.window_seconds,
         tokens_per_second=sum(tokens) / (sum(frames) / MEL_FRAMES_PER_SECOND),
         word_error_rate=metrics["eval_wer"],
@@ -313,81 +313,28 @@ def train_window(
     )
 
 
-def training_arguments(folder: str, settings: WindowSettings, use_cpu: bool) -> TrainingArguments:
-    """The arguments of the warm start."""
-    return TrainingArguments(
-        output_dir=folder,
-        use_cpu=use_cpu,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        train_sampling_strategy="sequential",
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        weight_decay=0.01,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=settings.seed,
-        remove_unused_columns=False,
-        label_names=[],
-    )
-
-
-def require_readable(cache: EncoderCache, clips: Sequence[str]) -> None:
-    """Encode the clips that are not in the cache.
-
-    Raises:
-        ValueError: if any of them cannot be read.
-    """
-    for clip, error in cache.encode(clips):
-        raise ValueError(f"{clip} cannot be read: {error}; repair it or drop it.")
-
-
-def finished_figures(file: Path, record: Mapping[str, Any]) -> WindowFigures | None:
-    """The figures of an earlier call that trained in the same way; `None` if there was none."""
-    mend = "delete it to train this length anew"
-    found = read_record(file, {"record": record}, mend)
-    if found is None:
-        return None
-    try:
-        return WindowFigures(**found["figures"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} has no figures that can be read ({error}); {mend}.") from error
-
-
-def windows_report(model: str, found: Sequence[WindowFigures], clips: int, settings: WindowSettings) -> str:
+def windows_report(model: str, found: Sequence[WindowScores], clips: int, settings: WindowSettings) -> str:
     """The comparison in Markdown: the table and how to read it."""
-    lines = [HEAD, ["---"] * len(HEAD), *(figures.line() for figures in found)]
+    lines = [HEAD, ["---"] * len(HEAD), *(scores.line() for scores in found)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     reading = HOW_TO_READ.format(steps=settings.steps, batch_size=settings.batch_size)
     return f"Window lengths for `{model}`, measured on {clips} clips\n\n{table}\n{reading}"
 
 
 @figure_style()
-def draw_windows(found: Sequence[WindowFigures]) -> Any:
+def draw_windows(found: Sequence[WindowScores]) -> Any:
     """Error rate and loss, and beside them tokens and time, against the window length."""
-    lengths = [figures.window_seconds for figures in found]
-    panels = [
-        {
-            "word error rate": [figures.word_error_rate for figures in found],
-            "loss": [figures.loss for figures in found],
-        },
-        {
-            "audio tokens per second": [figures.tokens_per_second for figures in found],
-            "seconds per step": [figures.seconds_per_step for figures in found],
-        },
-    ]
+    lengths = [scores.window_seconds for scores in found]
+    panels = (("word_error_rate", "loss"), ("tokens_per_second", "seconds_per_step"))
     figure, axes = make_panels(len(panels), len(panels), PANEL_WIDTH, PANEL_HEIGHT)
-    for left, panel in zip(axes, panels, strict=True):
-        for index, (name, values) in enumerate(panel.items()):
+    for left, names in zip(axes, panels, strict=True):
+        for index, name in enumerate(names):
+            values = [getattr(scores, name) for scores in found]
             axis = left.twinx() if index else left
             axis.grid(visible=not index)
             axis.spines.right.set_visible(bool(index))
             axis.plot(lengths, values, color=f"C{index}", marker="os"[index])
-            axis.set_ylabel(name, color=f"C{index}")
+            axis.set_ylabel(name.replace("_", " "), color=f"C{index}")
             axis.set_ylim(0, 1.05 * max(values) or 1)
         left.set(xlabel="window (s)", xscale="log")
         left.set_xticks(lengths, [f"{length:g}" for length in lengths])

@@ -8,7 +8,8 @@ import jiwer
 import torch
 from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
@@ -94,44 +95,61 @@ def warm_start_stage(
         ConnectorAligner(model, head).load_state_dict(load_file(finished))
         return
     finished.unlink(missing_ok=True)
-    train_clips = list({row["path"]: row for row in train_rows if _has_words(row)}.values())
-    eval_clips = list({row["path"]: row for row in eval_rows if _has_words(row)}.values())
+    train_clips, eval_clips = clips_with_words(train_rows), clips_with_words(eval_rows)
     if not train_clips:
         raise ValueError(f"alignment_epochs needs rows with {' or '.join(TARGETS)}; add them, or set it to 0.")
-    trainer = warm_start(
-        model, head, cache, tokenizer, train_clips, eval_clips, _trainer_arguments(arguments, folder, bool(eval_clips))
-    )
-    if arguments.should_save:
-        write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
-
-
-def _has_words(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("path")) and any(row.get(name) for name in TARGETS)
-
-
-def _trainer_arguments(arguments: SalmonnTrainingArguments, folder: Path, evaluates: bool) -> TrainingArguments:
     checkpoint = last_complete_checkpoint(folder) if arguments.resume_from_checkpoint else None
-    return TrainingArguments(
-        output_dir=str(folder),
+    own = alignment_arguments(
+        folder,
+        arguments.alignment_batch_size,
+        arguments.alignment_learning_rate,
+        arguments.seed,
         num_train_epochs=arguments.alignment_epochs,
-        per_device_train_batch_size=arguments.alignment_batch_size,
-        per_device_eval_batch_size=arguments.alignment_batch_size,
-        learning_rate=arguments.alignment_learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        weight_decay=0.01,
         logging_steps=arguments.logging_steps,
-        eval_strategy="epoch" if evaluates else "no",
+        eval_strategy="epoch" if eval_clips else "no",
         save_steps=arguments.save_steps,
         save_total_limit=2,
         report_to=arguments.report_to,
         disable_tqdm=arguments.disable_tqdm,
         use_cpu=arguments.use_cpu,
         bf16=arguments.bf16,
-        seed=arguments.seed,
+        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+    )
+    trainer = warm_start(model, head, cache, tokenizer, train_clips, eval_clips, own)
+    if arguments.should_save:
+        write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
+
+
+def clips_with_words(rows: Iterable[Mapping[str, Any]], targets: Sequence[str] = TARGETS) -> list[dict[str, Any]]:
+    """The clips that have one of some targets, once each, with nothing but path and targets.
+
+    Clips that are joined or lie within a table are left out: the cache holds single files.
+    """
+    clips = {}
+    for row in rows:
+        path = row.get("path")
+        is_single_file = isinstance(path, str) and path != "" and not row.get("expand_wav")
+        if is_single_file and any(row.get(name) for name in targets):
+            clips[path] = {name: row[name] for name in ("path", *TARGETS) if row.get(name)}
+    return list(clips.values())
+
+
+def alignment_arguments(
+    folder: str | Path, batch_size: int, learning_rate: float, seed: int, **others: Any
+) -> TrainingArguments:
+    """The arguments of a warm start; `others` tell how long it is, and what is logged and saved."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.01,
+        seed=seed,
         remove_unused_columns=False,
         label_names=[],
-        resume_from_checkpoint=str(checkpoint) if checkpoint else None,
+        **others,
     )
 
 
@@ -143,6 +161,7 @@ def warm_start(
     train_rows: Sequence[Mapping[str, Any]],
     eval_rows: Sequence[Mapping[str, Any]],
     arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trainer:
     """Train the connector of `model`, and the head, in place.
 
@@ -152,7 +171,8 @@ def warm_start(
         cache: holds the clips of all rows.
         tokenizer: the language model's.
         train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
-        arguments: of `Trainer`; `resume_from_checkpoint` is honoured.
+        arguments: of `Trainer`, from `alignment_arguments`; `resume_from_checkpoint` is honoured.
+        callbacks: more callbacks of `Trainer`.
 
     Returns:
         The trainer with its log; its model is the `ConnectorAligner`.
@@ -165,6 +185,9 @@ def warm_start(
         data_collator=AlignmentCollator(cache, tokenizer),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
+        callbacks=list(callbacks),
     )
+    if arguments.logging_strategy == "no":
+        trainer.remove_callback(PrinterCallback)  # it prints the end of a training even so
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     return trainer

@@ -44,7 +44,7 @@ def test_every_reader_and_every_task_is_in_use() -> None:
 
 def test_first_rows_can_be_had_alone(folder: Path) -> None:
     write_librispeech(folder / "all/test.clean/0000.parquet", "ONE", "TWO", "THREE")
-    assert [row["text"] for row in read("librispeech_clean", folder, most=2)] == ["ONE", "TWO"]
+    assert [row["text"] for row in read("librispeech_clean", folder, limit=2)] == ["ONE", "TWO"]
 
 
 def test_hub_is_read_without_a_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import BatchFeature, pipeline
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.studies.attribution import (
-    MOST_ROWS,
+    MAX_ROWS,
     Explanation,
     answer_weights,
     explain,
@@ -262,7 +262,7 @@ def test_token_texts_hold_whole_characters() -> None:
     assert split_text(tokenizer, ids[:4]) == ("", "Ö", " ", "\ufffd")
 
 
-@pytest.mark.parametrize("rows", [2, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("rows", [2, MAX_ROWS, MAX_ROWS + 1])
 def test_picture_has_a_row_for_each_token_unless_there_are_many(rows: int, tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     picture = tmp_path / "folder" / "why.png"
@@ -270,7 +270,7 @@ def test_picture_has_a_row_for_each_token_unless_there_are_many(rows: int, tmp_p
     plot_explanation(explanation, make_clip(3.5), picture)
     height, width, _ = image.imread(picture, format="png").shape
     assert width > 1000
-    assert (400 < height < 800) if rows != MOST_ROWS else (1400 < height < 1800)
+    assert (400 < height < 800) if rows != MAX_ROWS else (1400 < height < 1800)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")

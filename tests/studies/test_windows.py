@@ -14,13 +14,12 @@ from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_pro
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.data.encoder_cache import EncoderCache
 from modeling_salmonn.studies.windows import (
-    WindowFigures,
+    WindowScores,
     WindowSettings,
     clips_with,
     compare_windows,
     draw_batches,
     draw_windows,
-    finished_figures,
     fresh_model,
     load_bases,
     needed_tokens,
@@ -61,7 +60,7 @@ def rows(manifest: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def compare(saved_folder: Path, rows: list[dict[str, Any]], tmp_path: Path) -> Callable[..., list[WindowFigures]]:
+def compare(saved_folder: Path, rows: list[dict[str, Any]], tmp_path: Path) -> Callable[..., list[WindowScores]]:
     def call(*windows: float, settings: WindowSettings = QUICK, train: Any = rows, held_out: Any = rows) -> Any:
         folders = tmp_path / "cache", tmp_path / "out"
         return compare_windows(str(saved_folder), windows, train, held_out, *folders, settings)
@@ -84,7 +83,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_lengths_are_trained_on_the_same_batches(
-    compare: Callable[..., list[WindowFigures]], rows: list[dict[str, Any]], seen: list[list[str]]
+    compare: Callable[..., list[WindowScores]], rows: list[dict[str, Any]], seen: list[list[str]]
 ) -> None:
     compare(0.06, 0.24, settings=WindowSettings(steps=7, batch_size=2, seed=3))  # more than two rounds of the clips
     first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
@@ -118,12 +117,13 @@ def test_long_enough_training_is_read_without_errors(tmp_path: Path, rows: list[
     folders = tmp_path / "cache", tmp_path / "out"
     settings = WindowSettings(steps=250, batch_size=3, learning_rate=1e-2)
     (figures,) = compare_windows(str(tmp_path / "model"), [0.1], rows[:3], rows[:3], *folders, settings)
+    folders = tmp_path / "cache", tmp_path / "untrained"
     (untrained,) = compare_windows(str(tmp_path / "model"), [0.1], rows[:3], rows[:3], *folders, WindowSettings(1, 1))
     assert figures.loss < 0.5 < 5 < untrained.loss
     assert figures.word_error_rate < 0.5 < untrained.word_error_rate
 
 
-def test_figures_of_each_length(compare: Callable[..., list[WindowFigures]]) -> None:
+def test_figures_of_each_length(compare: Callable[..., list[WindowScores]]) -> None:
     long, short = compare(0.4, 0.1)[::-1]  # by increasing length
     assert (short.window_seconds, long.window_seconds) == (0.1, 0.4)
     assert short.tokens_per_second == pytest.approx(10)  # clips of 0.8 s have 8
@@ -139,7 +139,7 @@ def test_repeated_word_pieces_need_a_window_in_between(bucket_processor: Salmonn
 
 
 def test_finished_lengths_are_not_trained_again(
-    compare: Callable[..., list[WindowFigures]], tmp_path: Path, seen: list[list[str]]
+    compare: Callable[..., list[WindowScores]], tmp_path: Path, seen: list[list[str]]
 ) -> None:
     (first,) = compare(0.12)
     trained = len(seen)
@@ -149,7 +149,7 @@ def test_finished_lengths_are_not_trained_again(
     assert compare(0.2, 0.12) == [first, added]
     assert len(seen) == 2 * trained
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "0.12.json", "0.2.json", "windows.json", "windows.md", "windows.png",
+        "settings.json", "lengths.jsonl", "windows.json", "windows.md", "windows.png",
     }  # fmt: skip
 
 
@@ -162,16 +162,13 @@ def test_finished_lengths_are_not_trained_again(
         {"held_out": slice(1, None)},
     ],
 )
-def test_other_training_is_trained_anew(
-    change: dict[str, Any],
-    compare: Callable[..., list[WindowFigures]],
-    rows: list[dict[str, Any]],
-    seen: list[list[str]],
+def test_scores_of_another_training_raise(
+    change: dict[str, Any], compare: Callable[..., list[WindowScores]], rows: list[dict[str, Any]]
 ) -> None:
     compare(0.2)
-    trained = len(seen)
-    compare(0.2, **{name: rows[value] if isinstance(value, slice) else value for name, value in change.items()})
-    assert len(seen) > trained
+    changed = {name: rows[value] if isinstance(value, slice) else value for name, value in change.items()}
+    with pytest.raises(ValueError, match="holds files of other settings: "):
+        compare(0.2, **changed)
 
 
 def test_figures_do_not_depend_on_the_other_lengths(
@@ -232,11 +229,11 @@ def test_each_clip_is_drawn_as_often_as_the_others() -> None:
 
 
 @pytest.fixture
-def found() -> list[WindowFigures]:
-    return [WindowFigures(0.06, 16.68, 0.125, 1.5, 0.0, 0.25), WindowFigures(0.24, 4.2, 0.5, 0.75, 0.125, 0.0625)]
+def found() -> list[WindowScores]:
+    return [WindowScores(0.06, 16.68, 0.125, 1.5, 0.0, 0.25), WindowScores(0.24, 4.2, 0.5, 0.75, 0.125, 0.0625)]
 
 
-def test_report_has_a_line_for_each_length_and_how_to_read_it(found: list[WindowFigures]) -> None:
+def test_report_has_a_line_for_each_length_and_how_to_read_it(found: list[WindowScores]) -> None:
     title, table, reading = windows_report("m", found, 40, QUICK).strip().split("\n\n")
     assert title == "Window lengths for `m`, measured on 40 clips"
     assert table.splitlines() == [
@@ -249,13 +246,13 @@ def test_report_has_a_line_for_each_length_and_how_to_read_it(found: list[Window
     assert "not the answers of the whole model" in " ".join(reading.split())
 
 
-def test_curves_are_the_figures_against_the_length(found: list[WindowFigures]) -> None:
+def test_curves_are_the_figures_against_the_length(found: list[WindowScores]) -> None:
     figure = draw_windows(found)
     curves = {axis.get_ylabel(): axis.get_lines()[0].get_xydata().tolist() for axis in figure.axes}
     assert curves == {
         "word error rate": [[0.06, 0.125], [0.24, 0.5]],
         "loss": [[0.06, 1.5], [0.24, 0.75]],
-        "audio tokens per second": [[0.06, 16.68], [0.24, 4.2]],
+        "tokens per second": [[0.06, 16.68], [0.24, 4.2]],
         "seconds per step": [[0.06, 0.25], [0.24, 0.0625]],
     }
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.06", "0.24"]
@@ -271,14 +268,14 @@ def test_curves_are_the_figures_against_the_length(found: list[WindowFigures]) -
     ],
 )
 def test_lengths_that_cannot_be_raise(
-    windows: list[float], message: str, compare: Callable[..., list[WindowFigures]], tmp_path: Path
+    windows: list[float], message: str, compare: Callable[..., list[WindowScores]], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         compare(*windows)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_without_words_raise(compare: Callable[..., list[WindowFigures]], rows: list[dict[str, Any]]) -> None:
+def test_rows_without_words_raise(compare: Callable[..., list[WindowScores]], rows: list[dict[str, Any]]) -> None:
     with pytest.raises(
         ValueError, match="nothing to train on: none of 1 rows has a clip with alignment_text or align"
     ):
@@ -288,7 +285,7 @@ def test_rows_without_words_raise(compare: Callable[..., list[WindowFigures]], r
 
 
 def test_clip_that_cannot_be_read_raises(
-    compare: Callable[..., list[WindowFigures]], rows: list[dict[str, Any]], tmp_path: Path
+    compare: Callable[..., list[WindowScores]], rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     absent = {"path": str(tmp_path / "absent.wav"), "alignment_text": "hi"}
     with pytest.raises(ValueError, match=r"absent\.wav cannot be read: .*; repair it or drop it"):
@@ -302,7 +299,7 @@ def test_settings_out_of_range_raise(change: dict[str, Any]) -> None:
 
 
 def test_missing_matplotlib_is_told_before_anything_is_written(
-    compare: Callable[..., list[WindowFigures]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Callable[..., list[WindowScores]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
@@ -311,18 +308,8 @@ def test_missing_matplotlib_is_told_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[]", "0.06.json holds a list, but it needs an object .*; delete it to train this length anew"),
-        (
-            '{"record": {}, "figures": {"loss": 1.0}}',
-            "0.06.json has no figures that can be read .*; delete it to train",
-        ),
-        ('{"record": {}}', "0.06.json has no figures that can be read .*; delete it to train"),
-    ],
-)
-def test_damaged_figures_of_a_length_raise(content: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "0.06.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        finished_figures(tmp_path / "0.06.json", {})
+def test_damaged_scores_raise(compare: Callable[..., list[WindowScores]], tmp_path: Path) -> None:
+    compare(0.2)
+    (tmp_path / "out" / "lengths.jsonl").write_text('{"window_seconds": 0.2, "loss": 1.0}\n')
+    with pytest.raises(ValueError, match=r"Line 1 of .*lengths\.jsonl has nothing as 'tokens_per_second'; mend or"):
+        compare(0.2)
