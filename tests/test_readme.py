@@ -31,9 +31,8 @@ def documented_commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```\n(.*?)```", page.read_text(), re.S):
-            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-                if line.startswith("salmonn "):
-                    found.append(line)
+            lines = re.sub(r"\\\n\s*", " ", block).splitlines()
+            found += [line for line in lines if line.startswith("salmonn ")]
     return list(dict.fromkeys(found))
 
 
