@@ -30,7 +30,7 @@ from modeling_salmonn.data.encoder_cache import EncoderCache
 from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.harness import content_hash
-from modeling_salmonn.hub.assembly import load_config
+from modeling_salmonn.hub.assembly import assemble_model, load_config
 from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
@@ -237,10 +237,7 @@ def fresh_model(
 ) -> SalmonnForConditionalGeneration:
     """Bases with a random connector between them, the same one for the same seed."""
     torch.manual_seed(seed)
-    model, _ = SalmonnForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=dict(bases), output_loading_info=True, dtype=torch.float32
-    )
-    return model
+    return assemble_model(config, dict(bases), torch.float32)
 
 
 class Stopwatch(TrainerCallback):
