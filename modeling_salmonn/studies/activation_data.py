@@ -31,13 +31,13 @@ from modeling_salmonn.activation.tuning import (
     tune_unless_finished,
 )
 from modeling_salmonn.activation.writing import WritingSettings
-from modeling_salmonn.data.files import Journal, write_bytes, write_json
+from modeling_salmonn.data.files import Journal
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.evaluation.summary import comparison
 from modeling_salmonn.studies.activation_kinds import make_kinds, mean_words
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, save_figure
+from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 
 
 NAME = "activation_data"
@@ -137,9 +137,9 @@ def compare_activation_data(
         kinds[kind] = Kind(len(answers), mean_words(answers), losses)
     found = ActivationData(summaries, kinds, left_out)
     used = {"writing": asdict(writing), "tuning": asdict(tuning), "evaluation": asdict(settings)}
-    write_json(output / f"{NAME}.json", {"model": model, "settings": used} | asdict(found))
-    write_bytes(output / f"{NAME}.md", activation_data_report(model, found, tuning.steps).encode())
-    save_figure(draw_activation_data(summaries), output / f"{NAME}.png")
+    results = {"model": model, "settings": used} | asdict(found)
+    report = activation_data_report(model, found, tuning.steps)
+    write_study(output, NAME, results, report, draw_activation_data(summaries))
     return found
 
 
