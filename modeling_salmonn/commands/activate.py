@@ -33,7 +33,7 @@ from modeling_salmonn.commands.options import (
     Tries,
     WritingScale,
 )
-from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.prompts import load_all_prompts
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.run import EvaluationSettings
@@ -94,7 +94,7 @@ def run_command(
         model,
         load_rows(clips, needs=("path",)),
         output,
-        load_prompts() | load_prompts(prompts),
+        load_all_prompts(prompts),
         WritingSettings(
             answers=answers,
             question_share=question_share,
@@ -143,7 +143,7 @@ def write_command(
         temperature=temperature,
         batch_size=batch_size,
     )
-    rows, instructions = load_rows(clips, needs=("path",)), load_prompts() | load_prompts(prompts)
+    rows, instructions = load_rows(clips, needs=("path",)), load_all_prompts(prompts)
     answerer = Answerer.from_pretrained(model, dtype, device)
     typer.echo(write_answers(answerer, rows, output, instructions, settings).summary())
 

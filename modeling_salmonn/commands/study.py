@@ -31,7 +31,7 @@ from modeling_salmonn.commands.options import (
     WritingScale,
     check_salmonn,
 )
-from modeling_salmonn.data.prompts import load_prompts
+from modeling_salmonn.data.prompts import load_all_prompts
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
 from modeling_salmonn.evaluation.answering import process_state
@@ -132,7 +132,7 @@ def activation_data(
         load_rows(clips, needs=("path",)),
         read_data(data),
         output,
-        load_prompts() | load_prompts(prompts),
+        load_all_prompts(prompts),
         writing,
         TuningSettings(steps, learning_rate, seed, dtype, device),
         EvaluationSettings(limit, batch_size, seed=seed),

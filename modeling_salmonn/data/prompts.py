@@ -39,6 +39,12 @@ def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
     return {task: _read_instructions(entry, task, path) for task, entry in table.items()}
 
 
+def load_all_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
+    """The bundled instructions, and those of a file, which win; see `load_prompts`."""
+    bundled = load_prompts()
+    return bundled if path is None else bundled | load_prompts(path)
+
+
 def with_aliases(prompts: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Instructions under all names that a bundled task has, so that annotation files of the research code go by them.
 
