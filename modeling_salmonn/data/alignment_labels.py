@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-
-IGNORED = -100
+from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 
 
 def alignment_labels(
@@ -22,30 +21,30 @@ def alignment_labels(
         tokenizer: the language model's.
 
     Returns:
-        `alignment_labels` and `bag_labels`, `(clips, length)`, padded with -100.
+        `alignment_labels` and `bag_labels`, `(clips, length)`, padded with `IGNORED_LABEL`.
     """
     columns = {"alignment_labels": "alignment_text", "bag_labels": "alignment_words"}
     labels = {}
     for name, column in columns.items():
-        texts = [_with_leading_space(example.get(column)) for example in examples]
-        rows = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"] or [IGNORED]) for text in texts]
-        labels[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED).long()
+        rows = []
+        for example in examples:
+            words = (example.get(column) or "").strip()
+            # With a leading space words have the ids that they have inside a sentence, whatever their place.
+            ids = tokenizer(f" {words}", add_special_tokens=False)["input_ids"] if words else []
+            rows.append(torch.tensor(ids or [IGNORED_LABEL]))  # a clip without words must not shift the others
+        labels[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL).long()
     return labels
 
 
 def needed_tokens(clips: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Windows that each clip's words need: one for each word piece, and one between two that are the same."""
     labels = alignment_labels(clips, tokenizer)["alignment_labels"]
-    pieces = (labels != IGNORED).sum(-1)
-    repeated = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != IGNORED)).sum(-1)
-    return (pieces + repeated).tolist()
+    known = labels != IGNORED_LABEL
+    # CTC spells two equal pieces in a row with a blank between them.
+    repeated = (labels[:, 1:] == labels[:, :-1]) & known[:, 1:]
+    return (known.sum(-1) + repeated.sum(-1)).tolist()
 
 
 def count_targets(*labels: torch.Tensor) -> torch.Tensor:
     """How many target tokens some labels have."""
-    return torch.stack([(label != IGNORED).sum() for label in labels]).sum()
-
-
-def _with_leading_space(text: str | None) -> str:
-    """Words as they look inside a sentence, whatever their place."""
-    return f" {text.strip()}" if text and text.strip() else ""
+    return torch.stack([(label != IGNORED_LABEL).sum() for label in labels]).sum()

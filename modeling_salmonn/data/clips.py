@@ -25,39 +25,34 @@ class UnreadableClipError(Exception):
 class BadClips:
     """Names of the clips that could not be read, in a file that all processes and resumed runs share.
 
-    Args:
-        limit: how many different clips may be bad.
-        file: where they are listed, one `name <tab> reason` a line; `None` keeps them in memory.
+    The file has `name <tab> reason` in each line; without one, names are kept in memory.
     """
 
     def __init__(self, limit: int, file: Path | None = None):
-        self.limit = limit
+        self.limit = limit  # of different clips
         self.file = file
-        self.names: set[str] = set()
+        self.names: set[str] = set()  # that this process has met
 
     def report(self, name: str, reason: object) -> None:
-        """Note a bad clip.
-
-        Raises:
-            ValueError: if there are more than the limit by now.
-        """
+        """Note a bad clip; a `ValueError` if there are more than the limit by now."""
         if name in self.names:
             return
         self.names.add(name)
-        shown = [_printable(part) for part in (name, reason)]
-        logger.warning("Skipping the clip %s: %s", *shown)
+        name, why = _printable(name), _printable(reason)
+        logger.warning("Skipping the clip %s: %s", name, why)
         known = self.names
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write("\t".join(shown) + "\n")
+            with self.file.open("a", encoding="utf-8") as file:  # short appends of several processes do not mix
+                file.write(f"{name}\t{why}\n")
+            # Counted anew each time: other processes list clips too, and the same clip may be listed by several.
             listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
             known = {line.split("\t")[0] for line in listed}
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(
                 f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
-                f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
+                f"{name}: {why}. Repair or drop them, or raise the limit."
             )
 
 
@@ -68,13 +63,7 @@ def _printable(part: object) -> str:
 
 
 class ClipReader:
-    """Reads clips as mono samples at the encoders' rate.
-
-    Args:
-        extractor: knows how to read audio of any kind.
-        bad_clips: where bad ones are reported.
-        max_seconds: longer clips are reported and left out, but are not bad.
-    """
+    """Reads clips as mono samples at the encoders' rate; clips beyond `max_seconds` are left out, but not bad."""
 
     def __init__(self, extractor: SalmonnFeatureExtractor, bad_clips: BadClips, max_seconds: float | None = None):
         self.extractor = extractor
@@ -117,11 +106,7 @@ class CachedClips:
         self.bad_clips = bad_clips
 
     def read(self, clip: Any) -> None:
-        """Nothing.
-
-        Raises:
-            UnreadableClipError: if the cache could not read it either.
-        """
+        """Nothing, or an `UnreadableClipError` if the cache could not read it either."""
         if clip_name(clip) in self.bad_clips.names:
             raise UnreadableClipError(clip_name(clip))
 
@@ -136,8 +121,7 @@ def clip_name(clip: Any) -> str:
 def header_seconds(clip: Any) -> float | None:
     """Length of a clip in a file or in memory, `None` if it cannot be read.
 
-    It comes from the header where this knows it; frames are counted, and the samples of the few kinds that need it,
-    where it only estimates, is wrong, or belongs to the first of several streams.
+    It comes from the header where this can be trusted, otherwise from its frames or samples; see `audio_seconds`.
     """
     path, content = _path_and_bytes(clip)
     if content is None and not isinstance(path, str):

@@ -19,9 +19,13 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     if hint is Any or (value is None and NoneType in options):
         return value
     if origin in (Union, UnionType):
-        return _coerce_union(name, value, hint, options)
+        # A value that already has one of the types keeps it: text stays text, although it might be read as a number.
+        exact = [option for option in options if type(value) is option]
+        for option in exact or options:
+            if fits(value, option):
+                return coerce(name, value, option)
     if origin is Literal and any(type(value) is type(option) and value == option for option in options):
-        return value
+        return value  # types are compared since True equals 1
     if origin in (list, Sequence) and isinstance(value, (list, tuple)):
         return [coerce(f"{name}[{index}]", item, options[0]) for index, item in enumerate(value)]
     if origin in (dict, Mapping) and isinstance(value, dict):
@@ -35,14 +39,6 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
         if converted is not None:
             return converted
     raise ValueError(f"{name} is {shown(value)}, but it needs {_describe(hint)}.")
-
-
-def _coerce_union(name: str, value: Any, hint: Any, options: tuple) -> Any:
-    exact = [option for option in options if isinstance(option, type) and type(value) is option]
-    fitting = [option for option in exact or options if fits(value, option)]
-    if not fitting:
-        raise ValueError(f"{name} is {shown(value)}, but it needs {_describe(hint)}.")
-    return coerce(name, value, fitting[0])
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -60,14 +56,14 @@ def _coerce_plain(value: Any, hint: type) -> Any:
         return value if value in [member.value for member in hint] else None
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            value = float(value)
+            value = float(value)  # YAML takes 1e-5 for text
         except (ValueError, OverflowError):
             return None
     if hint is float and isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, bool) and hint is not bool:
         return None
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # torch and Arrow have no larger ones
         return None
     return value if isinstance(value, hint) else None
 

@@ -39,11 +39,9 @@ class SalmonnCollator:
         """
         answers = [_text_of(example, "answer", index) for index, example in enumerate(examples)]
         batch = dict(self.prepare(examples, text_target=answers))
-        if self.alignment:
-            tokenizer = self.processor.tokenizer
-            heard = [example for example in examples if self._has_clip(example)]
-            if heard:
-                batch |= alignment_labels(heard, tokenizer)
+        heard = [example for example in examples if self._has_clip(example)]
+        if self.alignment and heard:  # the loss is over clips, which text alone has none of
+            batch |= alignment_labels(heard, self.processor.tokenizer)
         return batch
 
     def prepare(self, examples: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:
@@ -55,7 +53,12 @@ class SalmonnCollator:
         texts = [_text_of(example, "instruction", index) for index, example in enumerate(examples)]
         if self.cache is not None:
             return self._prepare_cached(examples, texts, options)
-        clips = [_clips_of(example, index) for index, example in enumerate(examples)]
+        clips = []  # of each example: none, one, or several
+        for index, example in enumerate(examples):
+            audio = _column_of(example, "audio", index)
+            if not is_batch(audio):
+                audio = [] if audio is None else [audio]
+            clips.append(list(audio))
         return self.processor(text=texts, audio=clips, sampling_rate=SAMPLING_RATE, **options)
 
     def _has_clip(self, example: Mapping[str, Any]) -> bool:
@@ -65,13 +68,11 @@ class SalmonnCollator:
         self, examples: Sequence[Mapping[str, Any]], texts: list[str], options: dict[str, Any]
     ) -> BatchFeature:
         found = []
-        frame_counts: list[list[int]] = []  # of each example's clips: one, or none for text alone
+        frame_counts = []  # of each example's clips: one, or none for text alone
         for example in examples:
-            frame_counts.append([])
-            if self._has_clip(example):
-                states, mel_frames = self.cache.get(example["path"])
-                found.append((states, mel_frames))
-                frame_counts[-1].append(mel_frames)
+            own = [self.cache.get(example["path"])] if self._has_clip(example) else []
+            found += own
+            frame_counts.append([mel_frames for _, mel_frames in own])
         inputs = self.processor(text=texts, audio_frames=frame_counts, **options)
         if found:
             inputs.update(pad_states(found))
@@ -83,14 +84,6 @@ def _text_of(example: Any, name: str, index: int) -> str:
     if not isinstance(value, str):
         raise ValueError(f"Example {index} of the batch has {shown(value)} ({kind_of(value)}) as {name!r}; give text.")
     return value
-
-
-def _clips_of(example: Mapping[str, Any], index: int) -> list[Any]:
-    """The clips of an example: none, one, or several."""
-    audio = _column_of(example, "audio", index)
-    if audio is None:
-        return []
-    return list(audio) if is_batch(audio) else [audio]
 
 
 def _column_of(example: Any, name: str, index: int) -> Any:

@@ -13,7 +13,7 @@ interrupted write leaves nothing that could be read, and several processes may f
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class EncoderCache:
         dtype: of the states on disk.
     """
 
+    model: Any  # None in a worker that was spawned
+
     def __init__(
         self,
         folder: str | os.PathLike,
@@ -52,9 +54,9 @@ class EncoderCache:
         dtype: torch.dtype = torch.float16,
     ):
         self.feature_extractor = feature_extractor
-        self.model: Any = model  # None in a worker that was spawned
+        self.model = model
         self.dtype = dtype
-        self._hashes: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}  # of each clip's bytes, which do not change during a run
         base = model.model
         self.folders: dict[str, Path] = {}
         for name, encoder in (("speech", base.speech_encoder), ("audio", base.audio_encoder)):
@@ -94,6 +96,7 @@ class EncoderCache:
             return []
         if self.model is None:
             raise ValueError(f"{missing[0]} has no states yet; encode all clips before workers are started.")
+        # By the size of their files, which is near enough to their length: little of a batch is padding.
         missing.sort(key=lambda clip: os.path.getsize(clip) if os.path.isfile(clip) else 0)
         problems: list[tuple[str, Exception]] = []
         with tqdm(total=len(missing), desc="Encoding clips", unit="clip", disable=not progress) as bar:
@@ -110,25 +113,25 @@ class EncoderCache:
                             raise
                         problems.append((clip, error))
                 if samples:
-                    self._encode_batch(list(samples), list(samples.values()))
+                    self._encode_batch(samples)
         return problems
 
     @torch.inference_mode()
-    def _encode_batch(self, clips: Sequence[str], samples: Sequence[torch.Tensor]) -> None:
+    def _encode_batch(self, samples: Mapping[str, torch.Tensor]) -> None:
         """Run the encoders that lack any of these clips: of a model that gets a second encoder only that one."""
         extractor = self.feature_extractor
-        lacking = [name for name in self.folders if not all(_is_readable(self._file(name, clip)) for clip in clips)]
+        lacking = [name for name in self.folders if not all(self._has(name, clip) for clip in samples)]
         if not lacking:  # another process was faster
             return
-        unneeded = {FEATURES[name] for name in FEATURES if name not in lacking}
-        inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        used = {name: value.to(self.model.device) for name, value in inputs.items() if name not in unneeded}
-        encoded = self.model.eval().get_encoder_states(**used)
-        for row, clip in enumerate(clips):  # of states (clips, encoder_frames, width), one an encoder
+        inputs = extractor(list(samples.values()), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        for name in FEATURES.keys() - lacking:
+            inputs.pop(FEATURES[name], None)  # an encoder without features is not run
+        encoded = self.model.eval().get_encoder_states(**inputs.to(self.model.device))
+        for row, clip in enumerate(samples):  # of states (clips, encoder_frames, width), one an encoder
             mel_frames = int(inputs["input_features_mask"][row].sum())
             needed = _frames_kept(extractor.audio_layout, mel_frames)
             for name, states in zip(lacking, encoded, strict=True):
-                kept = states[row, :needed].to("cpu", self.dtype).contiguous()
+                kept = states[row, :needed].to("cpu", self.dtype).contiguous()  # a view would save the whole batch
                 self._write(self._file(name, clip), kept, mel_frames)
 
     def _write(self, file: Path, states: torch.Tensor, mel_frames: int) -> None:
@@ -137,7 +140,10 @@ class EncoderCache:
             save_file({"states": states}, unfinished, metadata={"mel_frames": str(mel_frames)})
 
     def _is_complete(self, clip: str) -> bool:
-        return os.path.isfile(clip) and all(_is_readable(self._file(name, clip)) for name in self.folders)
+        return os.path.isfile(clip) and all(self._has(name, clip) for name in self.folders)
+
+    def _has(self, name: str, clip: str) -> bool:
+        return _is_readable(self._file(name, clip))
 
     def _file(self, name: str, clip: str) -> Path:
         if clip not in self._hashes:
@@ -170,17 +176,19 @@ def _tail(layout: AudioLayout) -> int:
 
 
 def _frames_kept(layout: AudioLayout, mel_frames: int) -> int:
-    """Encoder frames of a clip that its windows may read."""
+    """Encoder frames of a clip that its windows may read; lengths of segments are in mel frames."""
     *full, last = layout.split(mel_frames)
     before = sum(segment.padded_frames for segment in full)
     if not layout.trim_audio_tokens:
         return (before + last.padded_frames) // MEL_FRAMES_PER_ENCODER_FRAME
     audio = before + min(last.padded_frames, last.audio_frames + MEL_FRAMES_PER_ENCODER_FRAME * _tail(layout))
-    return -(-audio // MEL_FRAMES_PER_ENCODER_FRAME)
+    return -(-audio // MEL_FRAMES_PER_ENCODER_FRAME)  # rounded up
 
 
 def _fingerprint(module: PreTrainedModel, settings: str) -> str:
-    config = {name: value for name, value in module.config.to_diff_dict().items() if name not in ORIGIN_FIELDS}
+    config = module.config.to_diff_dict()
+    for name in ORIGIN_FIELDS:
+        config.pop(name, None)
     digest = hashlib.sha256(f"{settings} {json.dumps(config, sort_keys=True)}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())

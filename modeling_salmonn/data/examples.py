@@ -35,28 +35,16 @@ OWN_NAMES = ("prompts", "task", "rng", "template")  # arguments of the functions
 
 @dataclass(frozen=True)
 class MadeOnTheFly:
-    """Rows that are made of others: how many an epoch counts, and of what.
+    """Rows that are made of others: how many an epoch counts, and of what."""
 
-    Args:
-        overlap: mixtures of two rows of `overlap_task`.
-        overlap_task: the task they come from.
-        overlap_level_db: largest difference in level.
-        verification: pairs of rows with a `speaker`, half of them of one.
-    """
-
-    overlap: int = 0
+    overlap: int = 0  # mixtures of two rows of `overlap_task`
     overlap_task: str = "asr"
-    overlap_level_db: float = 5.0
-    verification: int = 0
+    overlap_level_db: float = 5.0  # largest difference between the two voices
+    verification: int = 0  # pairs of rows with a `speaker`, half of them of one
 
 
 class ExampleMaker:
-    """Turns a row into an example.
-
-    Args:
-        prompts: instructions of each task, from `load_prompts`.
-        reader: reads the clips, or leaves that to the collator's feature cache.
-    """
+    """Turns a row into an example, with an instruction of its task out of `load_prompts`."""
 
     def __init__(self, prompts: Mapping[str, list[str]], reader: ClipReader | CachedClips):
         self.prompts = with_aliases(prompts)
@@ -76,20 +64,14 @@ class ExampleMaker:
 
     def read(self, row: Row) -> Any:
         """Samples of the row's clips; `None` for a row without audio, and where a cache has them."""
-        clips = row_clips(row)
-        if len(clips) > 1 and isinstance(self.reader, CachedClips):
-            raise ValueError(
-                f"The row of {clips[0]} joins {len(clips)} clips, which a feature cache does not hold; "
-                "leave feature_cache out."
-            )
-        samples = [self.reader.read(clip) for clip in clips]
+        samples = [self.reader.read(clip) for clip in row_clips(row)]
         present = [clip for clip in samples if clip is not None]
         return join_clips(present) if present else None
 
     def instruction(self, row: Row, rng: random.Random) -> str:
         """The row's own prompt, or one of its task's, with the fields filled in."""
         values: dict[str, str] = {}
-        if row.get("Q"):
+        if row.get("Q"):  # columns of these names, which come next, win over it
             values |= dict.fromkeys(FIELDS_OF_Q, str(row["Q"]))
         for name, value in row.items():
             if isinstance(value, str) and name not in OWN_NAMES:
@@ -134,8 +116,9 @@ class ExampleSet(Dataset):
         self.group_lengths = group_lengths
         self.seed = seed
         self.row_tasks: list[str] = rows.column("task")
+        # Examples are numbered: all rows, then mixtures, then pairs.
         self.tasks = self.row_tasks + [OVERLAP_TASK] * self.made.overlap + [VERIFICATION_TASK] * self.made.verification
-        self.members = defaultdict(list)
+        self.members = defaultdict(list)  # rows of each task
         for index, task in enumerate(self.row_tasks):
             self.members[task].append(index)
         self.speakers = self._group_speakers() if self.made.verification else {}
@@ -150,9 +133,8 @@ class ExampleSet(Dataset):
         rng = random.Random(f"{self.seed}/{draw}")
         task = self.tasks[index]
         for attempt in range(ATTEMPTS):
-            example = self._make_readable(index, rng)
-            if example is not None:
-                return example
+            with suppress(UnreadableClipError):  # it has been reported
+                return self._make(index, rng)
             if task in self.members:  # mixtures and pairs simply draw other rows
                 index = rng.choice(self.members[task] if attempt < SAME_TASK_ATTEMPTS else range(len(self.rows)))
         raise ValueError(f"No clip of the task {task!r} can be read, nor could {ATTEMPTS} tries find another.")
@@ -175,18 +157,13 @@ class ExampleSet(Dataset):
     def lengths(self, layout: AudioLayout) -> list[float]:
         """How many tokens each example has: of audio, and about how many of text."""
         own = []
-        for seconds, text in zip(self.rows.seconds(), self.rows.column("text"), strict=True):
-            mel_frames = round((USUAL_SECONDS if seconds is None else seconds) * MEL_FRAMES_PER_SECOND)
-            own.append(layout.num_audio_tokens(mel_frames) + len(text) / CHARACTERS_PER_TOKEN)
+        for known, text in zip(self.rows.seconds(), self.rows.column("text"), strict=True):
+            seconds = USUAL_SECONDS if known is None else known
+            audio_tokens = layout.num_audio_tokens(round(seconds * MEL_FRAMES_PER_SECOND))
+            own.append(audio_tokens + len(text) / CHARACTERS_PER_TOKEN)
         # What is made on the fly has two clips, which are not known before they are drawn.
         two_clips = 2 * sum(own) / len(own)
         return own + [two_clips] * (len(self) - len(own))
-
-    def _make_readable(self, index: int, rng: random.Random) -> Example | None:
-        try:
-            return self._make(index, rng)
-        except UnreadableClipError:
-            return None
 
     def _make(self, index: int, rng: random.Random) -> Example:
         if index < len(self.rows):
@@ -208,11 +185,13 @@ class ExampleSet(Dataset):
         same = rng.random() < 0.5
         if same:
             speaker = rng.choice([name for name, rows in self.speakers.items() if len(rows) > 1])
-            pair = rng.sample(self.speakers[speaker], 2)
+            first, second = rng.sample(self.speakers[speaker], 2)
         else:
-            pair = [rng.choice(self.speakers[speaker]) for speaker in rng.sample(list(self.speakers), 2)]
+            names = rng.sample(list(self.speakers), 2)
+            first, second = rng.choice(self.speakers[names[0]]), rng.choice(self.speakers[names[1]])
         example = self.maker.make({"task": VERIFICATION_TASK, "text": "Yes" if same else "No"}, rng)
-        return example | {"audio": join_clips([self.maker.read(self.rows[index]) for index in pair])}
+        voices = [self.maker.read(self.rows[first]), self.maker.read(self.rows[second])]
+        return example | {"audio": join_clips(voices)}
 
     def _group_speakers(self) -> dict[str, list[int]]:
         """Rows of each speaker, one of each utterance: a manifest may hold a clip under several tasks."""
@@ -303,7 +282,8 @@ class ExampleStream(IterableDataset):
                 with suppress(UnreadableClipError):  # the next row takes its place
                     yield self.maker.make(row, random.Random(f"{self.seed}/{epoch}/{draw}"))
                     found = True
-            if not found and (worker := get_worker_info()) and worker.id > 0:
+            worker = get_worker_info()
+            if not found and worker is not None and worker.id > 0:
                 return  # there are fewer shards than workers; the first one has rows
             if not found:
                 raise ValueError(
@@ -317,7 +297,7 @@ class ExampleStream(IterableDataset):
         while weights:
             (source,) = rng.choices(list(weights), list(weights.values()))
             row = next(iterators[source], None)
-            if row is None:
+            if row is None:  # used up; the others are drawn from until they are too
                 del weights[source]
             else:
                 yield row

@@ -1,11 +1,4 @@
-"""Files and folders that we write: whole or not there at all, and never over those of others.
-
-- `write_bytes`, `write_json`, `write_rows`, `replaced_whole`: a file is written under another name, which no other
-  process takes, on this machine or on one that shares the folder, and renamed.
-- `Journal`: lines of JSON that are appended one by one and survive an interruption.
-- `claim_folder`: the record of what a folder's files were made of, so that those of something else are never taken
-  for them.
-"""
+"""Files and folders that we write: whole or not there at all, and never over those of others."""
 
 import json
 import os
@@ -25,11 +18,12 @@ MEND = "choose another folder, or delete this one"
 
 @contextmanager
 def replaced_whole(file: Path) -> Iterator[Path]:
-    """Give a file to write to beside another, whose place it takes at the end; after an error it is deleted."""
+    """A file to write to beside another, whose place it takes at the end; after an error it is deleted."""
+    # A name that no other process takes, on this machine or on one that shares the folder.
     unfinished = file.with_name(f".{uuid4().hex}.unfinished")
     try:
         yield unfinished
-        os.replace(unfinished, file)
+        os.replace(unfinished, file)  # one step for whoever reads it
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -55,17 +49,13 @@ def rename_folder(unfinished: Path, folder: Path) -> None:
     """Give a finished folder its name, unless another process was faster to make the same."""
     try:
         unfinished.rename(folder)
-    except OSError:
+    except OSError:  # there is one of this name
         if not folder.is_dir():
             raise
 
 
 def make_output_folder(folder: Path) -> None:
-    """Make a folder to write to, unless there is one.
-
-    Raises:
-        ValueError: if it is no folder, or cannot be made.
-    """
+    """Make a folder to write to, unless there is one; a `ValueError` if it cannot be one."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give one to write to, or a new name.")
     try:
@@ -109,13 +99,7 @@ def claim_folder(folder: Path, file: str, record: Mapping[str, Any], written: Se
 def read_record(file: Path, record: Mapping[str, Any], mend: str) -> dict[str, Any] | None:
     """What an earlier call has noted in a file beside the same record; `None` if there is none, or another record.
 
-    Args:
-        file: the file.
-        record: all that its content depends on, as JSON holds it.
-        mend: what to do if it is damaged, such as `delete it to begin anew`.
-
-    Raises:
-        ValueError: if the file is damaged.
+    The record is all that the content depends on; `mend` tells what to do with a damaged file, in the `ValueError`.
     """
     if not file.exists():
         return None
@@ -169,7 +153,7 @@ class Journal:
         with self.file.open("ab") as file:
             file.write(_line(row))  # one write: a line is there or not
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # an answer may have taken minutes
         self.rows.append(row)
         self._known.add(self._key(row))
 
@@ -179,14 +163,14 @@ class Journal:
     def _read(self) -> None:
         *lines, last = self.file.read_bytes().split(b"\n")
         self.rows = [self._parse(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
-        if not last.strip():
+        if not last.strip():  # the file ends with a line end, as `append` leaves it
             return
         whole = b"".join(line + b"\n" for line in lines)
         try:
             self.rows.append(self._parse(last, len(lines) + 1))
         except ValueError:
             self._whole = whole
-        else:
+        else:  # an editor took the last line end away
             self._whole = whole + last + b"\n"
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
@@ -199,12 +183,10 @@ class Journal:
             raise ValueError(f"{str(error).rstrip('.')}; mend or delete it.") from error
         if not isinstance(row, dict):
             raise ValueError(f"{name} is {kind_of(row)}; it needs to be an object.")
-        for key, kinds in self.needed.items():
-            if not _is_of(row.get(key), kinds):
-                raise ValueError(f"{name} has {kind_of(row.get(key))} as {key!r}; mend or delete it.")
-        for key in self.keys:
-            if isinstance(row.get(key), (dict, list)):
-                raise ValueError(f"{name} has {kind_of(row[key])} as {key!r}; mend or delete it.")
+        wrong = [key for key, kinds in self.needed.items() if not _is_of(row.get(key), kinds)]
+        wrong += [key for key in self.keys if isinstance(row.get(key), (dict, list))]  # which cannot be looked up
+        if wrong:
+            raise ValueError(f"{name} has {kind_of(row.get(wrong[0]))} as {wrong[0]!r}; mend or delete it.")
         return row
 
 
@@ -213,4 +195,5 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool)
+    # To Python, true and false are numbers.
+    return isinstance(value, kinds) and (kinds is bool or not isinstance(value, bool))

@@ -9,7 +9,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 
 
 JOIN_SECONDS = 0.1  # silence between joined clips, as in the research code
-LONGEST_DELAY_SECONDS = 1.5
+DELAY_SECONDS = (0.2, 1.5)  # of a second voice: late enough to hear who speaks first
 
 
 def join_clips(clips: Sequence[np.ndarray]) -> np.ndarray:
@@ -22,19 +22,9 @@ def join_clips(clips: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def overlap_clips(first: np.ndarray, second: np.ndarray, level_db: float, rng: random.Random) -> np.ndarray:
-    """Two voices at once: the second sets in a little later, at another level.
-
-    Args:
-        first, second: samples `(samples,)`.
-        level_db: the levels differ by up to as much, in either direction.
-        rng: source of the level and the delay.
-
-    Returns:
-        Samples `(samples,)` without clipping.
-    """
-    delay = int(min(rng.uniform(0.2, LONGEST_DELAY_SECONDS) * SAMPLING_RATE, len(first) / 2))
-    difference = rng.uniform(-level_db, level_db)
-    gain = relative_gain(second, first, difference)
+    """Two voices `(samples,)` at once, without clipping: the second sets in later, and is up to `level_db` off."""
+    delay = int(min(rng.uniform(*DELAY_SECONDS) * SAMPLING_RATE, len(first) / 2))  # they always overlap
+    gain = relative_gain(second, first, rng.uniform(-level_db, level_db))
     mixture = np.zeros(max(len(first), delay + len(second)), dtype=np.float32)
     mixture[: len(first)] = first
     mixture[delay : delay + len(second)] += gain * second
@@ -43,7 +33,7 @@ def overlap_clips(first: np.ndarray, second: np.ndarray, level_db: float, rng: r
 
 def relative_gain(samples: np.ndarray, reference: np.ndarray, decibels: float) -> float:
     """The factor that brings samples to a level so many decibels above that of a reference."""
-    return _level(reference) / max(_level(samples), 1e-6) * 10 ** (decibels / 20)
+    return _level(reference) / max(_level(samples), 1e-6) * 10 ** (decibels / 20)  # silence stays silent
 
 
 def _level(samples: np.ndarray) -> float:

@@ -15,18 +15,11 @@ _FIELD = re.compile(r"\{([^\W\d]\w*)\}")  # an identifier in braces
 
 
 def load_prompts(path: str | os.PathLike | None = None) -> dict[str, list[str]]:
-    """Read the instructions of each task.
-
-    Instructions carry no audio placeholder at their start, since the processor puts the audio in front; a placeholder
-    elsewhere is kept, and is plain text to the processor. The positional `{}` of the research code becomes
-    `{question}`.
+    """Read the instructions of each task, with their fields (`{question}`, `{language}`, `{slots}`) not yet filled in.
 
     Args:
         path: JSON file of the form `{task: [instruction, ...]}` or `{task: instruction}`, as the research code has
             them; `None` takes those of the bundled tasks.
-
-    Returns:
-        The instructions of each task, with their fields (`{question}`, `{language}`, `{slots}`) still to be filled.
 
     Raises:
         ValueError: if the file is missing, is not JSON, or does not map tasks, each once, to lists of strings with
@@ -49,19 +42,18 @@ def with_aliases(prompts: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Instructions under all names that a bundled task has, so that annotation files of the research code go by them.
 
     A name that has instructions of its own keeps them.
-
-    Args:
-        prompts: instructions of each task, from `load_prompts`.
     """
     known = dict(prompts)
     for task in load_tasks().values():
-        instructions = next((known[name] for name in task.names if name in known), None)
-        if instructions is None and task.rows:  # German of any translation
-            whole = known.get(task.rows["task"], [])
-            instructions = [fill_in(text, task.rows) for text in whole]
-        if instructions:
-            for name in task.names:
-                known.setdefault(name, instructions)
+        given = [known[name] for name in task.names if name in known]
+        if given:
+            instructions = given[0]
+        elif task.rows:  # such as translation into German, of which those of any translation are
+            instructions = [fill_in(text, task.rows) for text in known.get(task.rows["task"], [])]
+        else:
+            continue
+        for name in task.names if instructions else ():
+            known.setdefault(name, instructions)
     return known
 
 
@@ -71,19 +63,10 @@ def prompt_fields(template: str) -> list[str]:
 
 
 def format_prompt(template: str, **fields: str) -> str:
-    """Fill in the fields of an instruction.
-
-    Values are inserted literally in a single pass: braces in them stay as they are and are not filled in turn.
-
-    Args:
-        template: instruction with fields in braces, such as `Translate this into {language}.`
-        fields: values by field name; those that the template does not have are ignored.
-
-    Returns:
-        The instruction with its fields filled in.
+    """Fill in the fields of an instruction, such as `Translate this into {language}.`
 
     Raises:
-        ValueError: if the template has a field that is not given.
+        ValueError: if the template has a field that is not given; others are ignored.
     """
     for name in prompt_fields(template):
         if name not in fields:
@@ -91,20 +74,12 @@ def format_prompt(template: str, **fields: str) -> str:
             raise ValueError(
                 f"The prompt {template!r} needs the field '{name}', but the fields given are: {given}; pass {name}=..."
             )
+    # In a single pass: braces within values stay as they are.
     return _FIELD.sub(lambda match: fields[match[1]], template)
 
 
 def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, **fields: str) -> str:
     """Draw one instruction of a task and fill in its fields.
-
-    Args:
-        prompts: instructions of each task, from `load_prompts`.
-        task: one of its keys.
-        rng: source of the draw; an equal state gives an equal instruction.
-        fields: values for the fields of the instruction, as for `format_prompt`.
-
-    Returns:
-        The instruction with its fields filled in.
 
     Raises:
         ValueError: if the task is unknown or a field of the instruction is not given.
@@ -117,24 +92,17 @@ def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, 
 
 def _read_instructions(entry: Any, task: str, file: str | os.PathLike) -> list[str]:
     instructions = [entry] if isinstance(entry, str) else entry
+    place = f"The task '{task}' of the prompt file {file}"
     if not isinstance(instructions, list):
-        raise ValueError(
-            f"The task '{task}' of the prompt file {file} holds a {type(entry).__name__}; it needs a list of strings."
-        )
+        raise ValueError(f"{place} holds a {type(entry).__name__}; it needs a list of strings.")
     if not instructions:
-        raise ValueError(
-            f"The task '{task}' of the prompt file {file} has an empty list; it needs at least one instruction."
-        )
-    for instruction in instructions:
-        if not isinstance(instruction, str):
-            raise ValueError(
-                f"The task '{task}' of the prompt file {file} lists a {type(instruction).__name__} "
-                f"({instruction!r:.80}); it needs a list of strings."
-            )
-    return [_to_instruction(text) for text in instructions]
-
-
-def _to_instruction(text: str) -> str:
-    leading = _LEADING_AUDIO.match(text)
-    instruction = text[leading.end() :] if leading else text
-    return instruction.replace("{}", "{question}")
+        raise ValueError(f"{place} has an empty list; it needs at least one instruction.")
+    read = []
+    for text in instructions:
+        if not isinstance(text, str):
+            raise ValueError(f"{place} lists a {type(text).__name__} ({text!r:.80}); it needs a list of strings.")
+        # The processor puts the audio in front itself. A placeholder elsewhere is plain text to it, and stays.
+        leading = _LEADING_AUDIO.match(text)
+        instruction = text[leading.end() :] if leading else text
+        read.append(instruction.replace("{}", "{question}"))  # the research code fills in by position
+    return read

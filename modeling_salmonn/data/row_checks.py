@@ -17,19 +17,16 @@ FIELDS_OF_PROMPTS = ("question", "language", "slots", "transcript", "caption", "
 
 
 def check_row(row: Mapping[str, Any], place: str, columns: Mapping[str, str] | None = None) -> None:
-    """Refuse a row with a value that cannot be used.
+    """Refuse, by a `ValueError`, a row with a value that cannot be used: with place, column and what is needed.
 
     Args:
         row: as it was read; columns that are not ours may hold anything, and ours may be missing or `None`.
         place: where it is, for the message: `Line 3 of rows.jsonl`.
         columns: our name of a column to its name in the row.
-
-    Raises:
-        ValueError: for the first such value, naming place, column, value and what is needed.
     """
     for name in CHECKS:
         given = (columns or {}).get(name, name)
-        key = given if given in row else name
+        key = given if given in row else name  # some rows may have our own name, and win less
         problem = field_problem(name, row.get(key))
         if problem is not None:
             raise ValueError(f"{place}: {key} is {shown(row[key])} ({kind_of(row[key])}), but {problem}.")
@@ -42,12 +39,16 @@ def field_problem(name: str, value: Any) -> str | None:
 
 def usable_seconds(seconds: Any) -> float | None:
     """A length that plans can be made with; `None` for one that is unknown, absurd or no number."""
-    known = field_problem("seconds", seconds) is None and seconds is not None
-    return float(seconds) if known else None
+    is_usable = seconds is not None and _seconds_problem(seconds) is None
+    return float(seconds) if is_usable else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number_problem(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not _is_number(value) or not math.isfinite(value) or value < 0:
         return "it needs a finite number that is not negative"
     return None
 
@@ -74,8 +75,7 @@ def _prompt_field_problem(value: Any) -> str | None:
 
 
 def _text_or_number_problem(value: Any) -> str | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return None if is_number else _text_problem(value)
+    return None if _is_number(value) else _text_problem(value)
 
 
 def _clip_problem(value: Any) -> str | None:
@@ -94,11 +94,7 @@ def _clips_problem(value: Any) -> str | None:
     clips = [value] if isinstance(value, str) else value
     if not isinstance(clips, list):
         return "it needs a list of paths"
-    for clip in clips:
-        problem = _clip_problem(clip)
-        if problem is not None:
-            return problem
-    return None
+    return next(filter(None, map(_clip_problem, clips)), None)
 
 
 def _references_problem(value: Any) -> str | None:
@@ -116,6 +112,7 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
+# Columns that are missing here, such as the fields of a task of the user's own, may hold anything.
 CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(CLIP_COLUMNS, _clip_problem),
     "expand_wav": _clips_problem,

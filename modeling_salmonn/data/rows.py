@@ -37,16 +37,12 @@ SHUFFLE_BUFFER = 1000  # rows of a stream
 
 
 class Rows(Sequence[Row]):
-    """Rows of several sources one after the other.
-
-    Args:
-        tables: the rows of each source.
-    """
+    """Rows of several sources one after the other."""
 
     def __init__(self, tables: Sequence[RowTable]):
         self.tables = list(tables)
         self.known_seconds: list[float | None] | None = None  # of each row, once they have been asked for
-        self.ends = list(accumulate(len(table) for table in self.tables))
+        self.ends = list(accumulate(map(len, self.tables)))  # index behind the last row of each table
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -71,15 +67,14 @@ class Rows(Sequence[Row]):
         return values
 
     def seconds(self) -> list[float | None]:
-        """Length of each row's audio: from a column, else from the headers of its clips; `None` if neither tells one
-        that can be true."""
+        """The length of each row's audio; see `row_seconds`."""
         if self.known_seconds is None:
             columns = [self.column(name) for name in SECONDS_COLUMNS]
             known = []
-            for index, values in enumerate(tqdm(list(zip(*columns, strict=True)), desc="Clip lengths", leave=False)):
+            for index in tqdm(range(len(self)), desc="Clip lengths", leave=False):
+                told = [column[index] for column in columns if column[index] is not None]
                 # A row is read, with audio that it may hold, only if no column tells its length.
-                told = any(value is not None for value in values)
-                known.append(row_seconds(dict(zip(SECONDS_COLUMNS, values, strict=True)) if told else self[index]))
+                known.append(usable_seconds(told[0]) if told else row_seconds(self[index]))
             self.known_seconds = known
         return self.known_seconds
 
@@ -139,8 +134,7 @@ def load_rows(sources: Any, needs: Sequence[str] = TEXTS, max_seconds: float | N
 def load_stream(source: DataSource, seed: int, epoch: int) -> Iterator[Row]:
     """Rows of a streaming source as they come, shuffled a little and anew in each epoch.
 
-    Raises:
-        ValueError: if the source cannot be read, or once a row has a weight or a value that cannot be used.
+    What cannot be used is a `ValueError`, of a row when its turn comes.
     """
     source = open_folder(source)
     if source.path.endswith(".csv"):  # of which datasets would guess types, and accept lines that are cut off
@@ -169,12 +163,14 @@ def row_seconds(row: Mapping[str, Any]) -> float | None:
 
 def normalise_row(row: Mapping[str, Any], source: DataSource) -> Row:
     """A row under our column names, without empty fields, and with paths that can be opened."""
+    clean = dict(row)
     renames = {ours: theirs for ours, theirs in source.columns.items() if theirs in row}
-    clean = {name: value for name, value in row.items() if name not in {*renames, *renames.values()}}
-    for ours, theirs in renames.items():
+    for theirs in renames.values():
+        clean.pop(theirs, None)
+    for ours, theirs in renames.items():  # once all are out of the way: names may have been swapped
         clean[ours] = row[theirs]
     clean = {name: value for name, value in clean.items() if value is not None}
-    if "path" not in clean and "audio" in clean:
+    if "path" not in clean and "audio" in clean:  # as tables call it
         clean["path"] = clean.pop("audio")
     if source.task is not None:
         clean.setdefault("task", source.task)

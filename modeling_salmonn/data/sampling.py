@@ -56,19 +56,12 @@ def split_count(total: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def draw_rows(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `count` rows, each as near to its fair number of times as can be (systematic sampling).
+    """Draw `count` positions, each as near to its fair number of times as can be (systematic sampling).
 
-    With equal weights no row comes again before all others have come as often.
-
-    Args:
-        weights: one for each row, not negative.
-        count: how many to draw.
-        rng: source of the draw.
-
-    Returns:
-        Positions in `weights`, in no particular order.
+    With equal weights none comes again before all others have come as often.
     """
     order = rng.permutation(len(weights))
+    # Rows lie on a line, each as long as its expected count, and are drawn at steps of 1 from a random start.
     expected = np.cumsum(weights[order] * (count / weights.sum()))
     expected[-1] = count  # not a rounding error less
     reached = np.floor(expected + rng.random()).astype(np.int64)
@@ -112,9 +105,10 @@ class MixtureSampler(Sampler):
             if shares.get(task, 0) <= 0:
                 continue
             rows = np.flatnonzero(names == task)
-            if (weights[rows] < 0).any() or weights[rows].sum() <= 0:
+            own = weights[rows]
+            if (own < 0).any() or own.sum() <= 0:
                 raise ValueError(f"The rows of task {task!r} have weights that are negative or all zero.")
-            self.members[task], self.weights[task], self.shares[task] = rows, weights[rows], shares[task]
+            self.members[task], self.weights[task], self.shares[task] = rows, own, shares[task]
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.batch_size = batch_size
         self.num_batches = -(-(examples or len(tasks)) // batch_size)
@@ -141,9 +135,8 @@ class MixtureSampler(Sampler):
         if self.lengths is None:
             return rows
         chunk = BATCHES_SORTED_TOGETHER * self.batch_size
-        ordered = []
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            ordered.append(part[np.argsort(self.lengths[part], kind="stable")])
-        batches = np.concatenate(ordered).reshape(self.num_batches, self.batch_size)
-        return rng.permutation(batches).ravel()
+            rows[start : start + chunk] = part[np.argsort(self.lengths[part], kind="stable")]
+        batches = rows.reshape(self.num_batches, self.batch_size)
+        return rng.permutation(batches).ravel()  # or each chunk would go from short to long

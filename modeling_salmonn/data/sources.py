@@ -41,6 +41,7 @@ class DataSource:
     audio_root: str | None = None
 
     def __post_init__(self) -> None:
+        # They come from YAML and from the command line, which know no types.
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             coerce(f"{name} of the data source {shown(self.path)}", value, hint)
@@ -56,8 +57,7 @@ class DataSource:
 def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]:
     """Data sources as arguments have them: one or several, each a path, a mapping of `DataSource`'s fields, or one.
 
-    Raises:
-        ValueError: for a mapping without `path`, or with unknown fields or values of other types.
+    Those without a root of their own get `audio_root`; a `ValueError` for what is none.
     """
     sources = []
     for item in value if isinstance(value, (list, tuple)) else [value]:
@@ -81,14 +81,14 @@ def open_folder(source: DataSource) -> DataSource:
         if found is None:
             raise ValueError(f"{path} is no audio folder: it has none of {METADATA_FILES}, which name its clips.")
         source, path = replace(source, path=str(found)), found
-    if path.name in METADATA_FILES:
+    if path.name in METADATA_FILES:  # in which the Hub's audio folders call a clip so
         source = replace(source, columns={"path": "file_name", **source.columns})
     return source
 
 
 def locate_clip(path: str, folder: str | os.PathLike) -> str:
     """The absolute path of a clip whose relative path starts from a folder; URLs as they are."""
-    return path if "://" in path else str(Path(folder, path).absolute())
+    return path if "://" in path else str(Path(folder, path).absolute())  # an absolute one drops the folder
 
 
 def _parse_source(item: Any) -> DataSource:

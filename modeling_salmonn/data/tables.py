@@ -31,19 +31,12 @@ MOST_COLUMNS = 1000  # rows of like form have some ten
 
 @dataclass(frozen=True)
 class RowTable:
-    """The rows of one source, in Arrow, with columns of their own.
-
-    Args:
-        source: where they come from.
-        data: the rows.
-        places: of each row, a line of a manifest or a row of a table.
-        unit: what the places count.
-    """
+    """The rows of one source, in Arrow, with columns of their own."""
 
     source: DataSource
     data: datasets.Dataset
-    places: Sequence[int]
-    unit: str
+    places: Sequence[int]  # of each row: a line of a manifest or a row of a table
+    unit: str  # what the places count
 
     def __len__(self) -> int:
         return len(self.data)
@@ -61,11 +54,7 @@ class RowTable:
         return [None] * len(self) if column is None else self.data[column][:]
 
     def require(self, needs: Sequence[str]) -> None:
-        """Make sure that every row has what is needed.
-
-        Raises:
-            ValueError: if the table lacks a column, or a row its value.
-        """
+        """Refuse, by a `ValueError`, a table that lacks a column, or has a row without its value."""
         needs = [name for name in needs if name != "task" or self.source.task is None]
         missing = sorted(name for name in needs if self.column_of(name) is None)
         if missing:
@@ -84,18 +73,14 @@ class RowTable:
         """The first row without a value, or with one that is no text where it needs to be; audio is not read."""
         column = self.data.data.column(self.column_of(name))
         is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
-        if name in TEXTS and not is_text:
+        if name in TEXTS and not is_text:  # a column of Arrow has one type
             return 0
         index = compute.index(column.is_null(), True).as_py()
         return None if index < 0 else index
 
 
 def load_table(source: DataSource) -> RowTable:
-    """All rows of a source, whose columns of ours hold what they may.
-
-    Raises:
-        ValueError: if the source is missing, cannot be read, or has no rows or a value that cannot be used.
-    """
+    """All rows of a source; a `ValueError` if it cannot be read, or has no rows or a value that cannot be used."""
     if source.path.endswith(MANIFEST_SUFFIXES):
         numbered = read_numbered(source.path, source.columns)
         return RowTable(source, as_table(numbered, source.path), [line for line, _ in numbered], "line")
@@ -114,19 +99,13 @@ def read_manifest(path: str | os.PathLike) -> list[Row]:
         Rows that all have the same keys; `None` where one was not given.
 
     Raises:
-        ValueError: if the file is missing or not of that form, or a row has a value that cannot be used, naming the
-            line.
+        ValueError: for another form, or a value that cannot be used, naming the line.
     """
     return [row for _, row in read_numbered(path)]
 
 
 def read_numbered(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> list[tuple[int, Row]]:
-    """The rows of a manifest, each with its line.
-
-    Args:
-        path: as for `read_manifest`.
-        columns: our name of a column to its name in the rows.
-    """
+    """The rows of a manifest, each with its line; see `read_manifest`. `columns` are as of `check_row`."""
     file = Path(path).expanduser()
     numbered = []
     for index, (line, row) in enumerate(_read_entries(file, columns or {})):
@@ -135,26 +114,23 @@ def read_numbered(path: str | os.PathLike, columns: Mapping[str, str] | None = N
             raise ValueError(f"Row {index} of {file} is {found}; each row needs to be an object (line {line}).")
         check_row(row, f"Line {line} of {file}", columns)
         numbered.append((line, row))
-    keys = list(dict.fromkeys(key for _, row in numbered for key in row))
+    keys: dict[str, None] = {}  # a set in the order in which they come
+    for _, row in numbered:
+        keys |= dict.fromkeys(row)
     if len(keys) > MOST_COLUMNS:
         raise ValueError(f"The rows of {file} have {len(keys)} different keys; give all of them the same few.")
-    return [(line, {key: row.get(key) for key in keys}) for line, row in numbered]
+    return [(line, dict.fromkeys(keys) | row) for line, row in numbered]
 
 
 def as_table(numbered: Sequence[tuple[int, Row]], path: str) -> datasets.Dataset:
-    """The rows of a manifest as a table; a column of texts and lists of texts becomes one of lists.
-
-    Raises:
-        ValueError: if there are none, or a column has values of several types.
-    """
+    """The rows of a manifest as a table; a column of texts and lists of texts becomes one of lists."""
     if not numbered:
         raise ValueError(f"The manifest {path} has no rows.")
     rows = [dict(row) for _, row in numbered]
-    for name in rows[0]:
+    for name in rows[0]:  # all rows have the same keys
         kinds = {type(row[name]) for row in rows} - {type(None)}
-        if kinds == {str, list}:
-            for row in rows:
-                row[name] = [row[name]] if isinstance(row[name], str) else row[name]
+        for row in rows if kinds == {str, list} else ():  # Arrow would refuse the column
+            row[name] = [row[name]] if isinstance(row[name], str) else row[name]
     try:
         return datasets.Dataset.from_list(rows)
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
@@ -164,11 +140,7 @@ def as_table(numbered: Sequence[tuple[int, Row]], path: str) -> datasets.Dataset
 
 
 def load_dataset(source: DataSource) -> Any:
-    """What `datasets` makes of a file or a Hub data set, streaming or not, with its audio not yet decoded.
-
-    Raises:
-        ValueError: if it is missing or cannot be read.
-    """
+    """What `datasets` makes of a file or a Hub data set, streaming or not, with its audio not yet decoded."""
     where: dict[str, Any] = {"path": source.path, "name": source.name}
     if os.path.isfile(source.path):
         suffix = Path(source.path).suffix
@@ -218,7 +190,7 @@ def _read_entries(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
 
 def _read_csv(content: str, file: Path, numbers: Collection[str]) -> list[tuple[int, Row]]:
     """Rows of text; nothing where a field is empty, and numbers in the columns that need them."""
-    known_limit = csv.field_size_limit(max(len(content), 1))
+    known_limit = csv.field_size_limit(max(len(content), 1))  # the module's own, 128 KB, is of all readers at once
     reader = csv.DictReader(StringIO(content, newline=""), strict=True)
     numbered = []
     try:
@@ -262,13 +234,11 @@ def _csv_value(text: str, is_number: bool) -> str | float | None:
 
 def _check_column(table: RowTable, name: str) -> None:
     """What `check_row` does, for one column of all rows: audio within the table is not read for it."""
-    for index, value in enumerate(table.values(name)):
+    for number, value in enumerate(table.values(name), start=1):
         problem = field_problem(name, value)
         if problem is not None:
-            raise ValueError(
-                f"Row {index + 1} of {table.source.path}: {table.column_of(name)} is {shown(value)} "
-                f"({kind_of(value)}), but {problem}."
-            )
+            place = f"Row {number} of {table.source.path}: {table.column_of(name)}"
+            raise ValueError(f"{place} is {shown(value)} ({kind_of(value)}), but {problem}.")
 
 
 def _mixed_column(numbered: Sequence[tuple[int, Row]]) -> str | None:

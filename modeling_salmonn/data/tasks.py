@@ -13,7 +13,7 @@ from modeling_salmonn.data.text_files import read_yaml_mapping, shown
 BUNDLED_TASKS = Path(__file__).with_name("tasks.yaml")
 LEVELS = {"level1": 1, "level2": 2, "level3": 3}
 ALL = "all"
-FREE_OF_REFERENCES = ("diversity", "repeat_rate")
+FREE_OF_REFERENCES = ("diversity", "repeat_rate")  # metrics that look at answers alone
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,11 @@ class Task:
         """Whether a row belongs to the task, whatever name of it the row has."""
         if row.get("task") in self.aliases:
             return True
+        # Both sides by their names in the table: `translation_en2de` is `translation` with a language.
         wanted = {"task": self.name, **self.rows}
         wanted |= columns_of(wanted["task"])
         given = {**row, **columns_of(row.get("task"))}
         return all(given.get(column) == value for column, value in wanted.items())
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a metric compares answers with references."""
-        return any(name not in FREE_OF_REFERENCES for name in self.metrics)
 
     def references(self, row: Mapping[str, Any]) -> list[str]:
         """The accepted texts of a row: its `references` if it has any, or the column that the task names.
@@ -106,7 +102,7 @@ class Task:
                 f"texts: {shown(row)}."
             )
         texts = [text.strip() for text in given if text.strip()]
-        if not texts and self.needs_reference:
+        if not texts and not set(self.metrics) <= set(FREE_OF_REFERENCES):
             raise ValueError(
                 f"A row of the task {self.name!r} has no {self.reference!r}: {shown(row)}. Add it, or name another "
                 "column as the task's reference."
@@ -173,7 +169,7 @@ def _find_tasks(tasks: Mapping[str, Task], name: str) -> list[Task]:
     return [task for task in tasks.values() if name in task.aliases]
 
 
-@cache
+@cache  # rows ask for names one by one
 def _bundled_tasks() -> Mapping[str, Task]:
     return _read_tasks(BUNDLED_TASKS, {})
 
@@ -186,7 +182,7 @@ def _tasks_by_name() -> Mapping[str, Task]:
 def _read_tasks(file: Path, known: Mapping[str, Task]) -> dict[str, Task]:
     table, lines = read_yaml_mapping(file, "file of tasks", "map names of tasks to their fields")
     tasks: dict[str, Task] = {}
-    for name, entry in table.items():
+    for name, entry in table.items():  # in order: a task may refer to those before it
         tasks[name] = _read_task(name, entry, f"line {lines[name]} of {file}", {**known, **tasks})
     return tasks
 

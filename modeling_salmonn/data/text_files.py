@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ MAX_BYTES = 2**31  # of a file that is read as a whole
 MAX_NESTING = 50  # levels; the deepest of our own files has 5
 MAX_YAML_CHARACTERS = 100_000  # PyYAML takes a third of a second for them
 MAX_YAML_VALUES = 100_000  # aliases can name 10 ** 9 of them in a few lines
+TOO_DEEP = f"more than {MAX_NESTING} levels of nesting"
 SHOWN_CHARACTERS = 300  # of a value in a message
 NESTED_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MAX_NESTING + 1}}}")
 BLANKS = re.compile(r"\s*")
@@ -31,21 +33,14 @@ SHORT.maxlevel, SHORT.maxdict, SHORT.maxlist = 2, 12, 12
 
 
 def read_text(path: str | os.PathLike, what: str) -> str:
-    """The text of a file in UTF-8, without a byte order mark.
-
-    Args:
-        path: the file.
-        what: what to call it in messages, such as `manifest`.
-
-    Raises:
-        ValueError: if there is no such file, or it is enormous or in another encoding.
-    """
+    """The text of a file in UTF-8, without a byte order mark; messages call it `what`, such as a manifest."""
     file = Path(path).expanduser()
     if file.exists() and not file.is_file():
         raise ValueError(f"{path} is {'a folder' if file.is_dir() else 'a device'}; give the file of a {what}.")
     if not file.is_file():
         raise ValueError(f"There is no {what} {path}.")
-    if (size := file.stat().st_size) > MAX_BYTES:
+    size = file.stat().st_size
+    if size > MAX_BYTES:
         raise ValueError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}; is it a {what}? Cut it into several.")
     content = file.read_bytes()
     if content.startswith(UTF16_MARKS):
@@ -61,15 +56,12 @@ def read_text(path: str | os.PathLike, what: str) -> str:
 
 
 def parse_json(text: str, name: str, strict: bool = True) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text; a `ValueError` if it is none, is nested too deeply, or has a key twice.
 
     Args:
         text: all of it; of several lines, messages tell which.
         name: what to call it in messages, such as `line 3 of rows.jsonl`.
         strict: refuse numbers that are not finite; our own records of losses may have them.
-
-    Raises:
-        ValueError: if it is not JSON, or nested too deeply, or has a key twice or a number that does not fit.
     """
     position = _skip_blanks(text, 0)
     value, end = _decode(text, position, name, strict)
@@ -97,16 +89,7 @@ def parse_json_rows(text: str, file: str | os.PathLike) -> Iterator[tuple[int, A
 
 
 def read_json_object(path: str | os.PathLike, mend: str, what: str = "file") -> dict[str, Any]:
-    """A file that an earlier call has written.
-
-    Args:
-        path: the file.
-        mend: what to do if it is damaged, such as `delete it to begin anew`.
-        what: what to call it in messages.
-
-    Raises:
-        ValueError: if it cannot be read, or holds something else than an object.
-    """
+    """A file that an earlier call has written; its `ValueError` says how to `mend` one that is damaged."""
     try:
         value = parse_json(read_text(path, what) + "\n", str(path), strict=False)
     except ValueError as error:
@@ -121,13 +104,7 @@ def read_yaml_mapping(
 ) -> tuple[dict[Any, Any], dict[Any, int]]:
     """The keys and values of a YAML file, and the line of each key.
 
-    Args:
-        path: the file.
-        what: what to call it in messages.
-        needed: what it needs to do, for the message about one that does not.
-
-    Raises:
-        ValueError: if it cannot be read, holds something else, or names a key twice.
+    Messages call it `what`, and say what is `needed` of one that holds something else.
     """
     text = read_text(path, what)
     node = _compose(text, str(path))
@@ -141,11 +118,7 @@ def read_yaml_mapping(
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of a YAML text, which messages call by a name.
-
-    Raises:
-        ValueError: if it is not YAML, is too large or nested too deeply, or names a key twice.
-    """
+    """The value of a YAML text, which messages call by a name."""
     return _construct(_compose(text, name), name)
 
 
@@ -174,11 +147,11 @@ def _decode(text: str, position: int, name: str, strict: bool = True) -> tuple[A
     except json.JSONDecodeError as error:
         _fail_json(error.msg, text, error.pos, name)
     except RecursionError:
-        _fail_json(f"more than {MAX_NESTING} levels of nesting", text, position, name)
+        _fail_json(TOO_DEEP, text, position, name)
     except ValueError as error:  # of the decoder's hooks
         _fail_json(str(error), text, position, name)
     if _is_too_deep(value, MAX_NESTING):
-        _fail_json(f"more than {MAX_NESTING} levels of nesting", text, position, name)
+        _fail_json(TOO_DEEP, text, position, name)
     return value, end
 
 
@@ -258,9 +231,10 @@ def _compose(text: str, name: str) -> Any:
     """The nodes of a YAML text; `None` for an empty one."""
     if len(text) > MAX_YAML_CHARACTERS:
         raise ValueError(f"{name} has {len(text):,} characters; YAML of ours has at most {MAX_YAML_CHARACTERS:,}.")
-    if (nested := NESTED_BRACKETS.search(text)) is not None:
+    nested = NESTED_BRACKETS.search(text)  # which would exhaust the stack of PyYAML
+    if nested is not None:
         line = text.count("\n", 0, nested.start()) + 1
-        raise ValueError(f"Line {line} of {name} has more than {MAX_NESTING} levels of nesting.")
+        raise ValueError(f"Line {line} of {name} has {TOO_DEEP}.")
     try:
         node = yaml.SafeLoader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -278,8 +252,8 @@ def _check_node(node: Any, name: str, level: int, counted: int) -> int:
     line = node.start_mark.line + 1
     if level > MAX_NESTING or counted > MAX_YAML_VALUES:
         raise ValueError(
-            f"Line {line} of {name} has more than {MAX_NESTING} levels of nesting, or aliases that stand for more "
-            f"than {MAX_YAML_VALUES:,} values; write it out."
+            f"Line {line} of {name} has {TOO_DEEP}, or aliases that stand for more than {MAX_YAML_VALUES:,} values; "
+            "write it out."
         )
     counted += 1
     if isinstance(node, yaml.ScalarNode):
@@ -287,7 +261,7 @@ def _check_node(node: Any, name: str, level: int, counted: int) -> int:
     children = node.value
     if isinstance(node, yaml.MappingNode):
         _refuse_double_keys(node, name)
-        children = [child for pair in node.value for child in pair]
+        children = chain.from_iterable(node.value)  # keys and values
     for child in children:
         counted = _check_node(child, name, level + 1, counted)
     return counted
