@@ -30,19 +30,15 @@ READING = "The transcript of a recording: {transcript}\n\n{instruction}"
 
 
 class WhisperAnswerer:
-    """A Whisper with its own decoder: transcripts, whatever is asked.
-
-    Args:
-        folder: folder or Hub id.
-        device: as `resolve_device` takes it.
-    """
+    """A Whisper with its own decoder: transcripts, whatever is asked."""
 
     def __init__(self, folder: str, device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()
         self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval().to(resolve_device(device))
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        language = ["<|en|>", "<|transcribe|>"] if self.model.config.vocab_size > ENGLISH_VOCABULARY else []
+        is_multilingual = self.model.config.vocab_size > ENGLISH_VOCABULARY
+        language = ["<|en|>", "<|transcribe|>"] if is_multilingual else []
         start = ["<|startoftranscript|>", *language, "<|notimestamps|>"]
         self.start = self.tokenizer.convert_tokens_to_ids(start)
 
@@ -60,6 +56,7 @@ class WhisperAnswerer:
     @torch.inference_mode()
     def _transcribe(self, clips: list[Any], decoding: Decoding) -> list[str]:
         features = self.features(clips, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+        # The decoder has 448 positions, of which the start takes some.
         limit = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
         ids = self.model.generate(
             features.to(self.model.device),
@@ -72,12 +69,7 @@ class WhisperAnswerer:
 
 
 class ReadingAnswerer:
-    """A language model that is given the true transcript instead of the clip.
-
-    Args:
-        folder: folder or Hub id of a causal language model with a chat template.
-        device: as `resolve_device` takes it.
-    """
+    """A causal language model with a chat template, which is given the true transcript instead of the clip."""
 
     def __init__(self, folder: str, device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()  # clips are read, although nobody listens
@@ -97,8 +89,10 @@ class ReadingAnswerer:
         # The template has written the special tokens already.
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(self.model.device)
-        options = {"max_new_tokens": decoding.max_new_tokens, "num_beams": decoding.num_beams, "do_sample": False}
-        output = self.model.generate(**inputs, **options)
+        output = self.model.generate(
+            **inputs, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams, do_sample=False
+        )
+        # Padding is on the left, so that all answers begin at one place.
         texts = self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [Answer(text.strip(), True) for text in texts]
 
@@ -114,12 +108,7 @@ class ReadingAnswerer:
 
 
 def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any:
-    """A SALMONN, a Whisper or a language model, told apart by its configuration.
-
-    Args:
-        model: folder or Hub id.
-        dtype: type of a SALMONN's weights.
-        device: as `resolve_device` takes it.
+    """A SALMONN, a Whisper or a language model, told apart by its configuration; `dtype` is of a SALMONN's weights.
 
     Raises:
         ValueError: if there is no model, or no such device.
@@ -137,11 +126,7 @@ def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any
 
 
 def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that a model is meant for: recognition for a Whisper, everything else for a language model.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The tasks that a model is meant for, at least one: recognition for a Whisper, all else for a language model."""
     if isinstance(answerer, (WhisperAnswerer, ReadingAnswerer)):
         recognises = isinstance(answerer, WhisperAnswerer)
         tasks = [task for task in tasks if recognises != set(RECOGNITION).isdisjoint(task.metrics)]

@@ -39,49 +39,46 @@ class Captions:
     answers: tuple[str, ...]
 
     def by_row(self) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-        """References and answers as COCO's scorers take them."""
-        return dict(enumerate(map(list, self.references))), {row: [text] for row, text in enumerate(self.answers)}
+        """References and answers as COCO's scorers take them: lists by the number of their row."""
+        references = dict(enumerate(map(list, self.references)))
+        return references, {row: [text] for row, text in enumerate(self.answers)}
 
 
 def tokenise_captions(references: References, answers: Sequence[str]) -> Captions:
-    """References and answers through COCO's tokenizer; a reference without words is none.
-
-    Raises:
-        ValueError: if there are no rows, not as many answers, or a row without a reference that has words.
-        TypeError: if the references of a row are a text instead of a list of texts.
-        CaptionMetricError: if the tokenizer does not run here.
-    """
+    """References and answers through COCO's tokenizer; a reference without words is none, and each row needs one."""
     require_rows(references, answers)
     return _tokenise(tuple(map(tuple, references)), tuple(answers))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # the four metrics of a task ask for the same captions one after the other
 def _tokenise(references: tuple[tuple[str, ...], ...], answers: tuple[str, ...]) -> Captions:
-    texts = {row: [_one_line(text) for text in (answers[row], *own)] for row, own in enumerate(references)}
+    texts = {}  # of each row, its answer first
+    for row, (answer, own) in enumerate(zip(answers, references, strict=True)):
+        # The tokenizer takes a caption a line, and more signs than one for the end of a line.
+        texts[row] = [{"caption": " ".join(text.split())} for text in (answer, *own)]
     tokenizer = _package("tokenizer.ptbtokenizer").PTBTokenizer()
     try:
-        tokens = tokenizer.tokenize({row: [{"caption": text} for text in own] for row, own in texts.items()})
+        tokens = tokenizer.tokenize(texts)
     except OSError as error:
         raise CaptionMetricError(f"COCO's tokenizer does not run, or cannot write to its folder: {error}.") from error
-    if any(len(tokens.get(row, ())) != len(own) for row, own in texts.items()):
-        raise CaptionMetricError("COCO's tokenizer, a Java program, stopped before the last caption; see its output.")
-    with_words = tuple(tuple(text for text in tokens[row][1:] if text) for row in texts)
-    for row, own in enumerate(with_words):
-        if not own:
+    with_words = []
+    for row, given in texts.items():
+        if len(tokens.get(row, ())) != len(given):
+            problem = "COCO's tokenizer, a Java program, stopped before the last caption; see its output."
+            raise CaptionMetricError(problem)
+        with_words.append(tuple(filter(None, tokens[row][1:])))
+        if not with_words[row]:
             raise ValueError(f"Row {row + 1} has no reference with words, but {list(references[row])}; give it one.")
-    return Captions(with_words, tuple(tokens[row][0] for row in texts))
-
-
-def _one_line(text: str) -> str:
-    """The tokenizer takes a caption a line, and more signs than one for the end of a line."""
-    return " ".join(text.split())
+    return Captions(tuple(with_words), tuple(tokens[row][0] for row in texts))
 
 
 def _meteor_statistics(references: References, answers: Sequence[str]) -> np.ndarray:
     """What METEOR's program counts: words, function words, words matched in each stage, chunks, matches."""
     captions = tokenise_captions(references, answers)
-    rows = zip(captions.references, captions.answers, strict=True)
-    lines = _run_meteor([" ||| ".join(("SCORE", *own, answer)) for own, answer in rows])
+    questions = []
+    for own, answer in zip(captions.references, captions.answers, strict=True):
+        questions.append(" ||| ".join(("SCORE", *own, answer)))
+    lines = _run_meteor(questions)
     statistics = np.array([line.split() for line in lines], dtype=np.float64)
     lengths, stages, chunks = statistics[:, :2], _meteor_stages(statistics), statistics[:, 20]
     whole = (stages.sum(axis=(1, 2)) == lengths).all(axis=1) & (chunks == 1)
@@ -99,8 +96,9 @@ def _meteor_scores(sums: np.ndarray) -> np.ndarray:
     kinds = np.array([METEOR_DELTA, 1 - METEOR_DELTA])  # weights of content and function words
     lengths, functions, chunks, matches = sums[..., :2], sums[..., 2:4], sums[..., 20], sums[..., 21:].mean(axis=-1)
     found = np.einsum("s,k,...skw->...w", METEOR_STAGES, kinds, _meteor_stages(sums))
+    weighted_lengths = kinds[0] * (lengths - functions) + kinds[1] * functions
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing matches
-        precision, recall = np.moveaxis(found / (kinds[0] * (lengths - functions) + kinds[1] * functions), -1, 0)
+        precision, recall = np.moveaxis(found / weighted_lengths, -1, 0)  # of the answer, of the reference
         mean = 1 / ((1 - METEOR_ALPHA) / precision + METEOR_ALPHA / recall)
         scores = mean * (1 - METEOR_GAMMA * (chunks / matches) ** METEOR_BETA)
     return np.maximum(np.nan_to_num(scores), 0)
@@ -120,7 +118,7 @@ def _run_meteor(lines: Sequence[str]) -> list[str]:
     return said
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # SPIDEr needs it again
 def _cider(captions: Captions) -> tuple[float, ...]:
     """CIDEr of each row; the weights of its words are those of the whole set, whatever rows are drawn later."""
     if len(captions.answers) < 2:
@@ -154,8 +152,7 @@ def _spice(captions: Captions) -> tuple[float, ...]:
 
 
 def _spider(captions: Captions) -> tuple[float, ...]:
-    pairs = zip(_cider(captions), _spice(captions), strict=True)
-    return tuple((cider + spice) / 2 for cider, spice in pairs)
+    return tuple((np.array(_cider(captions)) + _spice(captions)) / 2)
 
 
 def _package(module: str) -> Any:

@@ -53,19 +53,12 @@ class AnswersExamples(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One instruction about one row.
-
-    Args:
-        task: what it is asked for.
-        index: of the row in the data.
-        row: the row.
-        part: `answer`, or the fallback that the answer is compared with: `transcript` or `caption`.
-    """
+    """One instruction about one row."""
 
     task: Task
-    index: int
+    index: int  # of the row in the data
     row: Row
-    part: str
+    part: str  # `answer`, or the fallback that the answer is compared with: `transcript` or `caption`
 
     @property
     def key(self) -> Key:
@@ -85,11 +78,11 @@ class Job:
 
 
 def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], limit: int | None = None, seed: int = 0) -> list[Job]:
-    """What is to be asked, task by task.
+    """What is to be asked, task by task; rows of other tasks are left out.
 
     Args:
         tasks: the tasks.
-        rows: the data; rows of other tasks are left out.
+        rows: the data.
         limit: at most so many rows of each task, drawn at random; more rows contain those of fewer.
         seed: of the draw.
 
@@ -99,6 +92,7 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], limit: int | None = No
     jobs = []
     for task in tasks:
         own = [index for index, row in enumerate(rows) if task.chooses(row)]
+        # The first of all in random order, not a sample of `limit`: so more rows contain those of fewer.
         chosen = sorted(random.Random(f"{seed}/{task.name}").sample(own, len(own))[:limit])
         if not chosen:
             logger.warning("There are no rows for the task %s.", task.name)
@@ -108,10 +102,9 @@ def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], limit: int | None = No
         for index in chosen:
             jobs += [Job(task, index, rows[index], part) for part in parts]
     if not jobs:
-        raise ValueError(
-            f"None of the {len(rows)} rows is for {', '.join(task.name for task in tasks)}; the rows have the tasks "
-            f"{sorted({str(row.get('task')) for row in rows})}."
-        )
+        wanted = ", ".join(task.name for task in tasks)
+        found = sorted({str(row.get("task")) for row in rows})
+        raise ValueError(f"None of the {len(rows)} rows is for {wanted}; the rows have the tasks {found}.")
     return jobs
 
 
@@ -170,12 +163,7 @@ def read_answers(output: Path) -> dict[Key, Row]:
 
 
 def claim_answers(output: Path, rows: Sequence[Row], **settings: Any) -> None:
-    """Note in a folder what its answers are to, so that those to something else are never taken for them.
-
-    Args:
-        output: the folder; made if there is none.
-        rows: the data.
-        **settings: whatever else answers depend on.
+    """Note in a folder what its answers are to: rows, and whatever else they depend on.
 
     Raises:
         ValueError: if it is no folder, or has answers of other settings or files of others.
@@ -237,7 +225,7 @@ def _answer_batch(
 def _require_same_instructions(
     maker: ExampleMaker, jobs: Sequence[Job], answered: Mapping[Key, Row], output: Path
 ) -> None:
-    for job in jobs:
+    for job in jobs:  # also those without an answer: a row that lacks a field is told before any work
         instruction = maker.instruction(_asked_row(maker, job), random.Random(0))
         given = answered[job.key]["instruction"] if job.key in answered else instruction
         if given != instruction:
@@ -253,7 +241,7 @@ def _asked_row(maker: ExampleMaker, job: Job) -> Row:
     if job.part != ANSWER:
         row["prompt"] = maker.prompts[FALLBACK_TASKS[job.part]][0]
     row.setdefault("prompt", job.task.instruction)
-    return row | {"text": "", "task": job.task.name}
+    return row | {"text": "", "task": job.task.name}  # its reference is not asked for
 
 
 def _make_example(maker: ExampleMaker, job: Job) -> Example:

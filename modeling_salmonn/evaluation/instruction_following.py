@@ -24,10 +24,10 @@ from modeling_salmonn.evaluation.text_statistics import (
 # What a model that does not follow an instruction may answer instead, and the task that asks for it.
 FALLBACK_TASKS = {"transcript": "asr", "caption": "audio_caption"}
 FALLBACK_TOKENS = 100  # longest of them
-STORY_WORDS, STORY_SENTENCES, STORY_SIGNS = 30, 3, 3
+STORY_WORDS, STORY_SENTENCES, STORY_SIGNS = 30, 3, 3  # at least
 COPIED_SHARE = 0.5  # of an answer's sequences of three words
-COPY_SIMILARITY = 0.7
-QUESTION_SIMILARITY = 0.5
+COPY_SIMILARITY = 0.7  # 1 for the same words in the same order
+QUESTION_SIMILARITY = 0.5  # of an answer that is a question too
 VALUE_WORDS = 6  # the longest value of a slot that may stand alone
 TELLABLE_WORDS = 4  # in shorter speech, an answer from it and the speech itself can be the same
 
@@ -56,38 +56,26 @@ CONNECTIVES = frozenset(split_words("is are was be a an the of for to as in on a
 
 @dataclass(frozen=True)
 class Context:
-    """What an answer is judged against.
+    """What an answer is judged against."""
 
-    Args:
-        transcripts: what a model that does not follow might say about the clip instead: its own transcript, and the
-            reference where there is one.
-        captions: likewise.
-        slots: names of the slots that `slot_filling` asks for.
-        question: what `speech_qa` asks.
-        wanted: what is asked for, in words for a judge that is a language model; those of the task's rule if empty.
-    """
-
+    # What a model that does not follow might say of the clip instead: its own words, and the references there are.
     transcripts: Sequence[str] = ()
     captions: Sequence[str] = ()
-    slots: Sequence[str] = ()
-    question: str = ""
-    wanted: str = ""
+    slots: Sequence[str] = ()  # names of those that `slot_filling` asks for
+    question: str = ""  # what `speech_qa` asks
+    wanted: str = ""  # in words for a judge that is a language model; those of the task's rule if empty
 
 
 def context_of(row: Mapping[str, Any], transcript: str, caption: str) -> Context:
-    """What an answer to a row is judged against.
-
-    Args:
-        row: may have a `transcript` and a `caption` as references.
-        transcript, caption: the model's own.
-    """
-    question = str(row.get("Q") or row.get("question") or "")  # numbers are questions too
+    """What an answer to a row is judged against: its references, and the model's own transcript and caption."""
+    transcripts = filter(None, (transcript, row.get("transcript")))
+    captions = filter(None, (caption, row.get("caption")))
     slots = str(row.get("slots") or row.get("Q") or "").split(",")
     return Context(
-        [str(text) for text in (transcript, row.get("transcript")) if text],
-        [str(text) for text in (caption, row.get("caption")) if text],
-        [slot.strip() for slot in slots if slot.strip()],
-        question,
+        transcripts=list(map(str, transcripts)),
+        captions=list(map(str, captions)),
+        slots=[slot.strip() for slot in slots if slot.strip()],
+        question=str(row.get("Q") or row.get("question") or ""),  # numbers are questions too
     )
 
 
@@ -95,7 +83,8 @@ def why_no_story(answer: str, context: Context) -> str | None:
     """A story: no transcript, caption or loop, of some length, in several sentences, with signs of narration."""
     if repeats_itself(answer):
         return "repeats itself"
-    if (copied := why_copied(answer, context)) is not None:
+    copied = why_copied(answer, context)
+    if copied is not None:
         return copied
     words = split_words(answer)
     if len(words) < STORY_WORDS:
@@ -137,17 +126,14 @@ def why_no_co_reasoning(answer: str, context: Context) -> str | None:
 
 
 def why_no_slots(answer: str, context: Context) -> str | None:
-    """Each slot that is asked for is named with a value behind it; a single one may be answered by its value alone.
-
-    Raises:
-        ValueError: if no slots are given.
-    """
+    """Each slot that is asked for is named with a value behind it; a single one may be answered by its value alone."""
     if not context.slots:
         raise ValueError("slot_filling needs the names of its slots; give the row 'slots', such as 'city, day'.")
     words = split_words(answer)
     if not words:
         return "empty"
-    if (copied := why_copied(answer, context)) is not None:
+    copied = why_copied(answer, context)
+    if copied is not None:
         return copied
     missing = [slot for slot in context.slots if not slot_value(words, slot, context.slots)]
     if not missing or (len(context.slots) == 1 and is_value(words, context.slots[0])):
@@ -166,15 +152,17 @@ def slot_value(words: Sequence[str], slot: str, slots: Sequence[str]) -> list[st
     if found is None:
         return []
     rest = list(words[found + len(split_words(slot)) :])
-    ends = [find_words(rest, split_words(other)) for other in slots]
-    rest = rest[: min([end for end in ends if end is not None], default=len(rest))]
+    for other in slots:  # the value ends where the next slot is named
+        rest = rest[: find_words(rest, split_words(other))]
     return [word for word in rest if word not in CONNECTIVES]
 
 
 def find_words(words: Sequence[str], wanted: Sequence[str]) -> int | None:
     """Where a sequence of words begins within another; `None` if it does not occur."""
-    starts = range(len(words) - len(wanted) + 1)
-    return next((start for start in starts if list(words[start : start + len(wanted)]) == list(wanted)), None)
+    for start in range(len(words) - len(wanted) + 1):
+        if list(words[start : start + len(wanted)]) == list(wanted):
+            return start
+    return None
 
 
 def why_copied(answer: str, context: Context) -> str | None:
@@ -226,15 +214,7 @@ RULES: Mapping[str, Callable[[str, Context], str | None]] = {
 
 
 def why_not_followed(task: str, answer: str, context: Context) -> str | None:
-    """Judge an answer by the rule of its task.
-
-    Args:
-        task: one of `RULES`.
-        answer: what the model said.
-        context: what it might have said instead, and what was asked.
-
-    Returns:
-        Why the answer does not follow, in a few words; `None` if it does.
+    """Why an answer does not follow, by the rule of its task, in a few words; `None` if it does.
 
     Raises:
         ValueError: for a task without a rule, and for `slot_filling` without slots.

@@ -40,8 +40,8 @@ def _drawn_sums(statistics: np.ndarray, samples: int, rng: np.random.Generator) 
     """Sums over drawn rows, of shape `(samples, k)`: how often each row came, times its statistics."""
     rows = len(statistics)
     at_once = max(1, CELLS // rows)
-    starts = range(0, samples, at_once)
-    return np.concatenate([_counts(rows, min(at_once, samples - start), rng) @ statistics for start in starts])
+    sizes = [min(at_once, samples - start) for start in range(0, samples, at_once)]
+    return np.concatenate([_counts(rows, size, rng) @ statistics for size in sizes])
 
 
 def _counts(rows: int, size: int, rng: np.random.Generator) -> np.ndarray:

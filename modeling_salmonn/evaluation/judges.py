@@ -63,25 +63,12 @@ HINTS = {
 
 
 class Judge(Protocol):
-    """Decides whether answers follow.
+    """Decides whether answers follow."""
 
-    Args:
-        name: what stands beside the scores.
-    """
-
-    name: str
+    name: str  # what stands beside the scores
 
     def judge(self, task: str, instruction: str, answer: str, context: Context) -> str | None:
-        """Judge an answer.
-
-        Args:
-            task: name of the task, such as `story`.
-            instruction: what the model was told.
-            answer: what it said.
-            context: what it might have said instead, and what was asked.
-
-        Returns:
-            Why the answer does not follow, in a few words; `None` if it does.
+        """Why an answer does not follow its instruction, in a few words; `None` if it does.
 
         Raises:
             UnclearVerdictError: if the judge says neither.
@@ -154,6 +141,7 @@ class ChatJudge:
         except APIStatusError as error:
             status, shown = error.status_code, self._shown(error.response.text)
             hint = HINTS.get(status, "check the URL and the model" if status < 500 else "look into the server's log")
+            # Without the client's own error, which repeats the server's words, key and all.
             raise ValueError(
                 f"The judge at {self.url} answered with HTTP status {status} and {shown}; {hint}."
             ) from None
@@ -163,6 +151,7 @@ class ChatJudge:
                 f"The judge at {self.url} cannot be reached ({reason}); start its server, or check the URL and the "
                 "network."
             ) from None
+        # The raw text is read: the client makes objects of whatever a server sends, without a look.
         with suppress(ValueError, LookupError, TypeError, RecursionError):
             reply = json.loads(response.text)["choices"][0]["message"]["content"]
             if reply is None or isinstance(reply, str):
@@ -181,14 +170,7 @@ class ChatJudge:
 
 
 class LocalJudge:
-    """A causal language model on this machine, on the accelerator if there is one.
-
-    Args:
-        model: folder or Hub id; its tokenizer needs a chat template.
-
-    Raises:
-        ValueError: if the model cannot be loaded, or has no chat template.
-    """
+    """A causal language model with a chat template on this machine, on the accelerator if there is one."""
 
     def __init__(self, model: str) -> None:
         self.name = f"local:{model}"
@@ -210,11 +192,7 @@ class LocalJudge:
 
 
 def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> str:
-    """What a language model is asked: what following means, the material, one text a line, and the form of a verdict.
-
-    Args:
-        task, instruction, answer, context: see `Judge.judge`.
-    """
+    """What a language model is asked: what following means, the material, a text a line, and the form of a verdict."""
     material = [("Said in the clip, perhaps misheard", text) for text in context.transcripts]
     material += [("Caption of the clip", text) for text in context.captions]
     if context.slots:
@@ -223,7 +201,7 @@ def judge_prompt(task: str, instruction: str, answer: str, context: Context) -> 
         material.append(("Question", context.question))
     material += [("Instruction", instruction), ("Answer to judge", answer)]
     lines = [f"{name}: {quote(text)}" for name, text in material]
-    known = load_tasks().get(task)
+    known = load_tasks().get(task)  # rules are named like the bundled tasks that have them
     in_table = known.judge if known is not None else None
     wanted = context.wanted or in_table or task.replace("_", " ")
     return PROMPT.format(wanted=wanted, material="\n".join(lines), form=FORM)
@@ -235,31 +213,24 @@ def quote(text: str) -> str:
 
 
 def parse_verdict(reply: str) -> str | None:
-    """Read a reply whose first or last line is the only verdict in it.
+    """The reason of `FAILS: reason`, `None` for `FOLLOWS`, in a reply whose first or last line is its only verdict.
 
     Thoughts in tags and Markdown are passed over, and so are remarks before or after the verdict. The form itself,
     repeated from the prompt, is no verdict.
-
-    Args:
-        reply: what a language model says to `judge_prompt`.
-
-    Returns:
-        The reason of `FAILS: reason`; `None` for `FOLLOWS`.
 
     Raises:
         UnclearVerdictError: for any other reply.
     """
     words = THOUGHTS_END.split(reply)[-1]
-    lines = [line for line in map(plain_line, words.splitlines()) if line]
-    verdicts = [line for line in lines if VERDICT.fullmatch(line)]
-    is_clear = len(verdicts) == 1 and verdicts[0] in (lines[0], lines[-1])
-    found = VERDICT.fullmatch(verdicts[0]) if is_clear else None
-    if found is None or FORM in lines or THOUGHTS_BEGIN.search(words):
+    lines = list(filter(None, map(plain_line, words.splitlines())))
+    verdicts = list(filter(None, map(VERDICT.fullmatch, lines)))
+    is_clear = len(verdicts) == 1 and verdicts[0][0] in (lines[0], lines[-1])
+    if not is_clear or FORM in lines or THOUGHTS_BEGIN.search(words):  # of thoughts that do not end
         raise UnclearVerdictError(
             f"The judge replied {shorten(reply)}, but it needs to be one line, FOLLOWS or {FORM}; take a model that "
             "keeps to it, or the judge 'rules'."
         )
-    return found["reason"]
+    return verdicts[0]["reason"]
 
 
 def plain_line(line: str) -> str:
@@ -274,11 +245,7 @@ def shorten(text: str) -> str:
 
 
 def require_url(url: str) -> str:
-    """The URL of an API without a slash at its end.
-
-    Raises:
-        ValueError: if it cannot be one, or has a password or a query in it, which would be shown beside the scores.
-    """
+    """The URL of an API without a slash at its end; a `ValueError` if it is none, or has what must not be shown."""
     if any(mark in url for mark in "@?#"):  # not shown, since it may hold a password
         raise ValueError(
             "The judge's URL has a password, a query or a fragment; give http://host/v1 alone, and the key in the "
@@ -295,11 +262,7 @@ def require_url(url: str) -> str:
 
 
 def require_key(key: str) -> str:
-    """A key as a header can carry it; empty if there is none.
-
-    Raises:
-        ValueError: if it cannot; the key is not shown.
-    """
+    """A key as a header can carry it, empty if there is none; the `ValueError` for any other does not show it."""
     key = key.strip()
     if key and not PRINTABLE.fullmatch(key):
         raise ValueError(f"The judge's key has blanks or other characters than ASCII in it; check {KEY_VARIABLE}.")
@@ -307,14 +270,7 @@ def require_key(key: str) -> str:
 
 
 def parse_judge(text: str) -> Judge:
-    """The judge that an option of the command line names.
-
-    Args:
-        text: `rules`, `http://host/v1#MODEL` (or https), or the folder or Hub id of a local model.
-
-    Raises:
-        ValueError: if it is none of these, or the judge cannot be made.
-    """
+    """The judge of an option: `rules`, `http://host/v1#MODEL` (or https), or the folder or Hub id of a local model."""
     if text == "rules":
         return RuleJudge()
     if text.startswith(("http://", "https://")):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import permutations
+from itertools import chain, permutations
+from statistics import fmean
 from typing import Any
 
 import jiwer
@@ -21,9 +22,9 @@ from modeling_salmonn.evaluation.text_statistics import diversity, repeat_rate
 References = Sequence[Sequence[str]]
 MAX_VOICES = 6  # their orders are all tried: 720
 BLEU_ORDER = 4
-BLEU_TOKENIZERS = {"chinese": "zh", "zh": "zh", "japanese": "ja-mecab", "ja": "ja-mecab"}
+BLEU_TOKENIZERS = {"chinese": "zh", "zh": "zh", "japanese": "ja-mecab", "ja": "ja-mecab"}  # of the rest: 13a
 
-YES, NO = re.compile(r"\byes\b", re.IGNORECASE), re.compile(r"\bno(t)?\b", re.IGNORECASE)
+YES_OR_NO = re.compile(r"\b((?P<yes>yes)|not?)\b", re.IGNORECASE)
 EMOTIONS = {
     "neutral": r"neutral(ly|ity)?",
     "happy": r"happ(y|ier|iest|ily|iness)|excit(ed|edly|ement|ing)|joy(ful|fully|fulness|ous|ously)?",
@@ -64,25 +65,19 @@ class Metric:
 
 
 def require_rows(references: References, answers: Sequence[str]) -> None:
-    """Refuse a set without rows, and answers and references that do not fit together.
-
-    Raises:
-        ValueError: if there are no rows, or not as many answers.
-        TypeError: if the references of a row are a text.
-    """
+    """Refuse a set without rows, and answers and references that do not fit together."""
     if len(references) != len(answers):
         raise ValueError(f"Got {len(answers)} answers for {len(references)} references; give one for each.")
     if not len(answers):
         raise ValueError("There are no rows; a score over nothing means nothing.")
     for row in references:
-        if isinstance(row, str):
+        if isinstance(row, str):  # whose letters would pass for references
             raise TypeError(f"Got the text {row!r} as the references of a row; give a list of texts.")
 
 
 def _usable(row: int, texts: Sequence[str], read: Callable[[str], str | None]) -> list[str]:
     """The references of a row as they are read, without those that say nothing; one must be left."""
-    read_texts = [read(text) for text in texts]
-    usable = [text for text in read_texts if text]
+    usable = [text for text in map(read, texts) if text]
     if not usable:
         raise ValueError(f"Row {row + 1} has no reference that can be used, but {list(texts)}; give it one.")
     return usable
@@ -99,11 +94,7 @@ def ratio(sums: np.ndarray) -> np.ndarray:
 
 
 def bleu_metric(language: str) -> Metric:
-    """Corpus BLEU-4 (0 to 100) with sacrebleu's tokenizer for a language.
-
-    Args:
-        language: English name or code; Chinese and Japanese have tokenizers of their own. Japanese needs MeCab.
-    """
+    """Corpus BLEU-4 (0 to 100) with sacrebleu's tokenizer for a language, by its English name or code."""
     tokenizer = BLEU_TOKENIZERS.get(re.split("[-_]", language.lower())[0], "13a")
 
     def statistics(references: References, answers: Sequence[str]) -> np.ndarray:
@@ -176,7 +167,8 @@ def _error_rate(versions: Callable[[str], Iterable[str]], read: Callable[[str], 
             if not texts:
                 raise ValueError(f"Row {row + 1} has no reference; give it one, which may be empty.")
             said = read(answer)
-            rows.append(min(_word_errors(version, said) for text in texts for version in versions(text)))
+            wanted = chain.from_iterable(map(versions, texts))
+            rows.append(min(_word_errors(version, said) for version in wanted))
         return np.array(rows, dtype=np.float64)
 
     return Metric(statistics, ratio, higher_is_better=False)
@@ -198,19 +190,22 @@ def _normalised(text: str) -> str:
 
 
 def _normalised_lines(text: str) -> str:
+    # Line by line: the normaliser would join a "one" and a "two" of different voices to 12.
     return " ".join(map(_normalised, text.splitlines()))
 
 
 def _orders_of_voices(reference: str) -> Iterable[str]:
+    """A voice a line; which of them comes first is not what is measured."""
     voices = [_normalised(line) for line in reference.splitlines() if line.strip()]
     if len(voices) > MAX_VOICES:
         raise ValueError(f"Got {len(voices)} voices in a reference; at most {MAX_VOICES} can be put in every order.")
     return map(" ".join, permutations(voices))
 
 
-def _contains(answer: str, phrase: str) -> bool:
-    """Whether an answer has the words of a phrase one behind the other; articles aside."""
-    return f" {plain_answer(phrase)} " in f" {plain_answer(answer)} "
+def _contained(phrases: Sequence[str], answer: str) -> list[bool]:
+    """Whether an answer has the words of each plain phrase one behind the other; articles aside."""
+    words = f" {plain_answer(answer)} "
+    return [f" {phrase} " in words for phrase in phrases]
 
 
 def _rouge_l(wanted: list[str], answer: str) -> float:
@@ -237,7 +232,7 @@ def _require_some(denominators: np.ndarray) -> None:
 
 def mentions(answer: str, wanted: str) -> bool:
     """Whether an answer has a word or phrase, whatever its case and its plural or verb ending."""
-    stem = re.escape(wanted.lower().removesuffix("s"))
+    stem = re.escape(wanted.lower().removesuffix("s"))  # drums, drum
     return re.search(rf"\b{stem}(s|es|ing|ed|d)?\b", answer.lower()) is not None
 
 
@@ -250,12 +245,10 @@ def plain_answer(text: str) -> str:
 
 def parse_yes_no(text: str) -> str | None:
     """`yes` or `no`, whichever comes first; `None` for neither."""
-    starts = {}
-    for name, rule in (("yes", YES), ("no", NO)):
-        match = rule.search(text)
-        if match is not None:
-            starts[name] = match.start()
-    return min(starts, key=starts.__getitem__, default=None)
+    found = YES_OR_NO.search(text)
+    if found is None:
+        return None
+    return "yes" if found["yes"] else "no"
 
 
 def parse_gender(text: str) -> str | None:
@@ -297,10 +290,8 @@ METRICS: Mapping[str, Metric] = {
     "gender": _says_the_same(parse_gender),
     "emotion": _says_the_same(parse_emotion),
     "mention": _mean(lambda wanted, answer: any(mentions(answer, word) for word in wanted)),
-    "keywords": _mean(
-        lambda wanted, answer: sum(_contains(answer, word) for word in wanted) / len(wanted), plain_answer
-    ),
-    "contains_answer": _mean(lambda wanted, answer: any(_contains(answer, text) for text in wanted), plain_answer),
+    "keywords": _mean(lambda wanted, answer: fmean(_contained(wanted, answer)), plain_answer),
+    "contains_answer": _mean(lambda wanted, answer: any(_contained(wanted, answer)), plain_answer),
     "diversity": _mean_of_answers(diversity, percent=False),
     "repeat_rate": _mean_of_answers(repeat_rate, higher_is_better=False),
 }

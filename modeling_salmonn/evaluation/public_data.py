@@ -63,30 +63,17 @@ class PublicData:
 
 @dataclass
 class Source:
-    """A data set that has been found.
-
-    Args:
-        name: of the data set.
-        entry: what is known of it.
-        files: what is read.
-        folder: where its clips are.
-        left_out: how many rows are left out, by reason.
-        missing: names of clips that are not there.
-    """
+    """A data set that has been found."""
 
     name: str
     entry: PublicData
-    files: Sequence[Path]
-    folder: Path
-    left_out: Counter[str] = field(default_factory=Counter)
-    missing: list[str] = field(default_factory=list)
+    files: Sequence[Path]  # what is read
+    folder: Path  # where its clips are
+    left_out: Counter[str] = field(default_factory=Counter)  # rows by reason
+    missing: list[str] = field(default_factory=list)  # clips that are not there
 
     def table(self) -> Iterator[Row]:
-        """Rows of the files: the needed columns under our names, `None` where a row has nothing.
-
-        Raises:
-            ValueError: if a file cannot be read or lacks a column.
-        """
+        """Rows of the files: the needed columns under our names, `None` where a row has nothing."""
         for file in self.files:
             if self.entry.lines is not None:
                 yield from self._lines(file, self.entry.lines)
@@ -111,9 +98,10 @@ class Source:
         entry = self.entry
         given: list[str] = []
         for values in group:
-            if all(str(values[name]).lower() == wanted for name, wanted in entry.keep.items()):
-                given += [values[name] for name in entry.references or ("text",) if values[name]]
-        found = [text for text in map(self._answer, given) if text]
+            told = {name: str(values[name]).lower() for name in entry.keep}
+            if told == entry.keep:
+                given += filter(None, (values[name] for name in entry.references or ("text",)))
+        found = list(filter(None, map(self._answer, given)))
         if not found:
             self.left_out[f"of the class {given[0]!r}" if entry.labels else entry.left_out] += 1
         return found
@@ -126,19 +114,19 @@ class Source:
             return text
         return " ".join(word for word in text.split() if word.upper() not in self.entry.tags)
 
-    def _lines(self, file: Path, pattern: str) -> Iterator[Row]:
+    def _lines(self, file: Path, pattern: str) -> list[Row]:
         """What a pattern names in the lines of a file, and the file's name as `file`."""
-        found = False
+        rows = []
         lines = file.read_text(encoding="latin-1").splitlines()  # remarks of raters may have any bytes
         for number, line in enumerate(lines, start=1):
             match = re.match(pattern, line)
             if match is not None:
-                found = True
-                yield match.groupdict() | {"file": file.stem}
+                rows.append(match.groupdict() | {"file": file.stem})
             elif not self.entry.other_lines:
                 raise ValueError(f"Line {number} of {file} is {line!r}; it needs to be {self.entry.form}.")
-        if not found:
+        if not rows:
             raise ValueError(f"{file} has no lines of the form {self.entry.form}.")
+        return rows
 
     def row(self, values: Mapping[str, Any], text: str, **others: Any) -> Row:
         """A row of the harness made of a row of the table; its clip is not yet looked for."""
@@ -154,13 +142,14 @@ class Source:
         """Rows with clips that can be opened; the others are noted."""
         for row in self._read_rows():
             wanted = [row["path"], *row.get("expand_wav", ())]
-            clips = [self._locate(clip) for clip in wanted]
+            clips = list(map(self._locate, wanted))
             if None in clips:
                 self.missing.append(str(wanted[clips.index(None)]))
-            elif len(clips) > 1:
-                yield row | {"path": clips[0], "expand_wav": clips[1:]}
-            else:
-                yield row | {"path": clips[0]}
+                continue
+            row["path"] = clips[0]
+            if len(clips) > 1:
+                row["expand_wav"] = clips[1:]
+            yield row
 
     def _read_rows(self) -> Iterator[Row]:
         try:
@@ -174,8 +163,11 @@ class Source:
     def _locate(self, clip: Any) -> Any:
         if not isinstance(clip, str):
             return clip  # the audio itself
-        found = (self.folder / f"{clip}{suffix}" for suffix in CLIP_SUFFIXES)
-        return next((str(path) for path in found if path.is_file()), None)
+        for suffix in CLIP_SUFFIXES:
+            path = self.folder / f"{clip}{suffix}"
+            if path.is_file():
+                return str(path)
+        return None
 
     def _arrow_table(self, file: Path) -> Iterable[Row]:
         columns = dict(self.entry.columns)
@@ -197,16 +189,13 @@ class Source:
 
 
 def load_public(name: str, folder: str | os.PathLike | None = None, limit: int | None = None) -> list[Row]:
-    """Rows of a public data set.
+    """Rows of a public data set; those that the Hub's files have the audio of hold it in memory.
 
     Args:
         name: one of `PUBLIC_DATA`.
         folder: a copy of the data set's files in the same layout instead of the Hub's, and the clips where the Hub
             has none.
         limit: only the first rows, so many of them; what is left out is counted up to there.
-
-    Returns:
-        Rows as described above; those that the Hub's files have the audio of hold it in memory.
 
     Raises:
         ValueError: for an unknown name, a folder that is needed or missing, files that cannot be had or have other

@@ -120,11 +120,7 @@ def evaluate(
 
 
 def require_measures(tasks: Sequence[Task]) -> None:
-    """Make sure that tasks name metrics and rules that there are.
-
-    Raises:
-        ValueError: for one with an unknown metric or rule, or with neither.
-    """
+    """Refuse, by a `ValueError`, a task with a metric or a rule that there is not, or with neither."""
     for task in tasks:
         named = f"The task {task.name!r}" + (f" ({task.place})" if task.place else "")
         unknown = sorted(set(task.metrics) - ALL_METRICS.keys())
@@ -147,15 +143,7 @@ def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
 
 
 def read_data(sources: Sequence[str]) -> list[Row]:
-    """Rows of manifests, of audio folders, and of public data sets by their names.
-
-    Args:
-        sources: `rows.jsonl`, a folder with `metadata.jsonl`, or `NAME` or `NAME=FOLDER` of
-            `evaluation/public_data.yaml`.
-
-    Raises:
-        ValueError: if one cannot be read.
-    """
+    """Rows of manifests, of audio folders, and of public data sets: `NAME` or `NAME=FOLDER` of `public_data.yaml`."""
     rows: list[Row] = []
     for source in sources:
         name, _, folder = source.partition("=")

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import read_json_object, read_text
 from modeling_salmonn.evaluation.captions import CAPTION_METRICS, CaptionMetricError
-from modeling_salmonn.evaluation.harness import ANSWER, Job
+from modeling_salmonn.evaluation.harness import ANSWER, KEYS, Job
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, context_of
 from modeling_salmonn.evaluation.intervals import bootstrap_interval
 from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
@@ -36,15 +37,17 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
     follows; instead of it `unclear` where the judge did not give a verdict.
     """
     journal = Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS)
-    judged = {tuple(row[name] for name in VERDICT_KEYS) for row in journal.rows}
-    answers = {(row["task"], row["row"], row["part"]): row for row in answered}
+    judged = {itemgetter(*VERDICT_KEYS)(row) for row in journal.rows}
+    answers = {itemgetter(*KEYS)(row): row for row in answered}
     for job in jobs:
         name = job.task.name
         if job.task.rule is None or job.part != ANSWER:
             continue
         if job.key not in answers or (name, job.index, judge.name) in judged:
             continue
-        said = {part: answers.get((name, job.index, part), {}).get("answer", "") for part in FALLBACK_TASKS}
+        said = {}  # a fallback may be missing where the work was interrupted
+        for part in FALLBACK_TASKS:
+            said[part] = answers.get((name, job.index, part), {}).get("answer", "")
         row = answers[job.key]
         verdict: Row = {"task": name, "row": job.index, "judge": judge.name}
         try:
@@ -74,7 +77,7 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
     for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows:
         if row["judge"] == judge and "problem" in row:
             verdicts[row["task"], row["row"]] = row["problem"]
-    answers = {(row["task"], row["row"]): row["answer"] for row in answered if row["part"] == ANSWER}
+    answers = {itemgetter(*KEYS)(row): row["answer"] for row in answered}
     asked: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.part == ANSWER:
@@ -82,12 +85,11 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
     summary = {}
     for name, own in asked.items():
         task = own[0].task
-        heard = [job for job in own if (name, job.index) in answers]
+        heard = [job for job in own if job.key in answers]  # clips that cannot be read have no answers
         entry: dict[str, Any] = {"rows": len(heard), "unreadable": len(own) - len(heard), "metrics": {}}
         if heard:
             references = [task.references(job.row) for job in heard]
-            said = [answers[name, job.index] for job in heard]
-            entry |= task_scores(task, references, said, seed)
+            entry |= task_scores(task, references, [answers[job.key] for job in heard], seed)
         if heard and task.rule is not None:
             problems = [verdicts[name, job.index] for job in heard if (name, job.index) in verdicts]
             entry["metrics"] |= following_score(problems, seed)
@@ -103,20 +105,12 @@ def task_scores(
     """The metrics of a task, with their intervals, and what is missing of them."""
     metrics, missing = {}, {}
     for name in task.metrics:
-        statistics = _statistics(name, references, answers)
-        if isinstance(statistics, str):
-            missing[name] = statistics
-        else:
-            metrics[name] = score(ALL_METRICS[name], statistics, seed)
+        metric = ALL_METRICS[name]
+        try:
+            metrics[name] = score(metric, metric.statistics(references, answers), seed)
+        except (ImportError, CaptionMetricError) as error:  # it cannot be computed on this machine
+            missing[name] = str(error)
     return {"metrics": metrics, "missing": missing} if missing else {"metrics": metrics}
-
-
-def _statistics(name: str, references: Sequence[Sequence[str]], answers: Sequence[str]) -> np.ndarray | str:
-    """Statistics of a metric, or why it cannot be computed here."""
-    try:
-        return ALL_METRICS[name].statistics(references, answers)
-    except (ImportError, CaptionMetricError) as error:
-        return str(error)
 
 
 def following_score(problems: Sequence[str | None], seed: int = 0) -> dict[str, dict[str, float]]:
@@ -134,20 +128,15 @@ def score(metric: Metric, statistics: np.ndarray, seed: int = 0) -> dict[str, fl
 
 
 def compare(folders: Sequence[Path]) -> str:
-    """What several evaluations found, side by side; see `comparison`.
+    """What several evaluations found, side by side, such as of the same rows before and after training.
 
-    Args:
-        folders: outputs of `evaluate`, such as of the same rows before and after training. Columns are named after
-            them.
-
-    Raises:
-        ValueError: if there are none, or one holds no summary.
+    Columns are named after the folders; a `ValueError` if there are none, or one holds no summary.
     """
     if not folders:
         raise ValueError("There is nothing to compare; give the folders of evaluations.")
     names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):  # all may be called `after`
+        names = list(map(str, folders))
     summaries = {}
     for name, folder in zip(names, folders, strict=True):
         if not (folder / SUMMARY_FILE).is_file():
@@ -161,12 +150,12 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [table(summaries)]
     problems, missing = [], []
     for name, summary in summaries.items():
-        mark = f"{name}: " if len(summaries) > 1 else ""
-        missing += [f"- {mark}{line}" for line in missing_lines(summary)]
+        mark = f"- {name}: " if len(summaries) > 1 else "- "
+        missing += [mark + line for line in missing_lines(summary)]
         for task, entry in summary.items():
             counts = [f"{count} {problem}" for problem, count in entry.get("problems", {}).items()]
             if counts:
-                problems.append(f"- {mark}{task}: {', '.join(counts)}")
+                problems.append(f"{mark}{task}: {', '.join(counts)}")
     if problems:
         parts += ["Answers that do not follow:", "\n".join(problems)]
     if missing:
@@ -176,10 +165,11 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table: one line for each task and metric, one column for each summary, in its order."""
-    measured: dict[tuple[str, str], None] = {}  # in the order in which they come
+    measured: dict[tuple[str, str], None] = {}  # a set in the order in which they come
     for summary in summaries.values():
         for task, entry in summary.items():
-            measured |= dict.fromkeys((task, name) for name in entry["metrics"])
+            for name in entry["metrics"]:
+                measured[task, name] = None
     lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---" * (3 + len(summaries)) + "|"]
     nothing = {"rows": 0, "metrics": {}}
     for task, name in measured:
@@ -194,8 +184,8 @@ def missing_lines(summary: Mapping[str, Any]) -> list[str]:
     """What a summary lacks, in sentences."""
     lines = []
     for task, entry in summary.items():
-        lines += [f"{task}: no {name}: {reason}" for name, reason in entry.get("missing", {}).items()]
-    for task, entry in summary.items():
+        for name, reason in entry.get("missing", {}).items():
+            lines.append(f"{task}: no {name}: {reason}")
         if entry.get("unreadable"):
             lines.append(f"{task}: {entry['unreadable']} clips could not be read")
         if entry.get("unjudged"):
@@ -217,11 +207,7 @@ def metric_named(name: str) -> Metric:
 
 
 def read_summary(file: Path) -> dict[str, Any]:
-    """The scores by task that an earlier call has written.
-
-    Raises:
-        ValueError: if the file is damaged, or is no summary.
-    """
+    """The scores by task that an earlier call has written."""
     mend = "delete it, and evaluate again"
     summary = read_json_object(file, mend)
     for task, entry in summary.items():
@@ -260,7 +246,7 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
     made = []
     for task, entry in summary.items():
         for name, found in entry["metrics"].items():
-            rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}
+            rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}  # 0.01 %
             result = EvalResult(
                 task_type="audio-text-to-text",
                 task_name=task,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jiwer
 
 
-LOOP_WORDS, LOOP_TIMES = 5, 3
+LOOP_WORDS, LOOP_TIMES = 5, 3  # a sequence of so many words, as often
 STUTTER = re.compile(r"(.{1,10}?)\1{15,}", re.DOTALL)  # one to ten characters, sixteen times in a row
 
 APOSTROPHES = "'\u2019"
@@ -42,19 +42,13 @@ def diversity(answers: Sequence[str]) -> float:
 
 
 def repeats_itself(text: str, length: int = LOOP_WORDS, times: int = LOOP_TIMES) -> bool:
-    """Whether a text is caught in a loop.
+    """Whether a text is caught in a loop: a sequence of words that comes again and again, or of few characters.
 
-    Args:
-        text: the text.
-        length: a sequence of as many words is looked for.
-        times: it makes a loop if it comes so often. Overlaps count, so that seven times the same word are a loop of
-            five words three times.
-
-    Returns:
-        Also true where the same few characters come sixteen times in a row, in text that has no words to count.
+    Overlaps count, so that seven times the same word are a loop of five words three times.
     """
     counts = Counter(ngrams(split_words(text), length))
-    return bool(counts and max(counts.values()) >= times) or STUTTER.search(text) is not None
+    loops = max(counts.values(), default=0) >= times
+    return loops or STUTTER.search(text) is not None  # of text that has no words to count
 
 
 def repeat_rate(answers: Sequence[str]) -> float:
@@ -68,15 +62,9 @@ def ngrams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def ngram_overlap(text: str, source: str, length: int = 3) -> float:
-    """Share of a text's sequences of words that a source has too.
-
-    Args:
-        text: the text; if it has fewer words than `length`, it is one sequence.
-        source: what it may have been taken from.
-        length: words of a sequence.
-    """
+    """Share of a text's sequences of words that a source has too."""
     words = split_words(text)
-    length = min(length, len(words))
+    length = min(length, len(words))  # a shorter text is one sequence
     if not length:
         return 0.0
     found = set(ngrams(split_words(source), length))
