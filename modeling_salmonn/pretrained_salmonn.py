@@ -39,11 +39,16 @@ from .configuration_salmonn import SalmonnConfig
 from .lora_layers_salmonn import fetch_offloaded
 from .lora_salmonn import LoraMixin, require_shapes
 from .staged_saving_salmonn import replace_files
-from .weight_names_salmonn import is_adapter_name, is_training_checkpoint, plain_name, require_adapter, to_live_names
+from .weight_names_salmonn import (
+    CONNECTOR_PREFIXES,
+    is_adapter_name,
+    is_training_checkpoint,
+    plain_name,
+    require_adapter,
+    to_live_names,
+)
 
 
-# What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
-CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 REPORT_ADVICE = (
     " Nothing is initialised at random in silence; pass output_loading_info=True to load all the same and judge the "

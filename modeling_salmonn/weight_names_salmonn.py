@@ -20,6 +20,9 @@ from torch import nn
 
 
 ADAPTER_MARK = ".lora_"
+# What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
+CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
+ENCODERS = ("speech_encoder", "audio_encoder")
 TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -31,6 +34,18 @@ def plain_name(name: str) -> str:
 def is_adapter_name(name: str) -> bool:
     """Whether a weight belongs to an adapter."""
     return ADAPTER_MARK in name
+
+
+def part_of(name: str) -> str:
+    """Part of the model that a weight belongs to: `connector`, `lora`, `language_model`, or an encoder's name."""
+    if is_adapter_name(name):
+        return "lora"
+    if name.startswith(CONNECTOR_PREFIXES):
+        return "connector"
+    for encoder in ENCODERS:
+        if name.startswith(f"model.{encoder}."):
+            return encoder
+    return "language_model"
 
 
 def is_training_checkpoint(folder: Path) -> bool:

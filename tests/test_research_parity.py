@@ -11,7 +11,7 @@ import torch
 from conftest import ReferenceCase
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
+from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES
 
 
 LOGIT_TOLERANCE = 1e-4

@@ -15,16 +15,19 @@ import random
 import torch
 from torch import nn
 
-from modeling_salmonn.data.alignment_labels import IGNORED, count_targets
+from modeling_salmonn.data.alignment_labels import count_targets
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME
+from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
+
+
+BLANKED_SHARE = 0.02  # of the frames, each of which blanks a stretch
 
 
 class AlignmentHead(nn.Module):
-    """Loss of audio tokens against the input embeddings of a language model.
+    """Loss of audio tokens against the frozen input embeddings `(vocabulary, hidden)` of a language model.
 
-    Args:
-        embedding: the frozen input embeddings `(vocabulary, hidden)`; only their size and scale are used here.
-        negatives: random tokens of the vocabulary that compete beside the batch's own.
+    Only their size and scale are used here; `negatives` random tokens compete beside the batch's own.
     """
 
     def __init__(self, embedding: torch.Tensor, negatives: int = 1500):
@@ -53,7 +56,7 @@ class AlignmentHead(nn.Module):
         Args:
             audio_tokens (`torch.Tensor` of shape `(audio_tokens, hidden)`): of all clips one after the other.
             token_counts (`torch.Tensor` of shape `(clips,)`): how many belong to each clip.
-            alignment_labels, bag_labels (`torch.Tensor` of shape `(clips, length)`): see `alignment_labels`.
+            alignment_labels, bag_labels (`torch.Tensor` of shape `(clips, length)`): see `alignment_labels()`.
             embedding (`torch.Tensor` of shape `(vocabulary, hidden)`): input embeddings of the language model.
             num_targets (`torch.Tensor`, *optional*): target tokens of the step that this batch is a part of; those of
                 the batch if not given.
@@ -71,15 +74,17 @@ class AlignmentHead(nn.Module):
         self, audio_tokens: torch.Tensor, token_counts: torch.Tensor, embedding: torch.Tensor
     ) -> list[list[int]]:
         """Token ids that each clip reads as: the best of the whole vocabulary, repeats and blanks removed."""
+        # In parts, since the logits of a whole evaluation over the whole vocabulary would not fit into memory.
         best = torch.cat([self.logits(part, embedding).argmax(-1) for part in audio_tokens.split(1024)])
-        return [
-            [int(token) - 1 for token in row.unique_consecutive() if token > 0]
-            for row in best.split(token_counts.tolist())
-        ]
+        read = []
+        for own in best.split(token_counts.tolist()):
+            spelled = own.unique_consecutive()
+            read.append((spelled[spelled > 0] - 1).tolist())  # class 0 is the blank
+        return read
 
     def _sample_vocabulary(self, size: int, *labels: torch.Tensor) -> torch.Tensor:
         """Sorted ids: all targets of the batch and random others."""
-        own = torch.cat([label[label != IGNORED] for label in labels])
+        own = torch.cat([label[label != IGNORED_LABEL] for label in labels])
         others = torch.randint(size, (self.negatives,), device=own.device)
         return torch.cat([own, others]).unique()
 
@@ -87,18 +92,18 @@ class AlignmentHead(nn.Module):
         self, audio_tokens: torch.Tensor, counts: torch.Tensor, labels: torch.Tensor, table: torch.Tensor
     ) -> torch.Tensor:
         """Surprise of the words of all clips with speech; the tokens of others are not even scored."""
-        lengths = (labels != IGNORED).sum(-1)
+        lengths = (labels != IGNORED_LABEL).sum(-1)
         speech = lengths > 0
         if not speech.any():
-            return audio_tokens.sum() * 0
+            return audio_tokens.sum() * 0  # keeps the graph: gradients of zero
         tokens = audio_tokens[speech.repeat_interleave(counts)]
         labels, counts, lengths = labels[speech], counts[speech], lengths[speech]
-        log_probs = self.logits(tokens, table).float().log_softmax(-1)
-        within = torch.arange(int(counts.max()), device=tokens.device) < counts[:, None]
-        clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])
+        log_probs = self.logits(tokens, table).float().log_softmax(-1)  # (tokens, 1 + vocabulary)
+        within = torch.arange(int(counts.max()), device=tokens.device) < counts[:, None]  # (clips, longest)
+        clips = log_probs.new_zeros(*within.shape, log_probs.shape[-1])  # (clips, longest, 1 + vocabulary)
         clips[within] = log_probs  # one copy, where pad_sequence makes one for each clip on the way back
         return nn.functional.ctc_loss(
-            clips.transpose(0, 1),
+            clips.transpose(0, 1),  # time comes first
             labels.clamp(min=0),
             counts,
             lengths,
@@ -109,8 +114,8 @@ class AlignmentHead(nn.Module):
 
 def _positions(labels: torch.Tensor, vocabulary: torch.Tensor) -> torch.Tensor:
     """Token ids as classes of a sampled vocabulary, of which 0 is the blank."""
-    known = labels != IGNORED
-    return torch.where(known, torch.searchsorted(vocabulary, labels.clamp(min=0)) + 1, IGNORED)
+    positions = torch.searchsorted(vocabulary, labels.clamp(min=0)) + 1  # the vocabulary is sorted
+    return positions.where(labels != IGNORED_LABEL, IGNORED_LABEL)
 
 
 def _mean_tokens(audio_tokens: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -124,31 +129,25 @@ def _mean_tokens(audio_tokens: torch.Tensor, counts: torch.Tensor) -> torch.Tens
 def _bag_of_words(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Surprise of each word given the clip's logits `(clips, 1 + vocabulary)`, summed; the blank does not compete."""
     surprise = -logits[:, 1:].log_softmax(-1).gather(1, (labels - 1).clamp(min=0))
-    return surprise[labels != IGNORED].sum()
+    return surprise[labels != IGNORED_LABEL].sum()
 
 
 class ConnectorAligner(nn.Module):
     """The connector and the alignment head, as a model that `Trainer` can train and save on its own.
 
-    Args:
-        model: whose Q-Former, LayerNorms and projection are trained in place; nothing else of it is run.
-        head: the alignment head.
-        mask_frames: longest stretch of encoder frames that is blanked in training, per second of audio.
+    Q-Former, LayerNorms and projection of the model are trained in place; nothing else of it is run.
     """
 
     def __init__(self, model: SalmonnForConditionalGeneration, head: AlignmentHead, mask_frames: int = 4):
         super().__init__()
         base = model.model
-        parts: dict[str, nn.Module] = {
-            "ln_speech": base.ln_speech,
-            "qformer": base.qformer,
-            "projector": base.projector,
-        }
+        self.connector = nn.ModuleDict(
+            {"ln_speech": base.ln_speech, "qformer": base.qformer, "projector": base.projector}
+        )
         if base.audio_encoder is not None:
-            parts["ln_audio"] = base.ln_audio
-        self.connector = nn.ModuleDict(parts)
+            self.connector["ln_audio"] = base.ln_audio
         self.head = head
-        self.mask_frames = mask_frames
+        self.mask_frames = mask_frames  # longest stretch of encoder frames that is blanked in training
         self._base = [base]  # a list, so that its other parts are not this module's
 
     def forward(
@@ -173,12 +172,12 @@ class ConnectorAligner(nn.Module):
 
     def _augment(self, states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Shift the windows by a few frames and blank short stretches."""
-        layout = self._base[0].audio_layout
-        shift = random.randrange(layout.stride_frames)
-        states, mask = states[:, shift:], mask[:, 2 * shift :]
+        shift = random.randrange(self._base[0].audio_layout.stride_frames)
+        states, mask = states[:, shift:], mask[:, MEL_FRAMES_PER_ENCODER_FRAME * shift :]
         if self.mask_frames:
-            keep = torch.rand(states.shape[:2], device=states.device) > 0.02
+            blanked = torch.rand(states.shape[:2], device=states.device) < BLANKED_SHARE
             width = random.randint(1, self.mask_frames)
-            blanked = nn.functional.max_pool1d((~keep).float()[:, None], width, 1, width // 2)[:, 0] > 0
-            states = states.masked_fill(blanked[:, : states.shape[1], None], 0)
+            # Each frame that was drawn spreads over its neighbours; an even width adds one at the end.
+            spread = nn.functional.max_pool1d(blanked.float()[:, None], width, 1, width // 2)[:, 0] > 0
+            states = states.masked_fill(spread[:, : states.shape[1], None], 0)
         return states, mask

@@ -42,77 +42,45 @@ class SalmonnTrainingArguments(TrainingArguments):
     """Everything that a stage needs, on top of `transformers.TrainingArguments`.
 
     The defaults are the research code's: AdamW with weight decay 0.05, 3000 steps of warm-up from 1e-6 to 3e-5, then
-    a cosine to 1e-5.
-
-    Args:
-        model: folder or Hub id of the SALMONN to start from.
-        config: `config.json` (or its folder) that names the bases, for a model with a fresh connector where `model`
-            is not given, and for dry runs; a relative path may also start from the YAML file.
-        dtype: type that the frozen bases are kept in; what is trained is always float32.
-        attn_implementation: attention of all parts, such as `sdpa` or `flash_attention_2`.
-        train_speech_encoder, train_audio_encoder: unfreeze an encoder.
-        train_lora: train the LoRA adapter, a fresh one where the model has none.
-        connector_learning_rate, lora_learning_rate, encoder_learning_rate: instead of `learning_rate`.
-        train_data, eval_data: one source or a list of them: a path, a Hub id, or a mapping (see `DataSource`).
-        audio_root: folder that relative audio paths start from, instead of their manifest's folder.
-        prompts: JSON file of instructions per task, instead of the bundled one; a relative path may also start from
-            the YAML file.
-        task_weights: factor of each task's share of the examples; 1 if not named. A streaming source is weighted by
-            its own `task`.
-        task_temperature: tasks are drawn with `p ~ weight * n ** (1 / task_temperature)` of their `n` rows.
-        examples_per_epoch: examples in an epoch; as many as there are rows if not given.
-        max_audio_seconds: longer clips are left out, by their `seconds`, `duration` or headers; streamed ones once
-            they are read.
-        max_bad_clips: unreadable clips that are reported and replaced before training stops.
-        overlap_examples: rows of overlapped speech to mix on the fly out of those with `overlap_task`.
-        overlap_task: task whose rows are mixed.
-        overlap_level_db: largest difference in level between the two voices.
-        verification_examples: rows of speaker verification to join on the fly out of those with a `speaker`.
-        group_lengths: fill each batch with clips and texts of about the same length; not of streams.
-        feature_cache: folder for the outputs of the frozen encoders, which are then computed only once.
-        alignment_weight: weight of the loss that ties audio tokens to words (`alignment_text`); 0 for none.
-        alignment_epochs: passes of the alignment warm start over the clips, before the language model is run at all;
-            0 for none. It needs `feature_cache`.
-        alignment_learning_rate, alignment_batch_size: of the warm start.
-        sample_new_tokens: longest sample answer that is logged at each evaluation; 0 for no samples.
-        probes: JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting.
-        dry_run: build the model without weights, report its size, and stop.
+    a cosine to 1e-5. Relative paths of `config` and `prompts` may also start from the YAML file.
     """
 
-    model: str | None = None
-    config: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attn_implementation: str | None = None
+    model: str | None = None  # folder or Hub id of the SALMONN to start from
+    config: str | None = None  # names the bases of a model with a fresh connector, and of dry runs
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen bases; what is trained is float32
+    attn_implementation: str | None = None  # of all parts, such as `sdpa` or `flash_attention_2`
     train_speech_encoder: bool = False
     train_audio_encoder: bool = False
-    train_lora: bool = True
-    connector_learning_rate: float | None = None
+    train_lora: bool = True  # a fresh adapter where the model has none
+    connector_learning_rate: float | None = None  # these three instead of `learning_rate`
     lora_learning_rate: float | None = None
     encoder_learning_rate: float | None = None
 
+    # One source or a list of them: a path, a Hub id, or a mapping (see `DataSource`).
     train_data: str | dict | list[str | dict] = field(default_factory=list)
     eval_data: str | dict | list[str | dict] = field(default_factory=list)
-    audio_root: str | None = None
-    prompts: str | None = None
+    audio_root: str | None = None  # where relative paths of clips start, instead of their manifest's folder
+    prompts: str | None = None  # JSON file of instructions per task, instead of the bundled ones
+    # Tasks are drawn with p ~ weight * n ** (1 / temperature) of their n rows; streams by the weight of their task.
     task_weights: dict[str, float] = field(default_factory=dict)
     task_temperature: float = 1.0
-    examples_per_epoch: int | None = None
-    max_audio_seconds: float | None = None
-    max_bad_clips: int = 10
-    overlap_examples: int = 0
+    examples_per_epoch: int | None = None  # as many as there are rows if not given
+    max_audio_seconds: float | None = None  # longer clips are left out, by their columns or headers
+    max_bad_clips: int = 10  # unreadable ones that are replaced before training stops
+    overlap_examples: int = 0  # two voices at once, mixed on the fly of rows of `overlap_task`
     overlap_task: str = "asr"
-    overlap_level_db: float = 5.0
-    verification_examples: int = 0
-    group_lengths: bool = True
-    feature_cache: str | None = None
+    overlap_level_db: float = 5.0  # largest difference between the two voices
+    verification_examples: int = 0  # two utterances, joined on the fly of rows with a `speaker`
+    group_lengths: bool = True  # batches of about the same length; not of streams
+    feature_cache: str | None = None  # folder for outputs of the frozen encoders, computed only once
 
-    alignment_weight: float = 0.0
-    alignment_epochs: float = 0.0
-    alignment_learning_rate: float = 1e-3
-    alignment_batch_size: int = 64
-    sample_new_tokens: int = 60
-    probes: str | None = None
-    dry_run: bool = False
+    alignment_weight: float = 0.0  # of the loss that ties audio tokens to words (`alignment_text`)
+    alignment_epochs: float = 0.0  # of the warm start, which needs `feature_cache`
+    alignment_learning_rate: float = 1e-3  # of the warm start
+    alignment_batch_size: int = 64  # of the warm start
+    sample_new_tokens: int = 60  # longest sample answer that is logged at each evaluation; 0 for no samples
+    probes: str | None = None  # JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting
+    dry_run: bool = False  # build the model without weights, report its size, and stop
 
     learning_rate: float = 3e-5
     lr_scheduler_type: str = RESEARCH_SCHEDULE
@@ -137,7 +105,7 @@ class SalmonnTrainingArguments(TrainingArguments):
             if path is not None:
                 setattr(self, name, os.path.expanduser(path))
         if self.lr_scheduler_type == RESEARCH_SCHEDULE and self.lr_scheduler_kwargs is None:
-            self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}
+            self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}  # from 1e-6 of 3e-5
         if self.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
@@ -176,10 +144,7 @@ def _check_numbers(arguments: SalmonnTrainingArguments) -> None:
 
 
 def parse_arguments(words: Sequence[str]) -> SalmonnTrainingArguments:
-    """Read `STAGE.yaml [key=value ...]`; values are YAML, and win over the file.
-
-    Args:
-        words: the words of the command line.
+    """Read the words `STAGE.yaml [key=value ...]` of a command line; values are YAML, and win over the file.
 
     Raises:
         ValueError: for a missing or unreadable file, unknown keys (with the nearest known one), values of the wrong
@@ -228,7 +193,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     """A value in its type; of sources of data also what is in them."""
     value = coerce(name, value, hint)
     if name in SOURCES and value:
-        parse_sources(value)
+        parse_sources(value)  # told with the line of the file
     return value
 
 

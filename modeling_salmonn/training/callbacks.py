@@ -17,11 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationCallback(TrainerCallback):
-    """Asks the model something at each evaluation, once for all of its sets.
-
-    Args:
-        trainer: whose model is asked.
-    """
+    """Asks the trainer's model something at each evaluation, once for all of its sets."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -29,7 +25,7 @@ class EvaluationCallback(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report, unless another set of the same evaluation has led to it."""
-        if state.global_step != self.last_step:
+        if state.global_step != self.last_step:  # `Trainer` calls this after each set
             self.take_part(state)
 
     def take_part(self, state: Any) -> None:
@@ -54,14 +50,7 @@ class EvaluationCallback(TrainerCallback):
 
 
 class SampleCallback(EvaluationCallback):
-    """Answers one example per task at each evaluation, and logs the answers as text.
-
-    Args:
-        trainer: whose model answers.
-        examples: one per task.
-        collator: prepares them.
-        new_tokens: longest answer.
-    """
+    """Answers one example per task at each evaluation, and logs the answers as text."""
 
     def __init__(self, trainer: Any, examples: Sequence[Example], collator: SalmonnCollator, new_tokens: int):
         super().__init__(trainer)
@@ -71,8 +60,10 @@ class SampleCallback(EvaluationCallback):
 
     def report(self, state: Any) -> None:
         """Answer the examples and log the answers."""
-        for example, answer in zip(self.examples, self.answer(), strict=True):
-            self._write(example, answer, state)
+        answers = self.answer()
+        if state.is_world_process_zero:
+            for example, answer in zip(self.examples, answers, strict=True):
+                self._write(example, answer, state)
 
     def answer(self) -> list[str]:
         """Greedy answers to the examples."""
@@ -87,8 +78,6 @@ class SampleCallback(EvaluationCallback):
         return answers
 
     def _write(self, example: Example, answer: str, state: Any) -> None:
-        if not state.is_world_process_zero:
-            return
         text = f"{example['instruction']}\n\nanswer: {answer}\n\nreference: {example['answer']}"
         logger.info("Step %d, sample of %s: %s", state.global_step, example["task"], text.replace("\n\n", " | "))
         for callback in self.trainer.callback_handler.callbacks:

@@ -45,7 +45,8 @@ def is_complete(folder: Path) -> bool:
         sizes = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
         return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    files = [(folder / name, size) for name, size in sizes.items()]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
@@ -62,10 +63,9 @@ def last_complete_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def refuse_earlier_run(output_dir: str | os.PathLike) -> None:
-    """Make sure that an output folder is fit for a new run.
+    """Refuse, by a `ValueError`, an output folder with checkpoints of an earlier run.
 
-    Raises:
-        ValueError: if an earlier run left checkpoints there, which a resumed run could not tell from the new ones.
+    A resumed run could not tell them from the new ones.
     """
     for folder in (Path(output_dir), Path(output_dir) / ALIGNMENT_FOLDER):
         earlier = last_complete_checkpoint(folder)
@@ -105,6 +105,7 @@ class MarkingTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         if self.args.should_save:
             mark_incomplete(folder)
+        # `Trainer` would delete older checkpoints before this one counts.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -112,7 +113,7 @@ class MarkingTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(folder)  # before older ones are deleted, so that there is always a complete one
+            mark_complete(folder)
             rotate_checkpoints(
                 self.args.output_dir,
                 save_total_limit=limit,

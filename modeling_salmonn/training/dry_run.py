@@ -2,21 +2,23 @@
 
 import math
 import os
-from collections import Counter
+from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed, nn
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
-from modeling_salmonn.training.stages import part_of, prepare_stage, sharded_layers
+from modeling_salmonn.training.stages import prepare_stage, sharded_layers
+from modeling_salmonn.weight_names_salmonn import part_of
 
 
 GIGABYTE = 2**30
 GRADIENT_AND_OPTIMISER_BYTES = 4 + 8  # float32: the gradient, and AdamW's two averages
-TYPICAL_TEXT_TOKENS = 128
-USUAL_DEVICES = 8
+TYPICAL_TEXT_TOKENS = 128  # of instruction and answer
+USUAL_DEVICES = 8  # of one machine
 NAMED_LAYERS = "FSDP_TRANSFORMER_CLS_TO_WRAP"  # where accelerate's launcher passes them on
 # Floats that a decoder layer keeps for the backward pass, per token and hidden feature: inputs of its norms, of its
 # projections, of the gated feed-forward layer (whose width is 2.7 times the hidden size in LLaMA)
@@ -24,14 +26,7 @@ KEPT_PER_FEATURE = 20
 
 
 def dry_run(arguments: SalmonnTrainingArguments, config: SalmonnConfig) -> str:
-    """Build the model without weights and report its size.
-
-    Args:
-        arguments: of the stage.
-        config: of the model.
-
-    Returns:
-        A table of parameters and memory.
+    """Build the model of a stage without weights, and report its parameters and memory as a table.
 
     Raises:
         ValueError: if accelerate was told to shard layers that the model does not have.
@@ -61,10 +56,7 @@ def estimate_memory(
 ) -> dict[str, float]:
     """Bytes of weights, of gradients with optimiser states, and roughly of a batch's activations, on a device.
 
-    Args:
-        model: weights may be on the meta device.
-        arguments: of the stage.
-        devices: on how many the weights are sharded.
+    Weights may be on the meta device; `devices` is on how many they are sharded.
     """
     weights = trained = 0
     for parameter in model.parameters():
@@ -74,13 +66,12 @@ def estimate_memory(
         trained += round(parameter.numel() * share) if parameter.requires_grad else 0
     text = model.config.text_config
     layout = model.config.audio_layout
-    tokens = arguments.per_device_train_batch_size * (
-        layout.num_audio_tokens(layout.longest_segment) + TYPICAL_TEXT_TOKENS
-    )
-    kept = 1 if arguments.gradient_checkpointing else KEPT_PER_FEATURE
-    computed = 2 if arguments.bf16 or arguments.fp16 else 4
+    batch_size = arguments.per_device_train_batch_size
+    tokens = batch_size * (layout.num_audio_tokens(layout.longest_segment) + TYPICAL_TEXT_TOKENS)
+    kept = 1 if arguments.gradient_checkpointing else KEPT_PER_FEATURE  # 1: the input of each layer alone
+    computed = 2 if arguments.bf16 or arguments.fp16 else 4  # bytes of a float
     activations = tokens * text.hidden_size * text.num_hidden_layers * kept * computed
-    labelled = arguments.per_device_train_batch_size * TYPICAL_TEXT_TOKENS
+    labelled = batch_size * TYPICAL_TEXT_TOKENS  # other positions get no logits
     return {
         "weights": weights,
         "gradients and optimiser": trained * GRADIENT_AND_OPTIMISER_BYTES,
@@ -102,18 +93,16 @@ def _layers_to_shard(model: nn.Module) -> dict[str, int]:
     return {name: existing[name] for name in named or existing}
 
 
-def _sizes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+def _sizes(model: nn.Module) -> dict[str, np.ndarray]:
     """Parameters, trained parameters and bytes of each part, and of all."""
-    counts: Counter[str] = Counter()
-    trained: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    sizes: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
+        trained = parameter.numel() if parameter.requires_grad else 0
+        own = np.array([parameter.numel(), trained, parameter.nbytes])
         for part in (part_of(name), "all"):
-            counts[part] += parameter.numel()
-            trained[part] += parameter.numel() if parameter.requires_grad else 0
-            sizes[part] += parameter.numel() * parameter.element_size()
-    order = [part for part in counts if part != "all"] + ["all"]
-    return {part: (counts[part], trained[part], sizes[part]) for part in order}
+            sizes[part] = sizes.get(part, 0) + own
+    sizes["all"] = sizes.pop("all")  # the last line of the table
+    return sizes
 
 
 def _in_gigabytes(memory: dict[str, float]) -> str:

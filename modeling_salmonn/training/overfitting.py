@@ -14,6 +14,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -43,23 +44,17 @@ SLIGHT_PENALTY = 0.2
 class OverfittingCallback(EvaluationCallback):
     """Logs perplexities at the start and at each evaluation, and warns when stories get out of reach.
 
-    Args:
-        trainer: whose model is watched.
-        probes: JSON lines with `path`, `story`, and `caption`, `transcript` or both; a few are enough.
-        processor: the model's.
-        prompts: instructions of tasks that win over the bundled ones.
-
-    Raises:
-        ValueError: if a probe lacks the story, or all short answers.
+    The probes are a file, as of `read_probes`, of which a few are enough; prompts win over the bundled ones.
     """
 
     def __init__(self, trainer: Any, probes: str, processor: SalmonnProcessor, prompts: Mapping[str, list[str]]):
         super().__init__(trainer)
         self.processor = processor
         self.probes = read_probes(probes)
-        tasks = SHORT_KINDS | LONG_KINDS
         known = load_prompts() | dict(prompts)
-        self.instructions = {NO_INSTRUCTION: ""} | {kind: known[task][0] for kind, task in tasks.items()}
+        self.instructions = {NO_INSTRUCTION: ""}
+        for kind, task in (SHORT_KINDS | LONG_KINDS).items():
+            self.instructions[kind] = known[task][0]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The start, against which everything is compared; a resumed run has it in its log."""
@@ -96,13 +91,14 @@ class OverfittingCallback(EvaluationCallback):
     def measure(self) -> dict[tuple[str, str], float]:
         """Mean loss per token of each kind of answer under each instruction, over the probes."""
         kinds = SHORT_KINDS | LONG_KINDS
-        found = defaultdict(list)
+        device = self.trainer.args.device
+        found = defaultdict(list)  # probes may lack kinds of answers
         with self.model_in_eval_mode() as model:
             for probe in self.probes:
-                losses = probe_losses(model, self.processor, probe, kinds, self.instructions, self.trainer.args.device)
+                losses = probe_losses(model, self.processor, probe, kinds, self.instructions, device)
                 for pair, loss in losses.items():
                     found[pair].append(loss)
-        return {pair: sum(losses) / len(losses) for pair, losses in found.items()}
+        return {pair: fmean(losses) for pair, losses in found.items()}
 
 
 @torch.no_grad()
@@ -114,18 +110,14 @@ def probe_losses(
     instructions: Mapping[str, str],
     device: torch.device,
 ) -> dict[tuple[str, str], float]:
-    """Mean loss per token of each answer of a probe under each instruction, all in one batch.
+    """Mean loss in nats per token of each answer of a probe under each instruction, all in one batch.
 
     Args:
         model: in eval mode, unwrapped.
         processor: the model's.
-        probe: with `path`, and answers by kind.
-        kinds: of the answers; those that the probe lacks are left out.
+        probe: with `path`, and answers by kind; `kinds` that it lacks are left out.
         instructions: by name.
         device: of the model.
-
-    Returns:
-        Losses in nats by kind of answer and name of instruction.
     """
     pairs = [(kind, name) for kind in kinds if probe.get(kind) for name in instructions]
     inputs = processor(
@@ -136,44 +128,34 @@ def probe_losses(
     kept = keep_label_positions(dict(inputs))
     targets = kept.pop("shift_labels")
     kept.pop("labels")
-    losses = nn.functional.cross_entropy(model(**kept).logits.float(), targets, reduction="none")
-    means = [float(own.mean()) for own in losses.split(kept["logits_to_keep"].sum(1).tolist())]
-    return dict(zip(pairs, means, strict=True))
+    logits = model(**kept).logits  # (target tokens of all answers, vocabulary)
+    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    of_each = losses.split(kept["logits_to_keep"].sum(1).tolist())
+    return {pair: float(own.mean()) for pair, own in zip(pairs, of_each, strict=True)}
 
 
 def story_margin(losses: Mapping[tuple[str, str], float]) -> float:
     """By how many nats per token a story is less likely than a short answer where a story is asked for."""
     short = [losses[kind, "story"] for kind in SHORT_KINDS if (kind, "story") in losses]
-    return losses["story", "story"] - sum(short) / len(short)
+    return losses["story", "story"] - fmean(short)
 
 
 def fallback_penalty(losses: Mapping[tuple[str, str], float]) -> float:
     """By how many nats per token a short answer is less likely where a story is asked for than where it is itself."""
     short = [losses[kind, "story"] - losses[kind, kind] for kind in SHORT_KINDS if (kind, kind) in losses]
-    return sum(short) / len(short)
+    return fmean(short)
 
 
 def has_collapsed(margin: float, growth: float, penalty: float) -> bool:
-    """Whether stories got out of reach during the run, or were so from its start.
-
-    Args:
-        margin: see `story_margin`.
-        growth: of the margin since the start.
-        penalty: see `fallback_penalty`.
-    """
+    """Whether stories got out of reach during the run (the margin's growth), or were so from its start."""
     return (margin > 0 and growth > WORRYING_MARGIN) or (margin > WORRYING_MARGIN and penalty < SLIGHT_PENALTY)
 
 
 def read_probes(path: str, others: Collection[str] = tuple(SHORT_KINDS)) -> list[dict[str, Any]]:
     """Probes with paths that can be opened.
 
-    Args:
-        path: JSON lines, each with `path`, `story` and at least one other answer; or the `answers.jsonl` of
-            `salmonn activate write` with stories alone, where `text` is the story.
-        others: kinds of the other answers.
-
-    Raises:
-        ValueError: if there are none, or one lacks what is compared.
+    Each JSON line has `path`, `story` and one of the `others` at least. So have those of `salmonn activate write` if
+    it was stories alone, where `text` is the story.
     """
     rows = load_rows(path, needs=("path",))
     probes = []

@@ -1,15 +1,9 @@
-"""Runs a stage.
-
-```
-salmonn train STAGE.yaml [key=value ...]
-accelerate launch -m modeling_salmonn train STAGE.yaml [key=value ...]
-```
-"""
+"""Runs a stage: `salmonn train STAGE.yaml [key=value ...]`."""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +16,7 @@ from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
 from modeling_salmonn.base_weights_salmonn import load_base_weights
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.clips import BadClips, CachedClips, ClipReader, clip_name
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.encoder_cache import EncoderCache
@@ -52,14 +47,7 @@ NEEDS_ALL_ROWS = ("overlap_examples", "verification_examples", "task_temperature
 
 
 def train(arguments: SalmonnTrainingArguments) -> TrainOutput:
-    """Train a stage from beginning to end, or from its last complete checkpoint, and save the result.
-
-    Args:
-        arguments: model, data and stage; `resume_from_checkpoint` is a checkpoint, or `true` for the newest one.
-
-    Raises:
-        ValueError: if model or data cannot be read, naming what is wrong.
-    """
+    """Train a stage from beginning to end, or from its last complete checkpoint, and save the result."""
     checkpoint = find_checkpoint(arguments)
     return run_training(build_trainer(arguments, resumed=checkpoint is not None), checkpoint)
 
@@ -73,23 +61,16 @@ def run_training(trainer: SalmonnTrainer, checkpoint: str | None) -> TrainOutput
 
 
 def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) -> SalmonnTrainer:
-    """The trainer of a stage with its model and data.
-
-    Args:
-        arguments: model, data and stage.
-        resumed: an earlier run is resumed: its list of bad clips is kept, its warm start is over.
-    """
+    """The trainer of a stage with its model and data; a resumed run keeps its bad clips, and has no warm start."""
     processor = load_processor(arguments)
     train_data, eval_data = build_data(arguments, processor, resumed)  # first: its mistakes are told at once
-    set_seed(arguments.seed)
+    set_seed(arguments.seed)  # of what is made afresh: connector, adapter, head
     model = load_model(arguments, processor)
     prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
     cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
     head = build_alignment_head(arguments, model)
     if head is not None and cache is not None and arguments.alignment_epochs and not resumed:
-        bad = train_data.maker.reader.bad_clips.names
-        train_rows = _readable_rows([train_data], bad)
-        eval_rows = _readable_rows(eval_data.values(), bad)
+        train_rows, eval_rows = _readable_rows([train_data]), _readable_rows(eval_data.values())
         warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows)
     uses_head = arguments.alignment_weight > 0
     collator = SalmonnCollator(processor, cache, alignment=uses_head)
@@ -106,59 +87,47 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
         samples = [examples[0] for examples in eval_data.values()]
         trainer.add_callback(SampleCallback(trainer, samples, collator, arguments.sample_new_tokens))
     if arguments.probes:
-        prompts = load_prompts(arguments.prompts)
+        prompts = train_data.maker.prompts
         trainer.add_callback(OverfittingCallback(trainer, arguments.probes, processor, prompts))
     return trainer
 
 
-def _readable_rows(data: Iterable[Any], bad_clips: Container[str]) -> list[Row]:
-    return [row for examples in data for row in examples.rows if row.get("path") not in bad_clips]
+def _readable_rows(data: Iterable[Any]) -> list[Row]:
+    """Rows of examples whose clips the cache has."""
+    rows = []
+    for examples in data:
+        bad_clips = examples.maker.reader.bad_clips.names
+        rows += [row for row in examples.rows if row.get("path") not in bad_clips]
+    return rows
 
 
-def config_source(arguments: SalmonnTrainingArguments) -> str:
-    """Where the model's configuration comes from.
-
-    Raises:
-        ValueError: if neither `model` nor `config` is given.
-    """
+def stage_config(arguments: SalmonnTrainingArguments) -> SalmonnConfig:
+    """The configuration of the model to train; a `ValueError` if neither `model` nor `config` is given."""
     source = arguments.config or arguments.model
     if source is None:
         raise ValueError("Give model, a SALMONN to start from, or config, which names the bases of a new one.")
-    return source
+    return load_config(source)
 
 
 def load_processor(arguments: SalmonnTrainingArguments) -> SalmonnProcessor:
-    """The processor of the model to train; of a new one: its features, and its language model's tokenizer.
-
-    Raises:
-        ValueError: if neither `model` nor `config` is given, or `config` names no language model.
-        OSError: if the model is not there.
-    """
+    """The processor of the model to train; of a new one: its features, and its language model's tokenizer."""
     if arguments.model is not None:
         return SalmonnProcessor.from_pretrained(arguments.model)
-    config = load_config(config_source(arguments))
+    config = stage_config(arguments)
     if config.text_model_id is None:
         raise ValueError("The configuration names no language model; set text_model_id to a Hub id or a folder.")
     return build_processor(config, config.text_model_id)
 
 
 def load_model(arguments: SalmonnTrainingArguments, processor: SalmonnProcessor) -> SalmonnForConditionalGeneration:
-    """The model to train: a SALMONN, or bases with a fresh connector between them.
-
-    Args:
-        arguments: name the model, or the configuration of a new one.
-        processor: the model's; a new model takes the id of its audio placeholder.
-
-    Raises:
-        ValueError: if weights are missing or do not fit.
-    """
+    """The model to train: a SALMONN, or bases with a fresh connector between them."""
     dtype = getattr(torch, arguments.dtype)
     options: dict[str, Any] = {}
     if arguments.attn_implementation is not None:
         options["attn_implementation"] = arguments.attn_implementation
     if arguments.model is not None:
         return SalmonnForConditionalGeneration.from_pretrained(arguments.model, dtype=dtype, **options)
-    config = load_config(config_source(arguments))
+    config = stage_config(arguments)
     config.audio_token_id = processor.audio_token_id
     return assemble_model(config, load_base_weights(config, dtype), dtype, **options)
 
@@ -173,7 +142,7 @@ def build_data(
     """
     file = Path(arguments.output_dir or ".") / BAD_CLIPS_FILE
     if not resumed and arguments.should_save:
-        file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # clips may have been repaired since
     bad_clips = BadClips(arguments.max_bad_clips, file)
     reader: ClipReader | CachedClips = CachedClips(bad_clips)
     if not arguments.feature_cache:
@@ -181,9 +150,8 @@ def build_data(
     maker = ExampleMaker(load_prompts(arguments.prompts), reader)
     eval_data = {}
     if arguments.eval_data:
-        rows = load_rows(
-            parse_sources(arguments.eval_data, arguments.audio_root), max_seconds=arguments.max_audio_seconds
-        )
+        sources = parse_sources(arguments.eval_data, arguments.audio_root)
+        rows = load_rows(sources, max_seconds=arguments.max_audio_seconds)
         eval_data = ExampleSet(rows, maker, seed=arguments.seed).by_task()
     return _training_examples(arguments, maker, processor.feature_extractor.audio_layout), eval_data
 
@@ -217,11 +185,7 @@ def _training_examples(
 
 
 def stream_weights(arguments: SalmonnTrainingArguments, sources: Sequence[DataSource]) -> list[float]:
-    """How often each streaming source is drawn from.
-
-    Raises:
-        ValueError: for settings that need all rows to be known, and for weights that no source goes by.
-    """
+    """How often each streaming source is drawn from; settings that need all rows are refused by a `ValueError`."""
     defaults = {item.name: item.default for item in fields(SalmonnTrainingArguments)}
     changed = [name for name in NEEDS_ALL_ROWS if getattr(arguments, name) != defaults[name]]
     if changed:
@@ -246,11 +210,7 @@ def build_cache(
     processor: SalmonnProcessor,
     data: Sequence[ExampleSet | ExampleStream],
 ) -> EncoderCache | None:
-    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none.
-
-    Raises:
-        ValueError: for data that a cache cannot hold.
-    """
+    """The cache of the encoders' outputs, filled with all clips; `None` if there is to be none."""
     if not arguments.feature_cache:
         return None
     clips: dict[str, None] = {}  # each once, in the order of the rows
@@ -268,6 +228,7 @@ def build_cache(
                 clips[clip] = None
     cache = EncoderCache(arguments.feature_cache, model.to(arguments.device), processor.feature_extractor)
     bad_clips = data[0].maker.reader.bad_clips
+    # Other processes find all states there, but look for bad clips of their own.
     with arguments.main_process_first(desc="encoding the clips"):
         for clip, error in cache.encode(list(clips)):
             bad_clips.report(clip, error)
@@ -281,10 +242,9 @@ def build_alignment_head(
     if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
         return None
     head = AlignmentHead(model.get_input_embeddings().weight)
-    if arguments.model is not None:
-        trained = Path(arguments.model) / ALIGNMENT_FILE
-        if trained.is_file():
-            head.load_state_dict(load_file(trained))
+    trained = Path(arguments.model or "") / ALIGNMENT_FILE
+    if arguments.model is not None and trained.is_file():
+        head.load_state_dict(load_file(trained))
     return head
 
 
@@ -292,8 +252,7 @@ def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
     """The checkpoint to resume from: the one that is named, or the newest complete one of the output folder.
 
     Raises:
-        ValueError: if the one that is named does not exist, or if a new run would leave its checkpoints among those of
-            an earlier one, from which a resumed run could not tell them.
+        ValueError: if the one that is named does not exist, or a new run would be written among an earlier one.
     """
     wanted = arguments.resume_from_checkpoint
     if not wanted:
@@ -312,16 +271,12 @@ def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
 
 
 def prepare(words: Sequence[str]) -> tuple[SalmonnTrainer, str | None] | None:
-    """The trainer that the words of a command line ask for, and its checkpoint; `None` after a dry run.
-
-    Raises:
-        ValueError: if the words, the model or the data cannot be used.
-    """
+    """The trainer that the words of a command line ask for, and its checkpoint; `None` after a dry run."""
     arguments = parse_arguments(words)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("modeling_salmonn").setLevel(logging.INFO if arguments.should_log else logging.ERROR)
     if arguments.dry_run:
-        report = dry_run(arguments, load_config(config_source(arguments)))
+        report = dry_run(arguments, stage_config(arguments))
         if arguments.should_log:
             typer.echo(report)
         return None

@@ -13,10 +13,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
+from modeling_salmonn.weight_names_salmonn import ENCODERS, part_of, plain_name
 
 
-ENCODERS = ("speech_encoder", "audio_encoder")
 FIXED_POSITIONS = "speech_encoder.embed_positions.weight"  # Whisper's sinusoids are no weights to train
 
 
@@ -26,16 +25,11 @@ def prepare_stage(
     train_speech_encoder: bool = False,
     train_audio_encoder: bool = False,
 ) -> None:
-    """Choose what is trained, in place.
+    """Choose what is trained, in place; all of it becomes float32, whatever type the bases have.
 
-    What is trained becomes float32, whatever type the bases have. Frozen encoders stay in eval mode from now on, also
-    after `model.train()`. An encoder that is trained is no longer the base that the config names: its id and its
-    revision are cleared, so that checkpoints of this and of later stages hold its weights.
-
-    Args:
-        model: gets a fresh LoRA adapter if it has none and `train_lora` is set.
-        train_lora: whether the adapter is trained.
-        train_speech_encoder, train_audio_encoder: whether these encoders are.
+    Frozen encoders stay in eval mode from now on, also after `model.train()`. An encoder that is trained is no longer
+    the base that the config names: its id and its revision are cleared, so that checkpoints of this and of later
+    stages hold its weights. A model without an adapter gets a fresh one for `train_lora`.
 
     Raises:
         ValueError: if the audio encoder of a model without one is to be trained.
@@ -44,17 +38,17 @@ def prepare_stage(
         raise ValueError("train_audio_encoder is set, but this model has no audio encoder; leave it out.")
     if train_lora and not model.has_lora:
         model.add_lora()
-    chosen = {
-        "connector": True,
-        "lora": train_lora,
-        "speech_encoder": train_speech_encoder,
-        "audio_encoder": train_audio_encoder,
-    }
-    trained = {part for part, is_trained in chosen.items() if is_trained}
+    trained = {"connector"}
+    if train_lora:
+        trained.add("lora")
+    if train_speech_encoder:
+        trained.add("speech_encoder")
+    if train_audio_encoder:
+        trained.add("audio_encoder")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in trained and not name.endswith(FIXED_POSITIONS))
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.float()  # small steps are lost in half precision
     for encoder in ENCODERS:
         module = getattr(model.model, encoder)
         if module is not None:
@@ -62,18 +56,6 @@ def prepare_stage(
         if encoder in trained:
             for field in ("model_id", "model_revision"):
                 setattr(model.config, encoder.replace("encoder", field), None)
-
-
-def part_of(name: str) -> str:
-    """Part of the model that a parameter belongs to, by its name."""
-    if ".lora_" in name:
-        return "lora"
-    if name.startswith(CONNECTOR_PREFIXES):
-        return "connector"
-    for encoder in ENCODERS:
-        if name.startswith(f"model.{encoder}."):
-            return encoder
-    return "language_model"
 
 
 def trained_parameters(model: nn.Module) -> dict[str, list[str]]:
@@ -87,6 +69,7 @@ def trained_parameters(model: nn.Module) -> dict[str, list[str]]:
 
 def keep_in_eval(module: nn.Module, keep: bool = True) -> None:
     """Make a module stay in eval mode (no dropout, no LayerDrop) whatever `train()` asks for, or end that."""
+    # On the instance, past `nn.Module.__setattr__`: the class, which others may use, stays as it is.
     module.__dict__.pop("train", None)
     if keep:
         module.eval()
@@ -114,7 +97,7 @@ def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """
     places: dict[str, Any] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        places[name.replace(".base_layer.", ".").replace(".default.", ".")] = tensor
+        places[plain_name(name).replace(".default.", ".")] = tensor  # as peft saves them
     given = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
     missing = sorted(name for name, tensor in places.items() if tensor.requires_grad and name not in given)
     unknown = sorted(given.keys() - places.keys())

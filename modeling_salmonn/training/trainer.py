@@ -25,7 +25,8 @@ from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 from modeling_salmonn.staged_saving_salmonn import replace_files
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.checkpoints import MarkingTrainer, read_weights
-from modeling_salmonn.training.stages import load_trained, part_of, sharded_layers, trained_parameters
+from modeling_salmonn.training.stages import load_trained, sharded_layers, trained_parameters
+from modeling_salmonn.weight_names_salmonn import part_of
 
 
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
@@ -63,12 +64,7 @@ class HeadGradients(TrainerCallback):
 
 
 class SalmonnTrainer(MarkingTrainer):
-    """Trains a stage.
-
-    Args:
-        alignment_head: head of the alignment loss, an `AlignmentHead`; `None` trains without.
-        **kwargs: as for `transformers.Trainer`; `args` are `SalmonnTrainingArguments`.
-    """
+    """Trains a stage, with the arguments of `transformers.Trainer`; `alignment_head` adds the alignment loss."""
 
     args: SalmonnTrainingArguments
     model: Any
@@ -77,7 +73,7 @@ class SalmonnTrainer(MarkingTrainer):
     def __init__(self, *, alignment_head: nn.Module | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.alignment_head = alignment_head
-        self._step_targets: torch.Tensor | None = None
+        self._step_targets: torch.Tensor | None = None  # of the alignment loss, in the step that is being made
         self.add_callback(FrozenInputs())
         if self.is_fsdp_enabled:
             self._set_up_fsdp(self.accelerator.state.fsdp_plugin)
@@ -125,7 +121,7 @@ class SalmonnTrainer(MarkingTrainer):
 
     def _alignment_loss(self, inputs: dict[str, Any], outputs: Any, alignment: dict[str, torch.Tensor]) -> Any:
         model = self.accelerator.unwrap_model(self.model)
-        frames = inputs["input_features_mask"].long().sum(-1).tolist()
+        frames = inputs["input_features_mask"].long().sum(-1).tolist()  # mel frames of each clip
         counts = torch.tensor([model.model.audio_layout.num_audio_tokens(count) for count in frames])
         assert self.alignment_head is not None
         loss = self.alignment_head(
@@ -143,8 +139,10 @@ class SalmonnTrainer(MarkingTrainer):
         """As ever; the alignment targets of the step are counted too, over its batches and all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.alignment_head is not None:
-            labels = [batch[name] for batch in batches for name in ALIGNMENT_INPUTS if name in batch]
-            counted = count_targets(*labels) if labels else torch.zeros((), dtype=torch.long)
+            counted = torch.zeros((), dtype=torch.long)
+            for batch in batches:
+                labels = [batch[name] for name in ALIGNMENT_INPUTS if name in batch]
+                counted = counted + (count_targets(*labels).cpu() if labels else 0)
             self._step_targets = self.accelerator.reduce(counted.to(device), reduction="sum")
         return batches, num_items
 
@@ -165,10 +163,11 @@ class SalmonnTrainer(MarkingTrainer):
                 groups.setdefault((part_of(name), name in decayed), []).append(parameter)
         if self.alignment_head is not None:
             groups.setdefault(("connector", True), []).extend(self.alignment_head.parameters())
-        return [
-            {"params": parameters, "lr": self._rate(part), "weight_decay": self.args.weight_decay if decay else 0.0}
-            for (part, decay), parameters in groups.items()
-        ]
+        described = []
+        for (part, is_decayed), parameters in groups.items():
+            decay = self.args.weight_decay if is_decayed else 0.0
+            described.append({"params": parameters, "lr": self._rate(part), "weight_decay": decay})
+        return described
 
     def _rate(self, part: str) -> float:
         """Learning rate of a part: its own, be it 0, or that of all."""
@@ -192,6 +191,7 @@ class SalmonnTrainer(MarkingTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, ExampleSet):
             return super()._get_train_sampler(train_dataset)
+        # Epochs have whole optimiser steps, over all processes.
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return dataset.sampler(step, seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jiwer
@@ -50,20 +51,25 @@ class AlignmentTrainer(MarkingTrainer):
         losses: list[float] = []
         read: list[list[int]] = []
         for batch in DataLoader(rows, self.args.eval_batch_size, collate_fn=self.data_collator):
+            inputs = {name: value.to(self.args.device) for name, value in batch.items()}
             with torch.no_grad():
-                output = aligner(**{name: value.to(self.args.device) for name, value in batch.items()})
+                output = aligner(**inputs)
             losses.append(float(output["loss"]))
             read += aligner.read(output["audio_tokens"], output["token_counts"])
-        metrics = {"loss": sum(losses) / len(losses)}
-        said = [index for index, row in enumerate(rows) if row.get("alignment_text")]
-        if said:
-            texts = self.data_collator.tokenizer.batch_decode([read[index] for index in said])
-            heard = [" ".join(text.lower().split()) for text in texts]
-            spoken = [" ".join(rows[index]["alignment_text"].lower().split()) for index in said]
-            metrics["wer"] = jiwer.wer(spoken, heard)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        metrics = {f"{metric_key_prefix}_loss": fmean(losses)}
+        spoken, heard = [], []
+        for row, ids in zip(rows, read, strict=True):
+            if row.get("alignment_text"):  # clips without words are measured by the loss alone
+                spoken.append(_plain(row["alignment_text"]))
+                heard.append(_plain(self.data_collator.tokenizer.decode(ids)))
+        if spoken:
+            metrics[f"{metric_key_prefix}_wer"] = jiwer.wer(spoken, heard)
         self.log(metrics)
         return metrics
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def warm_start_stage(
@@ -75,19 +81,10 @@ def warm_start_stage(
     train_rows: Iterable[Mapping[str, Any]],
     eval_rows: Iterable[Mapping[str, Any]],
 ) -> None:
-    """The warm start that the arguments of a stage ask for, before the stage's own training.
+    """The warm start that the arguments of a stage ask for, before the stage's own training; model and head in place.
 
-    With `resume_from_checkpoint` it resumes where it was; one that was finished is read from the output folder.
-
-    Args:
-        arguments: of the stage.
-        model, head: trained in place.
-        cache: holds the clips of all rows.
-        tokenizer: the language model's.
-        train_rows, eval_rows: rows of any task; those with the words of a clip are taken, once for each clip.
-
-    Raises:
-        ValueError: if no row has words to align with.
+    With `resume_from_checkpoint` it resumes where it was; one that was finished is read from the output folder. Of the
+    rows, which may be of any task, those with the words of a clip are taken, once for each clip.
     """
     folder = Path(str(arguments.output_dir)) / ALIGNMENT_FOLDER
     finished = folder / FINISHED_FILE
@@ -144,10 +141,10 @@ def alignment_arguments(
         per_device_eval_batch_size=batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=0.05,
+        warmup_steps=0.05,  # below 1 it is a share of all steps
         weight_decay=0.01,
         seed=seed,
-        remove_unused_columns=False,
+        remove_unused_columns=False,  # the collator reads them
         label_names=[],
         **others,
     )
@@ -163,22 +160,13 @@ def warm_start(
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trainer:
-    """Train the connector of `model`, and the head, in place.
+    """Train the connector of a model, and the head, in place; the language model is not run.
 
-    Args:
-        model: with frozen encoders and a language model that is not run.
-        head: the alignment head; later stages can start from its blank and scale.
-        cache: holds the clips of all rows.
-        tokenizer: the language model's.
-        train_rows, eval_rows: with `path` and `alignment_text` or `alignment_words`.
-        arguments: of `Trainer`, from `alignment_arguments`; `resume_from_checkpoint` is honoured.
-        callbacks: more callbacks of `Trainer`.
-
-    Returns:
-        The trainer with its log; its model is the `ConnectorAligner`.
+    Rows have a `path` that the cache holds, and `alignment_text` or `alignment_words`; arguments are those of
+    `alignment_arguments`. Returns the trainer with its log, whose model is the `ConnectorAligner`.
     """
     aligner = ConnectorAligner(model, head)
-    aligner.requires_grad_(True)
+    aligner.requires_grad_(True)  # whatever an earlier stage has frozen
     trainer = AlignmentTrainer(
         model=aligner,
         args=arguments,

@@ -27,8 +27,8 @@ from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.hub.smol_bases import SMOLLM2_ID, WHISPER_ID, fetch_bases
 from modeling_salmonn.modeling_beats import BeatsForAudioClassification, BeatsModel
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
+from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES
 
 
 SETTINGS = json.loads(Path(__file__).with_name("config.json").read_text())

@@ -14,8 +14,8 @@ from workspace import CLIPS, Workspace, make_workspace, quick_config
 
 from modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.run import build_trainer
-from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.trainer import SalmonnTrainer, keep_label_positions
+from modeling_salmonn.weight_names_salmonn import part_of
 
 
 def still(**options: Any) -> Any:
