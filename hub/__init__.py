@@ -1,1 +1,1 @@
-"""Everything around the model: conversion, export, checks and the command line."""
+"""Everything around the model: conversion, export, checks."""

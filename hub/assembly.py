@@ -9,24 +9,20 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import (
     CHATML_CHAT_TEMPLATE,
     VICUNA_CHAT_TEMPLATE,
     SalmonnProcessor,
 )
+from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES
 
 
 MAX_NEW_TOKENS = 200  # as in the research code
 
 
 def load_config(path: str) -> SalmonnConfig:
-    """The configuration in a file, folder or Hub repository.
-
-    Raises:
-        ValueError: if there is none, or it is that of another model.
-    """
+    """The configuration in a file, folder or Hub repository; a `ValueError` if it is that of another model."""
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -39,9 +35,7 @@ def load_config(path: str) -> SalmonnConfig:
 def build_extractor(config: SalmonnConfig, channel: int | None = None) -> SalmonnFeatureExtractor:
     """The feature extractor that cuts and counts audio as a model of this configuration does.
 
-    Args:
-        config: of the model.
-        channel: the one to take of files with several; their mean if not given.
+    Of files with several channels it takes `channel`, or their mean.
     """
     return SalmonnFeatureExtractor(
         feature_size=config.speech_config.num_mel_bins,
@@ -56,17 +50,12 @@ def build_extractor(config: SalmonnConfig, channel: int | None = None) -> Salmon
 
 
 def build_tokenizer(language_model: str) -> Any:
-    """The tokenizer of a language model, with the segmentation that the research code gets.
-
-    The slow LLaMA tokenizer of the research code starts every stretch of text between special tokens with a space.
-
-    Args:
-        language_model: folder or Hub id.
-    """
+    """The tokenizer of a language model, with the segmentation that the research code gets."""
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     if "Llama" not in type(tokenizer).__name__:
         return tokenizer
     backend = tokenizer.backend_tokenizer
+    # The slow LLaMA tokenizer of that code starts every stretch of text between special tokens with a space.
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = None
     special = [tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token]
@@ -91,10 +80,7 @@ def build_tokenizer(language_model: str) -> Any:
 def build_processor(config: SalmonnConfig, language_model: str, channel: int | None = None) -> SalmonnProcessor:
     """The processor of a new model, with the chat template that its language model knows.
 
-    Args:
-        config: of the model; it gets the id of the audio placeholder.
-        language_model: folder or Hub id whose tokenizer is taken.
-        channel: see `build_extractor`.
+    The configuration gets the id of the audio placeholder; `channel` is as of `build_extractor`.
     """
     tokenizer = build_tokenizer(language_model)
     template = CHATML_CHAT_TEMPLATE if "<|im_start|>" in tokenizer.get_vocab() else VICUNA_CHAT_TEMPLATE
@@ -109,7 +95,7 @@ def build_generation_config(config: SalmonnConfig, **options: Any) -> Generation
     settings = {
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.eos_token_id,
-        "pad_token_id": text.pad_token_id if text.pad_token_id is not None else text.eos_token_id,
+        "pad_token_id": text.eos_token_id if text.pad_token_id is None else text.pad_token_id,  # padding is masked
         "max_new_tokens": MAX_NEW_TOKENS,
     }
     return GenerationConfig(**(settings | options))
@@ -121,9 +107,8 @@ def assemble_model(
     """A model of given weights; a connector that they lack is made afresh.
 
     Args:
-        config: of the model.
+        config, dtype: of the model.
         weights: of the bases and, unless it is to be new, of the connector; without LoRA.
-        dtype: of the model.
         **options: as for `from_pretrained`.
 
     Raises:
@@ -132,14 +117,10 @@ def assemble_model(
     model, report = SalmonnForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, **options
     )
-    is_new = not any(name.startswith(CONNECTOR_PREFIXES) for name in weights)
-    missing = sorted(report["missing_keys"])
-    if is_new:
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if not any(name.startswith(CONNECTOR_PREFIXES) for name in weights):
         missing = [name for name in missing if not name.startswith(CONNECTOR_PREFIXES)]
-    if missing or report["unexpected_keys"]:
-        raise ValueError(
-            f"The weights do not fit the configuration: missing {missing}, unexpected "
-            f"{sorted(report['unexpected_keys'])}."
-        )
+    if missing or unexpected:
+        raise ValueError(f"The weights do not fit the configuration: missing {missing}, unexpected {unexpected}.")
     model.generation_config = build_generation_config(config)
     return model

@@ -38,10 +38,10 @@ CHAT_TEMPLATE = CHATML_CHAT_TEMPLATE.replace("<Speech><SpeechHere></Speech>", "<
 
 
 def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED) -> None:
-    """Write a complete Hub folder of salmonn-smol, in float32.
+    """Write a complete Hub folder of salmonn-smol, in float32; nothing is left in it after an error.
 
     Args:
-        output: folder to create; nothing is left in it after an error.
+        output: folder to create.
         bases: folder to keep the bases in, or where they are already; a temporary one if not given.
         shipped: folder of the trained weights.
 
@@ -52,16 +52,17 @@ def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED)
     missing = [name for name in WEIGHT_FILES if not (shipped / name).is_file()]
     if missing:
         raise ValueError(f"{shipped} lacks {', '.join(missing)}; install the package with its weights.")
+    # The bases are 0.7 GB, for which there must be room where the model goes, but perhaps not elsewhere.
     with replace_files(output) as folder, tempfile.TemporaryDirectory(dir=output) as scratch:
         whisper, smollm2 = fetch_bases(bases or Path(scratch))
         config = load_config(str(shipped))
         weights = load_speech_weights(str(whisper), torch.float32) | load_text_weights(str(smollm2), torch.float32)
         for name, tensor in load_file(shipped / CONNECTOR_FILE).items():
-            weights[name] = tensor.float()
+            weights[name] = tensor.float()  # shipped in half precision, as the adapter
         model = assemble_model(config, weights, torch.float32)
         model.load_adapter(str(shipped))
         model.generation_config = smol_generation_config(config)
-        model.float().save_pretrained(folder)  # the adapter is shipped in half precision
+        model.float().save_pretrained(folder)
         smol_processor(config, smollm2).save_pretrained(folder)
         for name in COPIED:
             if (shipped / name).is_file():

@@ -1,7 +1,4 @@
-"""Conversion of the research code's files into a Hub folder.
-
-Every tensor of the model comes from a file: anything else is an error that names the keys.
-"""
+"""Conversion of the research code's files into a Hub folder."""
 
 import json
 import os
@@ -26,6 +23,7 @@ from modeling_salmonn.hub.saved_folder import require_new_folder
 from modeling_salmonn.hub.weight_checks import require_filled, require_floats_in_files, require_sound
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.staged_saving_salmonn import replace_files
+from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,9 +34,9 @@ REPORT_FILE = "conversion_report.json"
 class ConversionReport:
     """What became of every key, written to `conversion_report.json`."""
 
-    mapped: dict[str, str]
-    obsolete: list[str]
-    unused_beats_head: list[str]
+    mapped: dict[str, str]  # our name of each tensor by the name in the checkpoint
+    obsolete: list[str]  # names in the checkpoint that nothing is needed of
+    unused_beats_head: list[str]  # of the tagging head
     parameters: int
     trained_parameters: int
 
@@ -54,25 +52,22 @@ def convert_checkpoint(
     qformer_heads: int = 12,
     dtype: str = "float32",
 ) -> ConversionReport:
-    """Convert a research checkpoint.
+    """Convert a research checkpoint; every tensor of the model comes from a file.
 
     Args:
         whisper: folder or Hub id of the Whisper model.
         llm: folder or Hub id of the LLaMA or Vicuna model, with its tokenizer.
         checkpoint: `salmonn_v1.pth`, `salmonn_7b_v0.pth`, or one written by the research code's training.
-        output: folder to create.
+        output: folder to create; it holds the report that is returned, and nothing after an error.
         beats: the BEATs `.pt` file; leave out for a checkpoint that was trained without.
         config: YAML of the research code; by default the one stored in the checkpoint.
         adapter_only: write only the trained tensors and name the bases.
         qformer_heads: heads of the Q-Former, which weights do not tell.
         dtype: "float32", "bfloat16" or "float16" of the saved weights.
 
-    Returns:
-        The report, which is also saved in the folder.
-
     Raises:
         ValueError: if a file cannot be read, a key is unknown or missing, a shape does not fit, or a tensor is
-            damaged (whole numbers, NaN, infinity, zeros). Nothing is left in `output` then.
+            damaged (whole numbers, NaN, infinity, zeros).
     """
     output = Path(output)
     require_new_folder(output)
@@ -86,13 +81,12 @@ def convert_checkpoint(
         model_config = build_config(research, whisper, llm, audio_config, qformer_heads)
         # Of files with several channels the research code takes the first.
         processor = build_processor(model_config, llm, channel=0)
-    # The tagging head stays behind.
-    head = [name for name in audio_weights if name.startswith("classifier.")]
-    weights = {
-        f"model.audio_encoder.{name}": tensor.to(getattr(torch, dtype))
-        for name, tensor in audio_weights.items()
-        if name not in head
-    }
+    head, weights = [], {}
+    for name, tensor in audio_weights.items():
+        if name.startswith("classifier."):
+            head.append(name)  # the tagging head stays behind
+        else:
+            weights[f"model.audio_encoder.{name}"] = tensor.to(getattr(torch, dtype))
     model = build_model(model_config, research, whisper, llm, weights, getattr(torch, dtype))
     if adapter_only:
         name_bases(model.config, whisper, beats, llm)
@@ -134,7 +128,7 @@ def build_config(
         audio_config=audio_config,
         qformer_config=research.qformer_settings(qformer_heads),
         text_config=text_config,
-        window_seconds=research.number("second_per_window", 0.333333),
+        window_seconds=research.number("second_per_window", 0.333333),  # the code's own default
         stride_seconds=research.number("second_stride", 0.333333),
         **research.lora_settings(),
     )
@@ -148,14 +142,10 @@ def build_model(
     audio_weights: StateDict,
     dtype: torch.dtype,
 ) -> SalmonnForConditionalGeneration:
-    """The model with all weights in place.
-
-    Raises:
-        ValueError: if a weight is missing, unexpected, damaged, or of another shape.
-    """
+    """The model with all weights in place, each of them needed, expected and sound."""
     lora = research.lora
     weights = {name: tensor.to(dtype) for name, tensor in research.connector.items()}
-    require_sound(weights, f"The checkpoint's weights in {dtype}")
+    require_sound(weights, f"The checkpoint's weights in {dtype}")  # again: float16 may be too narrow
     for base, load in ((whisper, load_speech_weights), (llm, load_text_weights)):
         loaded = load(base, dtype)
         require_floats_in_files(base)
@@ -171,16 +161,15 @@ def build_model(
 
 
 def _load_lora(model: SalmonnForConditionalGeneration, lora: StateDict) -> None:
-    expected = {name for name, _ in model.named_parameters() if ".lora_" in name}
-    if expected != lora.keys():
-        raise ValueError(
-            f"The LoRA tensors do not fit the language model: missing {sorted(expected - lora.keys())}, unexpected "
-            f"{sorted(lora.keys() - expected)}."
-        )
+    problem = "The LoRA tensors do not fit the language model"
+    expected = {name for name, _ in model.named_parameters() if is_adapter_name(name)}
+    missing, unexpected = sorted(expected - lora.keys()), sorted(lora.keys() - expected)
+    if missing or unexpected:
+        raise ValueError(f"{problem}: missing {missing}, unexpected {unexpected}.")
     try:
         model.load_state_dict(lora, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"The LoRA tensors do not fit the language model: {error}") from error
+    except RuntimeError as error:  # of other shapes
+        raise ValueError(f"{problem}: {error}") from error
 
 
 def name_bases(config: SalmonnConfig, whisper: str, beats: str | None, llm: str) -> None:

@@ -32,8 +32,8 @@ def read_ctranslate2(path: Path) -> dict[str, torch.Tensor]:
             version = _number(file, "I")
             if version != FORMAT_VERSION:
                 raise ValueError(f"{path} has CTranslate2 format version {version}; {FORMAT_VERSION} is needed.")
-            _string(file)
-            _number(file, "I")
+            _string(file)  # the kind of model
+            _number(file, "I")  # and its revision
             return dict(_records(file))
         except struct.error as error:
             raise ValueError(f"{path} ends early; download it again.") from error
@@ -63,7 +63,7 @@ def _records(file: BinaryIO) -> Iterator[tuple[str, torch.Tensor]]:
         data = file.read(size)
         if len(data) != size:
             raise struct.error(name)
-        array = torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy())
+        array = torch.from_numpy(np.frombuffer(data, dtype).reshape(shape).copy())  # torch writes to its memory
         yield name, array.float() if array.is_floating_point() else array
 
 
@@ -93,6 +93,7 @@ def _rename_block(block: str, part: str, kind: str, tensor: torch.Tensor) -> Ite
         yield {"layer_norm": "final_layer_norm", "linear_0": "fc1", "linear_1": "fc2"}[part] + f".{kind}", tensor
         return
     module = {"self_attention": "self_attn", "attention": "encoder_attn"}[block]
+    # Which projections are one matrix; of attention to the encoder the query stands alone.
     joined = {("self_attn", "linear_0"): "qkv", ("encoder_attn", "linear_0"): "q", ("encoder_attn", "linear_1"): "kv"}
     if part == "layer_norm":
         yield f"{module}_layer_norm.{kind}", tensor

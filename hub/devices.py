@@ -7,10 +7,7 @@ AUTO = "auto"
 
 
 def resolve_device(name: str = AUTO) -> torch.device:
-    """The device of a name.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:1`, `mps` or another of torch's; `auto` is the accelerator, or the CPU without one.
+    """The device of a name: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the accelerator, or the CPU without one.
 
     Raises:
         ValueError: if there is no such device here.

@@ -70,11 +70,7 @@ NEEDS = {
 
 
 def examine(path: str, device: str = "cpu") -> list[Check]:
-    """Examine a folder, or a Hub repository, which is downloaded without its pickles.
-
-    Args:
-        path: folder or Hub id.
-        device: where the model is run, such as "cpu" or "cuda".
+    """Examine a folder, or a Hub repository, which is downloaded without its pickles; the model is run on `device`.
 
     Returns:
         The checks in the order of the report; only the first one if there is no such folder. Nothing is raised.
@@ -82,8 +78,9 @@ def examine(path: str, device: str = "cpu") -> list[Check]:
     folder = Path(path).expanduser()
     is_local = folder.is_dir()
     if not is_local:
+        pickles = [f"*{suffix}" for suffix in PICKLE_SUFFIXES]
         try:
-            folder = Path(snapshot_download(path, ignore_patterns=[f"*{suffix}" for suffix in PICKLE_SUFFIXES]))
+            folder = Path(snapshot_download(path, ignore_patterns=pickles))
         except Exception as error:  # the Hub client raises many kinds
             reason = f"{path} is no folder, and the Hub does not give it; check the name, the network and your token."
             return [Check("folder", "failed", f"{reason} ({_reason(error)})")]
@@ -93,9 +90,11 @@ def examine(path: str, device: str = "cpu") -> list[Check]:
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         causes = [need for need in NEEDS.get(name, ("config",)) if need in blocked]
-        finding: Finding = ("skipped", f"Needs what failed: {', '.join(causes)}.") if causes else _run(check, subject)
+        finding: Finding = ("skipped", f"Needs what failed: {', '.join(causes)}.")
+        if not causes:
+            finding = _run(check, subject)
         checks.append(Check(name, *finding))
-        if causes or finding[0] == "failed":
+        if causes or finding[0] == "failed":  # what is skipped itself has nothing to be skipped for
             blocked.add(name)
     return checks
 

