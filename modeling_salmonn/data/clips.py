@@ -38,21 +38,20 @@ class BadClips:
         if name in self.names:
             return
         self.names.add(name)
-        name, why = _printable(name), _printable(reason)
-        logger.warning("Skipping the clip %s: %s", name, why)
+        shown = [_printable(part) for part in (name, reason)]
+        logger.warning("Skipping the clip %s: %s", *shown)
         known = self.names
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:  # short appends of several processes do not mix
-                file.write(f"{name}\t{why}\n")
-            # Counted anew each time: other processes list clips too, and the same clip may be listed by several.
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("\t".join(shown) + "\n")
             listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
             known = {line.split("\t")[0] for line in listed}
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(
                 f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
-                f"{name}: {why}. Repair or drop them, or raise the limit."
+                f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
             )
 
 
@@ -83,18 +82,14 @@ class ClipReader:
             raise UnreadableClipError(name)
         try:
             samples = self.extractor.fetch_audio(clip)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as error:  # damaged or missing, also on its way over the network
             self.bad_clips.report(name, error)
             raise UnreadableClipError(name) from error
         seconds = len(samples) / SAMPLING_RATE
         if self.max_seconds is not None and seconds > self.max_seconds:
-            self.too_long.add(name)
-            logger.warning(
-                "Leaving out the clip %s: it lasts %.1f s, more than max_audio_seconds %g.",
-                name,
-                seconds,
-                self.max_seconds,
-            )
+            self.too_long.add(name)  # to be told once
+            told = f"it lasts {seconds:.1f} s, more than max_audio_seconds {self.max_seconds:g}"
+            logger.warning("Leaving out the clip %s: %s.", name, told)
             raise UnreadableClipError(name)
         return samples
 
@@ -131,7 +126,7 @@ def header_seconds(clip: Any) -> float | None:
 
 def joined_seconds(clips: Sequence[Any]) -> float | None:
     """Length of clips that are joined, `None` if there are none or one has no header that can be read."""
-    total = JOIN_SECONDS * (len(clips) - 1)
+    total = JOIN_SECONDS * (len(clips) - 1)  # the silence between them
     for clip in clips:
         seconds = header_seconds(clip)
         if seconds is None:

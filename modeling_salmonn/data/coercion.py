@@ -12,8 +12,7 @@ from modeling_salmonn.data.text_files import shown
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """Check a YAML value against a type; numbers that YAML takes for text, such as `1e-5`, become numbers.
 
-    Raises:
-        ValueError: if it does not fit, naming the key, the value and the type.
+    One that does not fit is a `ValueError` with the key, the value and the type.
     """
     origin, options = get_origin(hint), get_args(hint)
     if hint is Any or (value is None and NoneType in options):

@@ -20,10 +20,8 @@ class SalmonnCollator:
     the processor reads; a list of several clips, in the order of their placeholders; `None` for text alone. `Trainer`,
     this and the processor are all that fine-tuning needs.
 
-    Args:
-        processor: the model's processor.
-        cache: an `EncoderCache`: the encoders' outputs are then looked up by the example's `path`.
-        alignment: also make the labels of the alignment loss, from `alignment_text` and `alignment_words`.
+    With an `EncoderCache` as `cache` the encoders' outputs are looked up by the example's `path`; with `alignment`
+    batches have the labels of the alignment loss too, from `alignment_text` and `alignment_words`.
     """
 
     def __init__(self, processor: SalmonnProcessor, cache: Any = None, alignment: bool = False):
@@ -73,6 +71,7 @@ class SalmonnCollator:
             own = [self.cache.get(example["path"])] if self._has_clip(example) else []
             found += own
             frame_counts.append([mel_frames for _, mel_frames in own])
+        # The processor lays out placeholders for clips that it does not get to hear.
         inputs = self.processor(text=texts, audio_frames=frame_counts, **options)
         if found:
             inputs.update(pad_states(found))

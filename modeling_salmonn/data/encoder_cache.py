@@ -40,7 +40,7 @@ class EncoderCache:
     Args:
         folder: where states are kept; shared by models with the same encoders.
         model: encodes clips; its encoders must stay as they are.
-        feature_extractor: the model's extractor.
+        feature_extractor: the model's.
         dtype: of the states on disk.
     """
 
@@ -69,13 +69,7 @@ class EncoderCache:
         return self.__dict__ | {"model": None}
 
     def get(self, clip: str) -> tuple[torch.Tensor, int]:
-        """States `(encoder_frames, width)` of a clip, and its length in mel frames.
-
-        Clips that are not there yet are encoded.
-
-        Raises:
-            ValueError: if the clip cannot be read.
-        """
+        """States `(encoder_frames, width)` of a clip, which is encoded if need be, and its length in mel frames."""
         self.encode([clip], progress=False)
         streams, frames = [], 0
         for name in self.folders:
@@ -87,9 +81,7 @@ class EncoderCache:
     def encode(self, clips: Sequence[str], batch_size: int = 16, progress: bool = True) -> list[tuple[str, Exception]]:
         """Encode the clips that are not there yet, in batches of similar length.
 
-        Returns:
-            The clips that cannot be read, each with what is wrong with it; the others are all encoded.
-            A single clip that cannot be read is an error instead.
+        Those that cannot be read are returned with what is wrong; a single one is an error instead.
         """
         missing = [clip for clip in dict.fromkeys(clips) if not self._is_complete(clip)]
         if not missing:

@@ -85,8 +85,7 @@ class ExampleSet(Dataset):
     """Examples of rows, and of mixtures and pairs of rows that are made on the fly.
 
     Args:
-        rows: the rows.
-        maker: turns them into examples.
+        rows, maker: the rows, and what turns them into examples.
         made: what to make of them besides.
         task_weights, temperature, examples_per_epoch: of `sampler()`; see `MixtureSampler`.
         group_lengths: the model's layout of audio tokens, to make batches of like lengths; `None` leaves them random.

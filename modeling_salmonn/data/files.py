@@ -65,10 +65,10 @@ def make_output_folder(folder: Path) -> None:
 
 
 def claim_folder(folder: Path, file: str, record: Mapping[str, Any], written: Sequence[str] = ()) -> dict[str, Any]:
-    """Note in a folder what its files are made of; a folder with the same record is resumed.
+    """Note in a folder, which is made if need be, what its files are made of; one with the same record is resumed.
 
     Args:
-        folder: the folder; made if there is none.
+        folder: the folder.
         file: name of the record, such as `settings.json`.
         record: all that the files depend on, as JSON holds it.
         written: names, or patterns of names, of files that would be overwritten.
@@ -122,15 +122,13 @@ def _differences(found: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
 class Journal:
     """Rows of a JSON-lines file, each of them on disk before `append` returns.
 
-    A last line that a kill cut off is dropped; others may have been changed by hand.
+    A last line that a kill cut off is dropped; others may have been changed by hand, and are refused by a `ValueError`
+    if they are no objects.
 
     Args:
-        file: the file; made by the first row, and left as it is before that.
+        file: made by the first row, and left as it is before that.
         keys: names of the values that tell rows apart.
         needed: names that each row must have, with the types of their values.
-
-    Raises:
-        ValueError: if a whole line is no JSON object, or lacks what is needed, naming it.
     """
 
     def __init__(self, file: Path, keys: tuple[str, ...] = ("path", "attempt"), needed: Kinds | None = None):
@@ -141,11 +139,11 @@ class Journal:
         self._whole: bytes | None = None  # content that takes the place of one with a last line that is cut off
         if file.exists():
             self._read()
-        self._known = {self._key(row) for row in self.rows}
+        self.by_key = {self._key(row): row for row in self.rows}
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row, unless there is one with the same keys."""
-        if self._key(row) in self._known:
+        if self._key(row) in self.by_key:
             return
         if self._whole is not None:
             write_bytes(self.file, self._whole)
@@ -155,7 +153,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())  # an answer may have taken minutes
         self.rows.append(row)
-        self._known.add(self._key(row))
+        self.by_key[self._key(row)] = row
 
     def _key(self, row: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(row.get(key) for key in self.keys)

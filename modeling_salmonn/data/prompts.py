@@ -46,14 +46,11 @@ def with_aliases(prompts: Mapping[str, list[str]]) -> dict[str, list[str]]:
     known = dict(prompts)
     for task in load_tasks().values():
         given = [known[name] for name in task.names if name in known]
-        if given:
-            instructions = given[0]
-        elif task.rows:  # such as translation into German, of which those of any translation are
+        instructions = given[0] if given else []
+        if not given and task.rows:  # a part of another task, such as German of any translation
             instructions = [fill_in(text, task.rows) for text in known.get(task.rows["task"], [])]
-        else:
-            continue
-        for name in task.names if instructions else ():
-            known.setdefault(name, instructions)
+        if instructions:
+            known = dict.fromkeys(task.names, instructions) | known
     return known
 
 

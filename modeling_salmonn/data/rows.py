@@ -106,20 +106,22 @@ def load_rows(sources: Any, needs: Sequence[str] = TEXTS, max_seconds: float | N
     """Read all rows of one or several sources.
 
     Args:
-        sources: where they come from, as `parse_sources` takes it; none of them streaming.
+        sources: as `parse_sources` takes them; none of them streaming.
         needs: columns that every row must have: `text` and `task` to train on, `path` to listen to.
         max_seconds: leave out rows that are longer, as `seconds`, `duration` or the headers of their clips say.
 
     Raises:
-        ValueError: if a source is missing, streaming, cannot be read, has no rows, or lacks what is needed.
+        ValueError: if a source is streaming, cannot be read, has no rows, or lacks what is needed.
     """
     parsed = parse_sources(sources)
-    streaming = [source.path for source in parsed if source.streaming]
-    if streaming:
-        raise ValueError(f"{streaming} cannot be streamed here, where all rows are needed; set streaming to false.")
-    tables = [load_table(open_folder(source)) for source in parsed]
-    for table in tables:
+    tables = []
+    for source in parsed:
+        if source.streaming:
+            problem = f"{source.path} cannot be streamed here, where all rows are needed"
+            raise ValueError(f"{problem}; set streaming to false.")
+        table = load_table(open_folder(source))
         table.require(needs)
+        tables.append(table)
     rows = Rows(tables)
     if max_seconds is not None:
         keep = [seconds is None or seconds <= max_seconds for seconds in rows.seconds()]

@@ -47,9 +47,12 @@ def task_shares(
 
 def split_count(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     """Whole numbers in the proportion of the shares that sum to `total` (largest remainders)."""
-    exact = {task: total * share for task, share in shares.items()}
-    counts = {task: int(value) for task, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda task: counts[task] - exact[task])
+    counts, missed = {}, {}
+    for task, share in shares.items():
+        counts[task] = int(total * share)
+        missed[task] = total * share - counts[task]
+    # What is left goes to the tasks that lost most by rounding down.
+    by_remainder = sorted(missed, key=missed.__getitem__, reverse=True)
     for task in by_remainder[: total - sum(counts.values())]:
         counts[task] += 1
     return counts
@@ -111,7 +114,7 @@ class MixtureSampler(Sampler):
             self.members[task], self.weights[task], self.shares[task] = rows, own, shares[task]
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.batch_size = batch_size
-        self.num_batches = -(-(examples or len(tasks)) // batch_size)
+        self.num_batches = -(-(examples or len(tasks)) // batch_size)  # rounded up
         self.seed = seed
         self.epoch = 0
 
@@ -123,14 +126,16 @@ class MixtureSampler(Sampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        start = self.epoch * len(self)
-        return ((int(row), start + position) for position, row in enumerate(self.epoch_rows()))
+        for draw, row in enumerate(self.epoch_rows(), start=self.epoch * len(self)):
+            yield int(row), draw
 
     def epoch_rows(self) -> np.ndarray:
         """The rows of the epoch in their order."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        counts = split_count(len(self), self.shares)
-        drawn = [self.members[task][draw_rows(self.weights[task], counts[task], rng)] for task in self.members]
+        drawn = []
+        for task, count in split_count(len(self), self.shares).items():
+            positions = draw_rows(self.weights[task], count, rng)
+            drawn.append(self.members[task][positions])
         rows = rng.permutation(np.concatenate(drawn))
         if self.lengths is None:
             return rows

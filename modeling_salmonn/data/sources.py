@@ -16,29 +16,19 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from.
+    """Where rows come from; values of other types are refused by a `ValueError`.
 
-    Args:
-        path: `.jsonl`, `.json`, `.csv` or `.parquet` file, audio folder (with `metadata.jsonl` or its like, whose
-            `file_name` is the clip), or Hub id.
-        task: task of the rows that name none.
-        columns: our name of a column to its name in the source, such as `{text: transcription}`.
-        split: split of a Hub data set, or folder within an audio folder.
-        name: configuration of a Hub data set.
-        streaming: read rows one after the other instead of all of them first.
-        audio_root: folder that relative audio paths start from; the manifest's own if not given.
-
-    Raises:
-        ValueError: for values of other types.
+    The path is a `.jsonl`, `.json`, `.csv` or `.parquet` file, an audio folder (with `metadata.jsonl` or its like,
+    whose `file_name` is the clip), or a Hub id.
     """
 
     path: str
-    task: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    split: str = "train"
-    name: str | None = None
-    streaming: bool = False
-    audio_root: str | None = None
+    task: str | None = None  # of the rows that name none
+    columns: dict[str, str] = field(default_factory=dict)  # our names to the source's: {text: transcription}
+    split: str = "train"  # of a Hub data set, or folder within an audio folder
+    name: str | None = None  # configuration of a Hub data set
+    streaming: bool = False  # read rows one after the other instead of all of them first
+    audio_root: str | None = None  # where relative audio paths start; the manifest's folder if not given
 
     def __post_init__(self) -> None:
         # They come from YAML and from the command line, which know no types.
@@ -69,11 +59,7 @@ def parse_sources(value: Any, audio_root: str | None = None) -> list[DataSource]
 
 
 def open_folder(source: DataSource) -> DataSource:
-    """The metadata file of an audio folder; other sources as they are.
-
-    Raises:
-        ValueError: if a folder has none.
-    """
+    """The metadata file of an audio folder, which needs one; other sources as they are."""
     path = Path(source.path)
     if path.is_dir():
         files = [folder / name for folder in (path, path / source.split) for name in METADATA_FILES]

@@ -81,7 +81,7 @@ class RowTable:
 
 def load_table(source: DataSource) -> RowTable:
     """All rows of a source; a `ValueError` if it cannot be read, or has no rows or a value that cannot be used."""
-    if source.path.endswith(MANIFEST_SUFFIXES):
+    if source.path.endswith(MANIFEST_SUFFIXES):  # read here, for the sake of the lines in messages
         numbered = read_numbered(source.path, source.columns)
         return RowTable(source, as_table(numbered, source.path), [line for line, _ in numbered], "line")
     data = load_dataset(source)
@@ -129,8 +129,9 @@ def as_table(numbered: Sequence[tuple[int, Row]], path: str) -> datasets.Dataset
     rows = [dict(row) for _, row in numbered]
     for name in rows[0]:  # all rows have the same keys
         kinds = {type(row[name]) for row in rows} - {type(None)}
-        for row in rows if kinds == {str, list} else ():  # Arrow would refuse the column
-            row[name] = [row[name]] if isinstance(row[name], str) else row[name]
+        if kinds == {str, list}:  # which Arrow would refuse
+            for row in rows:
+                row[name] = [row[name]] if isinstance(row[name], str) else row[name]
     try:
         return datasets.Dataset.from_list(rows)
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
@@ -161,7 +162,10 @@ def load_dataset(source: DataSource) -> Any:
 
 def lacking(name: str, value: Any, row: Mapping[str, Any], source: DataSource, place: str = "") -> ValueError:
     """What is wrong with a row without a column that is needed; its audio is named, not shown."""
-    named = {key: clip_name(given) if isinstance(given, Mapping) else given for key, given in row.items()}
+    named = dict(row)
+    for key, given in row.items():
+        if isinstance(given, Mapping):
+            named[key] = clip_name(given)
     or_task = ", or the source a task" if name == "task" else ""
     return ValueError(
         f"A row of {source.path} has {name}={shown(value)}: {shown(named)}. Give each row a {name}, or name its "

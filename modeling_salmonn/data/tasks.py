@@ -18,41 +18,24 @@ FREE_OF_REFERENCES = ("diversity", "repeat_rate")  # metrics that look at answer
 
 @dataclass(frozen=True)
 class Task:
-    """A task: which rows, what is asked, what counts.
+    """A task: which rows, what is asked, what counts; `tasks.yaml` explains the fields.
 
-    Args:
-        name: of the task, as rows have it.
-        instruction: asked of each clip by the evaluation; the row's columns are filled in for `{names}`, and its own
-            `prompt` wins. The first of `instructions` if not given.
-        metrics: names in `evaluation/metrics.py` or `evaluation/captions.py`.
-        level: of the paper's three, if any.
-        rows: columns and their values that choose the rows of a manifest; `task` = `name` if not given.
-        reference: column with the reference, a text or a list of accepted ones, of rows without `references`.
-        separator: splits a text of references.
-        rule: rule of `evaluation/instruction_following.py` for the following rate.
-        new_tokens: longest answer.
-        instructions: training draws one of them for each row.
-        aliases: other names of the task.
-        judge: what is asked for, in words for a judge that is a language model.
-        place: where the task comes from, for messages.
-
-    Raises:
-        ValueError: for values of other types, and without an instruction.
+    Values of other types, and a task without an instruction, are refused by a `ValueError`.
     """
 
-    name: str
-    instruction: str = ""
+    name: str  # as rows have it
+    instruction: str = ""  # what the evaluation asks; the first of `instructions` if not given
     metrics: Sequence[str] = ()
-    level: int | None = None
+    level: int | None = None  # of the paper's three, if any
     rows: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = "text"
+    reference: str = "text"  # column, of rows without `references`
     separator: str | None = None
     rule: str | None = None
     new_tokens: int = 200
     instructions: Sequence[str] = ()
     aliases: Sequence[str] = ()
     judge: str | None = None
-    place: str = ""
+    place: str = ""  # where the task comes from, for messages
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -65,7 +48,7 @@ class Task:
         self._set("instructions", self.instructions or [self.instruction])
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # a frozen dataclass
+        object.__setattr__(self, name, value)  # as a frozen dataclass sets its fields itself
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,8 +73,7 @@ class Task:
     def references(self, row: Mapping[str, Any]) -> list[str]:
         """The accepted texts of a row: its `references` if it has any, or the column that the task names.
 
-        Raises:
-            ValueError: if a metric needs one and the row has none.
+        If a metric needs one and there is none, this is a `ValueError`.
         """
         given = row.get("references") or row.get(self.reference) or []
         if isinstance(given, str):
@@ -111,11 +93,7 @@ class Task:
 
 
 def load_tasks(include_path: str | Path | None = None) -> dict[str, Task]:
-    """The bundled tasks, with those of a file of one's own added or put in their places.
-
-    Raises:
-        ValueError: if the file is missing, no YAML mapping, or has unknown fields.
-    """
+    """The bundled tasks, with those of a file of one's own added or put in their places."""
     tasks = dict(_bundled_tasks())
     if include_path is not None:
         tasks |= _read_tasks(Path(include_path).expanduser(), tasks)
@@ -123,11 +101,7 @@ def load_tasks(include_path: str | Path | None = None) -> dict[str, Task]:
 
 
 def choose_tasks(tasks: Mapping[str, Task], names: Sequence[str]) -> list[Task]:
-    """The tasks that are meant by `level1`, `level2`, `level3`, `all` (those that are measured), names or aliases.
-
-    Raises:
-        ValueError: for a name that is none of these.
-    """
+    """The tasks that are meant by `level1`, `level2`, `level3`, `all` (those that are measured), names or aliases."""
     chosen: dict[str, Task] = {}
     for name in names:
         found = _find_tasks(tasks, name)
@@ -162,7 +136,7 @@ def fill_in(text: str, columns: Mapping[str, Any]) -> str:
 def _find_tasks(tasks: Mapping[str, Task], name: str) -> list[Task]:
     if name in tasks:
         return [tasks[name]]
-    if name == ALL:
+    if name == ALL:  # of what can be evaluated
         return [task for task in tasks.values() if task.is_measured]
     if name in LEVELS:
         return [task for task in tasks.values() if task.level == LEVELS[name]]

@@ -13,9 +13,9 @@ from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.weight_names_salmonn import part_of
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -133,7 +133,7 @@ def weights_hash(answerer: Answerer) -> str:
     """Tells models apart by what was trained."""
     digest = hashlib.sha256()
     for name, tensor in sorted(answerer.model.state_dict().items()):
-        if part_of(name) in ("connector", "lora"):
+        if name.startswith(CONNECTOR_PREFIXES) or ".lora_" in name:
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

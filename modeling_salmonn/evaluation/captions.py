@@ -106,7 +106,7 @@ def _meteor_scores(sums: np.ndarray) -> np.ndarray:
 
 def _run_meteor(lines: Sequence[str]) -> list[str]:
     """What METEOR's program says to each line."""
-    folder = Path(_package("meteor.meteor").__file__).parent
+    folder = Path(_package("meteor.meteor").__file__).parent  # with its JAR, and the data that this looks for
     text = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
         [*METEOR_COMMAND, *METEOR_OPTIONS], cwd=folder, input=text, capture_output=True, encoding="utf-8"

@@ -155,10 +155,9 @@ def answer_jobs(
 
 def read_answers(output: Path) -> dict[Key, Row]:
     """The rows of all journals in a folder, by their keys."""
-    answers = {}
+    answers: dict[Any, Row] = {}
     for file in sorted(output.glob(ANSWERS_FILES)):
-        for row in Journal(file, KEYS, ANSWER_FIELDS).rows:
-            answers[row["task"], row["row"], row["part"]] = row
+        answers |= Journal(file, KEYS, ANSWER_FIELDS).by_key
     return answers
 
 

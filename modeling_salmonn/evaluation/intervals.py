@@ -22,9 +22,6 @@ def bootstrap_interval(
 
     Returns:
         Its two ends. Draws with nothing to divide by, such as of silent clips alone, are left out.
-
-    Raises:
-        ValueError: if there are no rows, if they have no score themselves, or for a number that makes no sense.
     """
     if statistics.ndim != 2 or not len(statistics):
         raise ValueError(f"Statistics have the shape {statistics.shape}; they need rows and columns.")

@@ -99,10 +99,6 @@ class ChatJudge:
         api_key: what the server asks for; `None` takes it from the variable `OPENAI_API_KEY`, and none is sent if that
             is not set or `api_key` is empty.
         max_retries: new attempts when the server is busy, broken or out of reach.
-
-    Raises:
-        ValueError: if the URL, the model or the key cannot be right.
-        ImportError: if openai is missing.
     """
 
     def __init__(self, url: str, model: str, api_key: str | None = None, max_retries: int = MAX_RETRIES) -> None:

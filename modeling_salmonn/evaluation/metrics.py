@@ -35,27 +35,17 @@ EMOTIONS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A score over a set of answers that follows from statistics summed over its rows.
+    """A score over a set of answers that follows from statistics summed over its rows."""
 
-    Args:
-        statistics: of the references of each row and its answer: an array of shape `(rows, k)`.
-        combine: scores of shape `(...)` for sums of statistics of shape `(..., k)`. A sum with nothing to divide by
-            gives NaN; it raises `ValueError` if that is so of all.
-        higher_is_better: or else lower.
-        percent: the score is a fraction, to be shown in percent; or else a plain score.
-    """
-
+    # Of the references of each row and its answer: an array of shape (rows, k).
     statistics: Callable[[References, Sequence[str]], np.ndarray]
+    # Scores (...) for sums of statistics (..., k): NaN where there is nothing to divide by, an error if that is all.
     combine: Callable[[np.ndarray], np.ndarray]
     higher_is_better: bool = True
-    percent: bool = True
+    percent: bool = True  # a fraction, shown in percent; or else a plain score
 
     def score(self, references: References, answers: Sequence[str]) -> float:
-        """The score of a whole set.
-
-        Args:
-            references: one or more for each row.
-            answers: one for each row.
+        """The score of a whole set: of one or more references for each row, and an answer.
 
         Raises:
             ValueError: if there are no rows, not as many answers, or a row without a reference that can be used.
@@ -84,11 +74,7 @@ def _usable(row: int, texts: Sequence[str], read: Callable[[str], str | None]) -
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """The first sum divided by the second; NaN where that is zero.
-
-    Raises:
-        ValueError: if it is zero everywhere.
-    """
+    """The first sum divided by the second; NaN where that is zero, and a `ValueError` if it is everywhere."""
     _require_some(sums[..., 1])
     return np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0)
 
@@ -115,12 +101,12 @@ def _corpus_bleu(sums: np.ndarray) -> np.ndarray:
     _require_some(sums[..., 1])
     scores = []
     for answered, expected, *counts in sums.reshape(-1, sums.shape[-1]).astype(int).tolist():
-        matched, total = counts[:BLEU_ORDER], counts[BLEU_ORDER:]
+        matched, total = counts[:BLEU_ORDER], counts[BLEU_ORDER:]  # n-grams of each order
         scores.append(BLEU.compute_bleu(matched, total, answered, expected, smooth_method="exp").score)
     return np.array(scores).reshape(sums.shape[:-1])
 
 
-@lru_cache
+@lru_cache  # one for each tokenizer
 def _bleu_scorer(tokenizer: str) -> Any:
     """Counts n-grams; its `effective_order` has no part in these, but keeps it from warning of single sentences."""
     from sacrebleu.metrics import BLEU
@@ -168,7 +154,7 @@ def _error_rate(versions: Callable[[str], Iterable[str]], read: Callable[[str], 
                 raise ValueError(f"Row {row + 1} has no reference; give it one, which may be empty.")
             said = read(answer)
             wanted = chain.from_iterable(map(versions, texts))
-            rows.append(min(_word_errors(version, said) for version in wanted))
+            rows.append(min(_word_errors(version, said) for version in wanted))  # fewest errors, then fewest words
         return np.array(rows, dtype=np.float64)
 
     return Metric(statistics, ratio, higher_is_better=False)
@@ -238,7 +224,7 @@ def mentions(answer: str, wanted: str) -> bool:
 
 def plain_answer(text: str) -> str:
     """A short answer without case, punctuation and articles, unless it is nothing else, as a choice of "A" is."""
-    words = re.findall(r"\w+(?:'\w+)*", text.lower())
+    words = re.findall(r"\w+(?:'\w+)*", text.lower())  # "don't" is one
     others = [word for word in words if word not in ("a", "an", "the")]
     return " ".join(others or words)
 
@@ -255,7 +241,7 @@ def parse_gender(text: str) -> str | None:
     """`female` or `male`, if the text names exactly one of them."""
     female = re.search(r"\b(wom[ae]n|female|girl|lady)\b", text, re.IGNORECASE)
     male = re.search(r"\b(m[ae]n|male|boy|gentleman)\b", text, re.IGNORECASE)
-    if bool(female) == bool(male):
+    if bool(female) == bool(male):  # neither, or both
         return None
     return "female" if female else "male"
 

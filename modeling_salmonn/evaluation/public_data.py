@@ -30,7 +30,15 @@ from modeling_salmonn.data.text_files import read_text
 logger = logging.getLogger(__name__)
 
 ARROW_SUFFIXES = (".csv", ".parquet")
-CLIP_SUFFIXES = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+CLIP_SUFFIXES = (
+    "",
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".ogg",
+    ".opus",
+    ".m4a",
+)  # a copy may be in another format than the original
 LIBRISPEECH_TRANSCRIPTS = "LibriSpeech/test-clean/*/*/*.trans.txt"
 SPACE_WITHIN_WORD = re.compile(r" (?='|n't\b)")  # tokens such as "what" and "'s"
 
@@ -90,7 +98,8 @@ class Source:
         """Rows of the table, those of one clip together where they are `grouped`."""
         groups = defaultdict(list)
         for number, values in enumerate(self.table()):
-            groups[self.clip(values) if self.entry.grouped else number].append(values)
+            key = self.clip(values) if self.entry.grouped else number  # a number is a group of its own
+            groups[key].append(values)
         return list(groups.values())
 
     def answers(self, group: Sequence[Row]) -> list[str]:
@@ -130,7 +139,7 @@ class Source:
 
     def row(self, values: Mapping[str, Any], text: str, **others: Any) -> Row:
         """A row of the harness made of a row of the table; its clip is not yet looked for."""
-        path = self.clip(values) if self.entry.clip else values["path"]
+        path = self.clip(values) if self.entry.clip else values["path"]  # which may be the audio itself
         language = {"language": self.entry.language} if self.entry.language else {}
         return {"path": path, "task": self.entry.task, "text": text} | language | others
 
@@ -171,7 +180,7 @@ class Source:
 
     def _arrow_table(self, file: Path) -> Iterable[Row]:
         columns = dict(self.entry.columns)
-        try:
+        try:  # with audio that stays in the file until it is asked for
             rows = load_rows([DataSource(str(file), task=self.entry.task, columns=columns)])
         except ValueError as error:
             needed = sorted(columns.values())
@@ -189,17 +198,13 @@ class Source:
 
 
 def load_public(name: str, folder: str | os.PathLike | None = None, limit: int | None = None) -> list[Row]:
-    """Rows of a public data set; those that the Hub's files have the audio of hold it in memory.
+    """Rows of a public data set, at least one; those that the Hub's files have the audio of hold it in memory.
 
     Args:
         name: one of `PUBLIC_DATA`.
         folder: a copy of the data set's files in the same layout instead of the Hub's, and the clips where the Hub
             has none.
         limit: only the first rows, so many of them; what is left out is counted up to there.
-
-    Raises:
-        ValueError: for an unknown name, a folder that is needed or missing, files that cannot be had or have other
-            columns, and if no row is left.
     """
     source = open_source(name, folder)
     rows = list(islice(source.located_rows(), limit))
@@ -278,7 +283,7 @@ def librimix_rows(source: Source) -> Iterator[Row]:
             utterance, _, words = line.partition(" ")
             transcripts[utterance] = words
     for values in source.table():
-        voices = values["text"].split("_")
+        voices = values["text"].split("_")  # a mixture is named after its utterances
         unknown = [voice for voice in voices if voice not in transcripts]
         if unknown:
             raise ValueError(f"No {LIBRISPEECH_TRANSCRIPTS} in {source.folder} has {unknown}. {source.entry.access}")
@@ -289,16 +294,18 @@ def slurp_rows(source: Source) -> Iterator[Row]:
     """Entities as slots, for each recording of an utterance; utterances without entities are left out."""
     for values in source.table():
         words = [token["surface"] for token in values["tokens"]]
-        slots = [(entity["type"].replace("_", " "), _join(words, entity["span"])) for entity in values["entities"]]
-        if not slots:
+        names: dict[str, None] = {}  # each once, in order
+        references, filled = [], []
+        for entity in values["entities"]:
+            name, value = entity["type"].replace("_", " "), _join(words, entity["span"])
+            names[name] = None
+            references.append(value)
+            filled.append(f"{name}: {value}")
+        if not filled:
             source.left_out["without entities"] += len(values["recordings"])
             continue
-        others = {
-            "slots": ", ".join(dict(slots)),  # each name once, in order
-            "references": [value for _, value in slots],
-            "transcript": values["transcript"],
-        }
-        text = ", ".join(f"{slot}: {value}" for slot, value in slots)
+        others = {"slots": ", ".join(names), "references": references, "transcript": values["transcript"]}
+        text = ", ".join(filled)
         for recording in values["recordings"]:
             yield source.row({"clip": recording["file"]}, text, **others)
 
@@ -327,7 +334,7 @@ READERS: Mapping[str, Callable[[Source], Iterator[Row]]] = {
 
 
 def _read_entries(file: Path) -> dict[str, PublicData]:
-    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    table = yaml.safe_load(file.read_text(encoding="utf-8"))  # our own, which needs no checks
     return {name: PublicData(**entry) for name, entry in table.items()}
 
 

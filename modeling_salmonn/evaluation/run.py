@@ -135,9 +135,8 @@ def require_measures(tasks: Sequence[Task]) -> None:
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:
     """Write `summary.json` and `summary.md`; other tasks that were evaluated into the folder keep their scores."""
     file = output / SUMMARY_FILE
-    whole = dict(summary)
-    if file.is_file():
-        whole = read_summary(file) | whole
+    whole = read_summary(file) if file.is_file() else {}
+    whole |= summary
     write_json(file, whole)
     write_bytes(output / TABLE_FILE, comparison({model: whole}).encode())
 

@@ -27,7 +27,7 @@ VERDICT_KEYS = ("task", "row", "judge")
 VERDICT_FIELDS = {"task": str, "row": int, "judge": str}
 FOLLOWING_RATE = "following_rate"
 SCORE_FIELDS = ("value", "low", "high")
-ALL_METRICS = {**METRICS, **CAPTION_METRICS}
+ALL_METRICS = {**METRICS, **CAPTION_METRICS}  # names that tasks may have
 
 
 def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, output: Path) -> None:
@@ -37,13 +37,12 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
     follows; instead of it `unclear` where the judge did not give a verdict.
     """
     journal = Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS)
-    judged = {itemgetter(*VERDICT_KEYS)(row) for row in journal.rows}
     answers = {itemgetter(*KEYS)(row): row for row in answered}
     for job in jobs:
         name = job.task.name
         if job.task.rule is None or job.part != ANSWER:
             continue
-        if job.key not in answers or (name, job.index, judge.name) in judged:
+        if job.key not in answers or (name, job.index, judge.name) in journal.by_key:
             continue
         said = {}  # a fallback may be missing where the work was interrupted
         for part in FALLBACK_TASKS:
@@ -59,14 +58,7 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
 
 
 def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: Path, seed: int = 0) -> dict[str, Any]:
-    """Scores of each task.
-
-    Args:
-        jobs: what was asked.
-        answered: the answers, as `answer_jobs` returns them.
-        judge: name of the judge whose verdicts count.
-        output: folder with the verdicts.
-        seed: of the intervals.
+    """Scores of each task, of answers as `answer_jobs` returns them and of one judge's verdicts in the output folder.
 
     Returns:
         `{task: {"rows": n, "unreadable": n, "metrics": {name: {"value", "low", "high"}}, ...}}`, where `low` and
@@ -90,7 +82,7 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
         if heard:
             references = [task.references(job.row) for job in heard]
             entry |= task_scores(task, references, [answers[job.key] for job in heard], seed)
-        if heard and task.rule is not None:
+        if heard and task.rule is not None:  # a verdict may be missing where the judge was unclear
             problems = [verdicts[name, job.index] for job in heard if (name, job.index) in verdicts]
             entry["metrics"] |= following_score(problems, seed)
             entry |= {"judge": judge, "unjudged": len(heard) - len(problems)}
@@ -117,14 +109,15 @@ def following_score(problems: Sequence[str | None], seed: int = 0) -> dict[str, 
     """The following rate of some verdicts; nothing for none."""
     if not problems:
         return {}
-    followed = [[problem is None, 1] for problem in problems]
-    return {FOLLOWING_RATE: score(metric_named(FOLLOWING_RATE), np.array(followed, dtype=np.float64), seed)}
+    followed = [problem is None for problem in problems]
+    statistics = np.column_stack([followed, np.ones(len(followed))])  # as of any share of rows
+    return {FOLLOWING_RATE: score(metric_named(FOLLOWING_RATE), statistics, seed)}
 
 
 def score(metric: Metric, statistics: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Value and 95 % interval of a metric."""
     low, high = bootstrap_interval(metric, statistics, seed=seed)
-    return {"value": float(metric.combine(statistics.sum(0))), "low": low, "high": high}
+    return {"value": float(metric.combine(statistics.sum(0))), "low": low, "high": high}  # JSON takes no NumPy
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -173,9 +166,11 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---" * (3 + len(summaries)) + "|"]
     nothing = {"rows": 0, "metrics": {}}
     for task, name in measured:
-        entries = [summary.get(task, nothing) for summary in summaries.values()]
-        rows = max(entry["rows"] for entry in entries)
-        scores = [show(name, entry["metrics"].get(name)) for entry in entries]
+        rows, scores = 0, []  # of fewer rows where a clip could not be read
+        for summary in summaries.values():
+            entry = summary.get(task, nothing)
+            rows = max(rows, entry["rows"])
+            scores.append(show(name, entry["metrics"].get(name)))
         lines.append(f"| {task} | {name} | {rows} | {' | '.join(scores)} |")
     return "\n".join(lines)
 
@@ -218,17 +213,16 @@ def read_summary(file: Path) -> dict[str, Any]:
 
 def _is_entry(entry: Any) -> bool:
     """Whether this has what tables show of a task."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int):
+    if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int) or "metrics" not in entry:
         return False
-    if any(not isinstance(entry.get(name, {}), dict) for name in ("metrics", "missing", "problems")):
+    if not all(isinstance(entry.get(name, {}), dict) for name in ("metrics", "missing", "problems")):
         return False
-    return "metrics" in entry and all(_is_score(name, found) for name, found in entry["metrics"].items())
-
-
-def _is_score(name: str, found: Any) -> bool:
-    if not isinstance(found, dict) or name not in (*ALL_METRICS, FOLLOWING_RATE):
-        return False
-    return all(isinstance(found.get(field), (int, float)) for field in SCORE_FIELDS)
+    for name, found in entry["metrics"].items():
+        if not isinstance(found, dict) or name not in (*ALL_METRICS, FOLLOWING_RATE):
+            return False
+        if not all(isinstance(found.get(field), (int, float)) for field in SCORE_FIELDS):
+            return False
+    return True
 
 
 def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, Any]) -> None:
@@ -259,7 +253,7 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
             )
             made.append(result)
     content = load_card(card)
-    replaced = {_identity(result) for result in made}
+    replaced = set(map(_identity, made))
     kept = [result for result in content.data.eval_results or [] if _identity(result) not in replaced]
     content.data.model_name = content.data.model_name or model
     content.data.eval_results = kept + made

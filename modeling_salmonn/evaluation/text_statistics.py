@@ -13,7 +13,7 @@ STUTTER = re.compile(r"(.{1,10}?)\1{15,}", re.DOTALL)  # one to ten characters, 
 APOSTROPHES = "'\u2019"
 CLOSING_MARKS = APOSTROPHES + '"\u201d)]'
 
-_WORD = re.compile(rf"[^\W_]+(?:[{APOSTROPHES}][^\W_]+)*")
+_WORD = re.compile(rf"[^\W_]+(?:[{APOSTROPHES}][^\W_]+)*")  # don't is one
 _SENTENCE_END = re.compile(rf"[.!?\u2026]+[{re.escape(CLOSING_MARKS)}]*(?=\s|$)")
 
 
