@@ -16,7 +16,7 @@ def choose_clips(clips: Sequence[Row], seed: int) -> list[Row]:
     by_path: dict[str, Row] = {}
     for row in clips:
         known = by_path.get(row["path"], row)
-        chosen = known if question_of(known) or not question_of(row) else row
+        chosen = known if question_of(known) or not question_of(row) else row  # the first one with a question
         by_path[row["path"]] = chosen | references_of(row) | references_of(known)
     return random.Random(seed).sample(list(by_path.values()), len(by_path))
 
@@ -32,7 +32,7 @@ def unused_rows(rows: Sequence[Row], manifests: Sequence[Path]) -> list[Row]:
     used: set[str] = set()
     for manifest in manifests:
         for row in Journal(manifest).rows:
-            used.update(clips_of(row))
+            used.update(clips_of(row))  # also those that are joined to others
     return [row for row in rows if used.isdisjoint(clips_of(row))]
 
 
@@ -50,7 +50,7 @@ def references_of(row: Row) -> Row:
 def question_of(row: Row) -> str | None:
     """The question of a row whose task is to answer one."""
     question = row.get("Q") or row.get("question")
-    return question if question and str(row.get("task")).endswith("_qa") else None
+    return question if question and str(row.get("task")).endswith("_qa") else None  # Q may also be a language
 
 
 def asks_question(index: int, share: float) -> bool:

@@ -48,24 +48,13 @@ EVALUATED_ROWS = 100  # of each task
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How a model is tuned on its own answers.
+    """How a model is tuned on its own answers."""
 
-    Args:
-        steps: optimiser steps of one answer each.
-        learning_rate: constant, without warm-up.
-        seed: of the order of the answers, and of dropout.
-        dtype: type of the frozen bases: `float32`, `bfloat16` or `float16`.
-        device: `cpu`, or `auto` for the accelerator if there is one.
-
-    Raises:
-        ValueError: if a number is not positive, or for another type.
-    """
-
-    steps: int = 12
-    learning_rate: float = 3e-5
-    seed: int = 0
-    dtype: str = "float32"
-    device: str = AUTO
+    steps: int = 12  # optimiser steps of one answer each (paper, section 3.3)
+    learning_rate: float = 3e-5  # constant, without warm-up
+    seed: int = 0  # of the order of the answers, and of dropout
+    dtype: str = "float32"  # of the frozen bases
+    device: str = AUTO  # `cpu`, or `auto` for the accelerator if there is one
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.learning_rate <= 0:
@@ -75,17 +64,11 @@ class TuningSettings:
 
 @dataclass(frozen=True)
 class ActivationReport:
-    """What the three steps gave.
-
-    Args:
-        written: what became of the answers.
-        losses: of each step.
-        summaries: scores `before` and `after`; empty if there were no clips to compare on.
-    """
+    """What the three steps gave."""
 
     written: WritingReport
-    losses: list[float]
-    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    losses: list[float]  # of each step
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)  # none if there were no clips to compare on
 
     def summary(self) -> str:
         """The report for the terminal."""
@@ -98,13 +81,7 @@ class ActivationReport:
 class ActivationEvaluation:
     """Evaluates models on the same rows: stories, other untrained tasks, and what tuning costs in word errors.
 
-    Args:
-        rows: rows of these tasks; others are left out.
-        prompts: instructions of each task, of which the first ones are given.
-        settings: how to evaluate.
-
-    Raises:
-        ValueError: if no row has a clip.
+    Of the rows, those of these tasks are taken; of the prompts, the first one of each task.
     """
 
     def __init__(self, rows: Sequence[Row], prompts: Mapping[str, list[str]], settings: EvaluationSettings):
@@ -137,27 +114,23 @@ def run_activation(
         prompts: instructions of each task, from `load_prompts`.
         writing, tuning, evaluation: settings of the steps; `dtype` and `device` are those of `tuning`.
         rows: rows to evaluate on; the clips that no answer was written about if not given.
-
-    Raises:
-        ValueError: if a step cannot be done, saying why.
     """
     tuning = tuning or TuningSettings()
     answerer = Answerer.from_pretrained(model, tuning.dtype, tuning.device)
     written = write_answers(answerer, clips, output, prompts, writing)
     if rows is None:
         rows = unused_rows(clips, [written.file])
-    if not rows:
-        del answerer
-        return ActivationReport(written, tune_unless_finished(model, written.file, output, tuning))
-    tested = ActivationEvaluation(rows, prompts, evaluation_settings(evaluation, tuning))
-    before = tested.run(model, output / BEFORE, answerer)
+    tested, summaries = None, {}
+    if rows:
+        tested = ActivationEvaluation(rows, prompts, evaluation_settings(evaluation, tuning))
+        summaries[BEFORE] = tested.run(model, output / BEFORE, answerer)
     del answerer  # or it would stay in memory beside the one that is tuned
     losses = tune_unless_finished(model, written.file, output, tuning)
-    after = tested.run(str(output / MODEL_FOLDER), output / AFTER)
-    report = ActivationReport(written, losses, {BEFORE: before, AFTER: after})
-    text = f"`{model}` before and after activation tuning\n\n{comparison(report.summaries)}"
-    write_bytes(output / COMPARISON_FILE, text.encode())
-    return report
+    if tested is not None:
+        summaries[AFTER] = tested.run(str(output / MODEL_FOLDER), output / AFTER)
+        text = f"`{model}` before and after activation tuning\n\n{comparison(summaries)}"
+        write_bytes(output / COMPARISON_FILE, text.encode())
+    return ActivationReport(written, losses, summaries)
 
 
 def evaluation_settings(settings: EvaluationSettings | None, tuning: TuningSettings) -> EvaluationSettings:
@@ -179,22 +152,18 @@ def evaluation_tasks(prompts: Mapping[str, list[str]]) -> list[Task]:
 
 
 def evaluation_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows with clips, but for speech without words, and stories about the clips if no row asks for one.
-
-    Raises:
-        ValueError: if no row has a clip.
-    """
-    chosen = [row for row in rows if row.get("path") and not _is_wordless(row)]
-    if not any(row.get("task") == STORY_TASK for row in chosen):
+    """The rows with clips, but for speech without words, and stories about the clips if no row asks for one."""
+    chosen = []
+    for row in rows:
+        # No word error rate is of speech without words.
+        is_wordless = row.get("task") == SPEECH_TASK and not english_normaliser()(row.get("text") or "").strip()
+        if row.get("path") and not is_wordless:
+            chosen.append(row)
+    if STORY_TASK not in {row.get("task") for row in chosen}:
         chosen += story_rows(rows)
     if not chosen:
         raise ValueError("There are no clips to compare the models on; give rows with a 'path'.")
     return chosen
-
-
-def _is_wordless(row: Row) -> bool:
-    """Whether this is speech recognition of a clip without words, which no word error rate can be of."""
-    return row.get("task") == SPEECH_TASK and not english_normaliser()(row.get("text") or "").strip()
 
 
 def story_rows(rows: Sequence[Row]) -> list[Row]:
@@ -223,24 +192,11 @@ def tune_unless_finished(model: str, answers: Path, folder: Path, settings: Tuni
 
 
 def tune_on_answers(model: str, answers: Path, output: Path, settings: TuningSettings | None = None) -> list[float]:
-    """Train a model on answers, at its full LoRA scale, with the parts that every stage trains.
-
-    Args:
-        model: folder or Hub id.
-        answers: manifest, such as `write_answers` wrote it or as it was changed since.
-        output: folder for the tuned model.
-        settings: how to tune.
-
-    Returns:
-        The loss of each step.
-
-    Raises:
-        ValueError: if model or answers cannot be read.
-    """
+    """Train a model on a manifest of answers, at its full LoRA scale, into a folder; returns the loss of each step."""
     settings = settings or TuningSettings()
     trainer = build_trainer(training_arguments(model, answers, output, settings))
     trainer.remove_callback(PrinterCallback)
-    (output / RECORD_FILE).unlink(missing_ok=True)
+    (output / RECORD_FILE).unlink(missing_ok=True)  # it is of the model that is overwritten now
     run_training(trainer, None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_json(output / RECORD_FILE, tuning_record(model, answers, settings) | {"losses": losses})
@@ -249,7 +205,7 @@ def tune_on_answers(model: str, answers: Path, output: Path, settings: TuningSet
 
 def training_arguments(model: str, answers: Path, output: Path, settings: TuningSettings) -> SalmonnTrainingArguments:
     """The arguments of stage 3."""
-    dtype: Any = settings.dtype
+    dtype: Any = settings.dtype  # of the names that the arguments list
     return SalmonnTrainingArguments(
         model=model,
         train_data=str(answers),
@@ -264,7 +220,7 @@ def training_arguments(model: str, answers: Path, output: Path, settings: Tuning
         lr_scheduler_type="constant",
         lr_scheduler_kwargs=None,
         warmup_steps=0,
-        group_lengths=False,
+        group_lengths=False,  # a batch is one answer
         seed=settings.seed,
         logging_steps=1,
         save_strategy="no",
@@ -278,7 +234,7 @@ def finished_losses(model: str, answers: Path, output: Path, settings: TuningSet
     found = read_record(output / RECORD_FILE, record, "delete it to tune the model anew") or {}
     losses = found.get("losses")
     if not isinstance(losses, list) or not all(isinstance(loss, (int, float)) for loss in losses):
-        return None
+        return None  # changed by hand: tuned anew
     return losses or None
 
 

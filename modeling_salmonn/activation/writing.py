@@ -55,33 +55,18 @@ UNREADABLE = "unreadable clip"
 
 @dataclass(frozen=True)
 class WritingSettings:
-    """How answers are written.
+    """How answers are written."""
 
-    Args:
-        answers: how many to keep, each about another clip.
-        question_share: share of the clips that a question is asked about; the others get a story.
-        lora_scale: the discounted LoRA scaling; half of the trained one if not given.
-        seed: of the choice of clips and instructions, and of the sampling.
-        tries: answers drawn about a clip until it is given up.
-        min_words: shorter answers are not kept.
-        max_new_tokens: longest answer; one that does not end by then is cut after its last whole sentence.
-        temperature, top_p: of the sampling.
-        batch_size: clips answered at once.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-
-    answers: int = 12
-    question_share: float = 0.25
-    lora_scale: float | None = None
-    seed: int = 0
-    tries: int = 4
-    min_words: int = 40
-    max_new_tokens: int = 300
+    answers: int = 12  # how many to keep, each about another clip
+    question_share: float = 0.25  # of the clips a question is asked about; the others get a story
+    lora_scale: float | None = None  # the discounted one; half of the trained one if not given
+    seed: int = 0  # of the choice of clips and instructions, and of the sampling
+    tries: int = 4  # answers drawn about a clip until it is given up
+    min_words: int = 40  # shorter answers are not kept
+    max_new_tokens: int = 300  # an answer that does not end by then is cut after its last whole sentence
     temperature: float = 1.0
     top_p: float = 0.9
-    batch_size: int = 4
+    batch_size: int = 4  # clips answered at once
 
     def __post_init__(self) -> None:
         for name in ("answers", "tries", "max_new_tokens", "batch_size"):
@@ -97,17 +82,11 @@ class WritingSettings:
 
 @dataclass(frozen=True)
 class WritingReport:
-    """What became of the answers.
+    """What became of the answers."""
 
-    Args:
-        file: the manifest of the kept ones.
-        kept: how many it has.
-        rejected: how many were not kept, by reason.
-    """
-
-    file: Path
-    kept: int
-    rejected: dict[str, int]
+    file: Path  # the manifest of the kept ones
+    kept: int  # how many it has
+    rejected: dict[str, int]  # how many were not kept, by reason
 
     def summary(self) -> str:
         """The report in a line."""
@@ -135,8 +114,7 @@ def write_answers(
         settings: how to write.
 
     Raises:
-        ValueError: if the model has no adapter, the folder has answers of other settings or prompts, or no answer is
-            kept.
+        ValueError: if the folder has answers of other settings or prompts, or no answer is kept.
     """
     settings = settings or WritingSettings()
     settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
@@ -163,30 +141,16 @@ def write_answers(
 
 @dataclass
 class Waiting:
-    """A clip that waits for an answer that is kept.
+    """A clip that waits for an answer that is kept."""
 
-    Args:
-        index: of the clip among those that are tried.
-        clip: its row.
-        audio: its samples; `None` if it cannot be read.
-        said: the model's own `transcript` and `caption`.
-    """
-
-    index: int
+    index: int  # of the clip among those that are tried
     clip: Row
-    audio: Any
-    said: dict[str, str] = field(default_factory=dict)
+    audio: Any  # its samples; `None` if it cannot be read
+    said: dict[str, str] = field(default_factory=dict)  # the model's own `transcript` and `caption`
 
 
 class SelfWriter:
-    """Writes answers about clips, chunk by chunk.
-
-    Args:
-        answerer: the model.
-        output: folder of the two files.
-        prompts: instructions of each task.
-        settings: how to write, with the LoRA scale.
-    """
+    """Writes answers about clips, chunk by chunk; the settings name the LoRA scale."""
 
     def __init__(self, answerer: Answerer, output: Path, prompts: Mapping[str, list[str]], settings: WritingSettings):
         self.answerer = answerer
@@ -215,14 +179,16 @@ class SelfWriter:
                 if not all(self._is_settled(row["path"]) for _, row in chunk):
                     self._write_chunk(chunk)
                 start += size
+                # The file may already have answers about clips of later chunks.
                 tried = {row["path"] for row in clips[:start]}
                 kept = sum(row["path"] in tried for row in self.kept.rows)
                 bar.update(kept - bar.n)
 
     def _is_settled(self, path: str) -> bool:
+        if any(row["path"] == path for row in self.kept.rows):
+            return True
         reasons = [row["reason"] for row in self.rejected.rows if row["path"] == path]
-        kept = any(row["path"] == path for row in self.kept.rows)
-        return kept or UNREADABLE in reasons or len(reasons) == self.settings.tries
+        return UNREADABLE in reasons or len(reasons) == self.settings.tries
 
     def _write_chunk(self, chunk: Sequence[tuple[int, Row]]) -> None:
         """All tries about some clips; a chunk that was interrupted gives the same answers again."""
@@ -233,7 +199,7 @@ class SelfWriter:
             if not waiting:
                 return
             rows = [self._instruct(one.index, one.clip, attempt) for one in waiting]
-            examples = [self._example(row, one.audio) for row, one in zip(rows, waiting, strict=True)]
+            examples = list(map(self._example, rows, [one.audio for one in waiting]))
             seed = f"{self.settings.seed}/{chunk[0][0]}/{attempt}"
             answers = self.answerer.answer(examples, self.decoding, seed)
             again = []
@@ -297,20 +263,17 @@ def why_rejected(text: str, context: Context, min_words: int) -> str | None:
 
 
 def discounted_scale(answerer: Answerer, wanted: float | None) -> float:
-    """The LoRA scaling to write at: the one that is wanted, or half of the trained one, as in the paper.
-
-    Raises:
-        ValueError: if the model has no adapter to discount, or the scale is negative.
-    """
+    """The LoRA scaling to write at: the one that is wanted, or half of the trained one, as in the paper."""
     scale = answerer.model.config.lora_scaling / 2 if wanted is None else wanted
-    with answerer.model.lora_scale(scale):
+    with answerer.model.lora_scale(scale):  # refuses a negative scale, and a model without an adapter
         return scale
 
 
 def used_prompts(clips: Sequence[Row], prompts: Mapping[str, list[str]]) -> dict[str, list[str] | None]:
     """The instructions that answers about some clips follow from."""
     asked = [clip["task"] for clip in clips if question_of(clip)]
-    return {task: prompts.get(task) for task in (STORY_TASK, QUESTION_TASK, *FALLBACK_TASKS.values(), *asked)}
+    tasks = (STORY_TASK, QUESTION_TASK, *FALLBACK_TASKS.values(), *asked)
+    return {task: prompts.get(task) for task in tasks}
 
 
 def report_of(output: Path) -> WritingReport:

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeling_salmonn.activation.clips import unused_rows
 from modeling_salmonn.activation.tuning import (
     AFTER,
@@ -58,32 +60,20 @@ and from one seed, small differences are chance.
 
 @dataclass(frozen=True)
 class Kind:
-    """What tuning on a kind of data was.
+    """What tuning on a kind of data was."""
 
-    Args:
-        answers: how many there are.
-        words: mean number of words in an answer.
-        losses: of each step.
-    """
-
-    answers: int
-    words: float
-    losses: list[float]
+    answers: int  # how many there are
+    words: float  # mean number of words in an answer
+    losses: list[float]  # of each step
 
 
 @dataclass(frozen=True)
 class ActivationData:
-    """The comparison.
+    """The comparison."""
 
-    Args:
-        summaries: scores by task of the untouched model, `before`, and of the model tuned on each kind.
-        kinds: what it was tuned on.
-        left_out: why kinds were left out.
-    """
-
-    summaries: Mapping[str, Mapping[str, Any]]
+    summaries: Mapping[str, Mapping[str, Any]]  # of the untouched model, `before`, and by kind of the tuned ones
     kinds: Mapping[str, Kind]
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, str]  # kinds, and why
 
     def left_out_lines(self) -> list[str]:
         """Why kinds were left out, a sentence each."""
@@ -111,11 +101,6 @@ def compare_activation_data(
         prompts: instructions of each task, from `load_prompts`.
         writing, tuning, evaluation: settings of the steps, as for `run_activation`; `question_share` follows from the
             kind.
-
-    Raises:
-        ValueError: if no kind can be made, nothing is left to compare on, the model has no adapter, or the folder has
-            answers of other settings.
-        ImportError: if matplotlib is missing.
     """
     require_matplotlib()
     writing, tuning = writing or WritingSettings(), tuning or TuningSettings()
@@ -151,26 +136,28 @@ def activation_data_report(model: str, found: ActivationData, steps: int) -> str
         lines.append(f"| {name} | {kind.answers} | {kind.words:.0f} | {losses} |")
     parts = [f"`{model}`, tuned on different data\n", comparison(found.summaries), "\n".join(lines) + "\n"]
     if found.left_out:
-        parts.append("".join(f"- {line}\n" for line in found.left_out_lines()))
+        parts.append("- " + "\n- ".join(found.left_out_lines()) + "\n")
     return "\n".join([*parts, HOW_TO_READ.format(steps=steps)])
 
 
 @figure_style()
 def draw_activation_data(summaries: Mapping[str, Mapping[str, Any]]) -> Any:
     """Following rate, repeat rate and word error rate as bars with 95 % intervals, in groups by task."""
-    width = 0.8 / len(summaries)
+    width = 0.8 / len(summaries)  # of a bar; the rest of each group is a gap
     figure, panels = make_panels(len(PANELS), len(PANELS), PANEL_WIDTH, PANEL_HEIGHT)
     for name, panel in zip(PANELS, panels, strict=True):
         tasks = [task for task, entry in summaries[BEFORE].items() if name in entry["metrics"]]
         for column, (kind, summary) in enumerate(summaries.items()):
-            scores = [summary[task]["metrics"][name] for task in tasks]
-            heights = [score["value"] for score in scores]
-            places = [index + (column - (len(summaries) - 1) / 2) * width for index in range(len(tasks))]
+            bounds = []
+            for task in tasks:
+                score = summary[task]["metrics"][name]
+                bounds.append([score["low"], score["value"], score["high"]])
+            low, heights, high = np.array(bounds).reshape(-1, 3).T
+            places = np.arange(len(tasks)) + (column - (len(summaries) - 1) / 2) * width
             # An interval of draws need not hold the value itself.
-            below = [max(0.0, score["value"] - score["low"]) for score in scores]
-            above = [max(0.0, score["high"] - score["value"]) for score in scores]
+            errors = np.maximum(0, [heights - low, high - heights])
             color = "0.6" if kind == BEFORE else f"C{column - 1}"
-            panel.bar(places, heights, width, yerr=[below, above], ecolor="0.3", label=kind, color=color)
+            panel.bar(places, heights, width, yerr=errors, ecolor="0.3", label=kind, color=color)
         panel.set(title=name.replace("_", " "), ylim=(0, None))
         panel.set_xticks(range(len(tasks)), tasks, rotation=20 if len(tasks) > 1 else 0)
         panel.grid(visible=False, axis="x")

@@ -26,12 +26,7 @@ def make_kinds(
     prompts: Mapping[str, list[str]],
     settings: WritingSettings,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Make the data of each kind: `OUTPUT/KIND/answers.jsonl`.
-
-    Args:
-        answerer: the untouched model.
-        clips, rows, output, prompts: as for `compare_activation_data`.
-        settings: how the model writes; the other kinds have as many answers, or as many as the data give.
+    """Make the data of each kind, `OUTPUT/KIND/answers.jsonl`, as many answers as the settings say or the data give.
 
     Returns:
         The manifest of each kind, and why kinds are left out.
@@ -50,7 +45,7 @@ def make_kinds(
     transcripts = join_transcripts(speech, settings.answers, words)
     for index, row in enumerate(transcripts):
         row["prompt"] = random.Random(f"{settings.seed}/{index}").choice(prompts[SPEECH_TASK])
-    texts = [{name: row[name] for name in ("task", "prompt", "text")} for row in stories]
+    texts = [{"task": row["task"], "prompt": row["prompt"], "text": row["text"]} for row in stories]
     for kind, made in ((ASR_LONG, transcripts), (TEXT_STORY, texts)):
         if made:
             files[kind].parent.mkdir(parents=True, exist_ok=True)
@@ -63,26 +58,26 @@ def make_kinds(
         )
     if not texts:
         reasons[TEXT_STORY] = f"there are no stories; see why {STORY} is left out."
-    left_out = {kind: reasons[kind] for kind in files if reasons.get(kind)}
-    if len(left_out) == len(files):
+    left_out = {}
+    for kind in list(files):
+        if reasons.get(kind):
+            left_out[kind] = reasons[kind]
+            del files[kind]
+    if not files:
         listed = " ".join(f"{kind}: {reason}" for kind, reason in left_out.items())
         raise ValueError(f"There is no kind of data to tune on. {listed}")
-    return {kind: file for kind, file in files.items() if kind not in left_out}, left_out
+    return files, left_out
 
 
 def _why_not_written(
     answerer: Answerer, clips: Sequence[Row], folder: Path, prompts: Mapping[str, list[str]], settings: WritingSettings
 ) -> str:
-    """Have the model write; empty, or why it writes nothing of the kind.
-
-    Raises:
-        ValueError: if it cannot write at all.
-    """
+    """Have the model write; empty, or why it writes nothing of the kind."""
     try:
         write_answers(answerer, clips, folder, prompts, settings)
     except ValueError as error:
         report = report_of(folder)
-        if report.kept or not report.rejected:
+        if report.kept or not report.rejected:  # it did not come to writing
             raise
         return str(error)
     return ""
@@ -99,16 +94,11 @@ def speech_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def join_transcripts(speech: Sequence[Row], count: int, words: float) -> list[Row]:
-    """Long transcripts, each of clips joined one after the other; no clip comes twice.
+    """At most `count` transcripts of at least as many `words`, of clips joined one after the other, none twice.
 
-    Args:
-        speech: rows of speech recognition; the longest come first.
-        count: how many to make, at most.
-        words: how many words each of them has, at least.
-
-    Returns:
-        Rows with `path`, `task` and `text`, and with `expand_wav` where clips are joined.
+    The rows have `path`, `task` and `text`, and `expand_wav` where clips are joined.
     """
+    # The longest come first, so that few joints are needed.
     waiting = sorted(speech, key=lambda row: len(split_words(row["text"])), reverse=True)
     joined: list[Row] = []
     texts: list[str] = []
@@ -124,7 +114,7 @@ def join_transcripts(speech: Sequence[Row], count: int, words: float) -> list[Ro
             if len(clips) > 1:
                 joined[-1]["expand_wav"] = clips[1:]
             texts, clips = [], []
-    return joined
+    return joined  # without what is left over, which is too short
 
 
 def mean_words(answers: Sequence[Row]) -> float:

@@ -1,8 +1,6 @@
 """How likely a model finds answers of each kind under each instruction, before and after activation tuning (Fig. 4).
 
-By Bayes, `P(answer | audio, instruction) ~ P(answer | audio) * P(instruction | answer, audio)`: a model over-fits to
-its tasks when the first factor, an implicit language model of answers to audio, is biased to short transcripts
-(paper, section 3.3). Its stand-in here is the mean over all instructions.
+`training/overfitting.py` tells why. The stand-in for `P(answer | audio)` is here the mean over all instructions.
 
 ```
 OUTPUT/before/losses.jsonl  mean loss per token by probe, kind of answer and instruction; with settings.json
@@ -12,6 +10,7 @@ OUTPUT/perplexity.png       OUTPUT/perplexity.md
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ COLUMNS = (NO_INSTRUCTION, *KINDS, MEAN)
 LOSSES_FILE, KEYS = "losses.jsonl", ("probe", "kind", "instruction")
 LOSS_FIELDS: Kinds = {"probe": int, "kind": str, "instruction": str, "loss": (int, float)}
 NAME = "perplexity"
+# Only its intervals are needed, from statistics of our own: a probe's loss, and a one to divide by.
 PERPLEXITY = Metric(lambda references, answers: np.empty((0, 2)), lambda sums: np.exp(ratio(sums)))
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
 READING = """\
@@ -60,21 +60,15 @@ Table = dict[str, dict[str, Any]]
 def measure_perplexities(
     models: Mapping[str, str], probes: Sequence[Row], output: Path, dtype: str = "float32", device: str = AUTO
 ) -> dict[str, Table]:
-    """Perplexities of the probes' answers; what an earlier call has measured is not measured again.
+    """Perplexities of the probes' answers, as `perplexity.json` has them, by the names of the models.
+
+    What an earlier call has measured is not measured again.
 
     Args:
         models: folder or Hub id of each SALMONN, such as `before` and `after`.
         probes: as `read_probes_of_kinds` gives them.
         output: folder to write to.
-        dtype: type of the weights.
-        device: see `resolve_device`.
-
-    Returns:
-        What is written to `perplexity.json`, by the names of the models.
-
-    Raises:
-        ValueError: if a model is no SALMONN, or its folder has losses of something else.
-        ImportError: if matplotlib is missing.
+        dtype, device: of the models.
     """
     require_matplotlib()
     require_dtype(dtype)
@@ -86,17 +80,15 @@ def measure_perplexities(
         losses = measure_losses(answerer, probes, output / name, dtype)
         del answerer  # before the next one is loaded
         tables[name] = perplexity_table(losses)
-    titles = {f"{name}: {Path(model).name}": tables[name] for name, model in models.items()}
+    titles = {}
+    for name, model in models.items():
+        titles[f"{name}: {Path(model).name}"] = tables[name]
     write_study(output, NAME, tables, perplexity_report(tables), draw_tables(titles))
     return tables
 
 
 def read_probes_of_kinds(file: str) -> list[Row]:
-    """Probes with a `story` and at least one of `transcript`, `caption` and `qa`, the answer to their `question`.
-
-    Raises:
-        ValueError: if there are none, or one is incomplete.
-    """
+    """Probes with a `story` and at least one of `transcript`, `caption` and `qa`, the answer to their `question`."""
     probes = read_probes(file, [kind for kind in KINDS if kind not in LONG_KINDS])
     for index, probe in enumerate(probes):
         if probe.get("qa") and not probe.get("question"):
@@ -105,21 +97,16 @@ def read_probes_of_kinds(file: str) -> list[Row]:
 
 
 def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtype: str) -> list[Losses]:
-    """Mean loss per token of each answer of each probe under each instruction, kept in `losses.jsonl`.
-
-    Raises:
-        ValueError: if the folder has losses of something else.
-    """
+    """Mean loss per token of each answer of each probe under each instruction, kept in `losses.jsonl`."""
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
     claim_answers(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
-    measured = {tuple(row[key] for key in KEYS) for row in journal.rows}
     for index, probe in enumerate(tqdm(probes, desc="Probes", disable=None)):
         texts = instructions[index]
-        wanted = {(index, kind, name) for kind in KINDS if probe.get(kind) for name in texts}
-        if wanted <= measured:
+        given = [kind for kind in KINDS if probe.get(kind)]
+        if all(key in journal.by_key for key in product([index], given, texts)):
             continue
         for (kind, name), loss in probe_losses(model, processor, probe, KINDS, texts, model.device).items():
             journal.append({"probe": index, "kind": kind, "instruction": name, "loss": loss})
@@ -136,19 +123,16 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
 def instructions_of(probe: Row, prompts: Mapping[str, list[str]]) -> dict[str, str]:
     """No instruction, and the first one for each kind of answer; a probe without a question gets an open one."""
     question = probe.get("question") or OPEN_QUESTIONS[0]
-    asked = {kind: format_prompt(prompts[task][0], question=question) for kind, task in KINDS.items()}
-    return {NO_INSTRUCTION: ""} | asked
+    instructions = {NO_INSTRUCTION: ""}
+    for kind, task in KINDS.items():
+        instructions[kind] = format_prompt(prompts[task][0], question=question)
+    return instructions
 
 
 def perplexity_table(losses: Sequence[Losses]) -> Table:
-    """Perplexities with 95 % intervals over probes, by kind of answer and instruction.
+    """Perplexities with 95 % intervals over probes, by kind of answer and instruction, of losses in nats per token.
 
-    Args:
-        losses: in nats per token, of each probe.
-
-    Returns:
-        `{kind: {"probes": n, "under": {instruction: {"value", "low", "high"}}}}`; `mean` among the instructions is
-        over those that ask for something.
+    `mean` among the instructions is over those that ask for something.
     """
     table: Table = {}
     for kind in KINDS:
@@ -158,7 +142,7 @@ def perplexity_table(losses: Sequence[Losses]) -> Table:
         columns = {}  # losses under each instruction, one for each probe
         for name in (NO_INSTRUCTION, *KINDS):
             columns[name] = np.array([probe[kind, name] for probe in own])
-        columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)
+        columns[MEAN] = np.mean([columns[name] for name in KINDS], axis=0)  # of losses: geometric of perplexities
         under = {}
         for name, column in columns.items():
             under[name] = score(PERPLEXITY, np.column_stack([column, np.ones(len(own))]))
@@ -184,15 +168,17 @@ def draw_tables(tables: Mapping[str, Table]) -> Any:
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    grids = []
+    grids = []  # (kinds, instructions), one for each model
     for table in tables.values():
-        rows = [[row["under"][column]["value"] for column in COLUMNS] for row in table.values()]
-        grids.append(np.array(rows))
-    norm = LogNorm(1, max(2.0, *(grid.max() for grid in grids)))
+        grid = np.empty((len(table), len(COLUMNS)))
+        for row, entry in enumerate(table.values()):
+            grid[row] = [entry["under"][column]["value"] for column in COLUMNS]
+        grids.append(grid)
+    norm = LogNorm(1, max(2.0, *map(np.max, grids)))  # one scale for all; a perplexity is 1 at least
     for panel, (title, table), grid in zip(panels, tables.items(), grids, strict=True):
         image = panel.imshow(grid, norm=norm, cmap="viridis_r", aspect="auto")
         for (row, column), value in np.ndenumerate(grid):
-            color = "white" if norm(value) > 0.5 else "black"
+            color = "white" if norm(value) > 0.5 else "black"  # the upper half of the colours is dark
             panel.text(column, row, _digits(value), ha="center", va="center", color=color)
         for row, kind in enumerate(table):  # a frame around the answer under its own instruction
             corner = COLUMNS.index(kind) - 0.44, row - 0.44

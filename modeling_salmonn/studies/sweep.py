@@ -52,19 +52,11 @@ def sweep_scales(
 
     Args:
         model: folder or Hub id of a SALMONN with an adapter; it is loaded once.
-        tasks: the tasks.
-        rows: data of all of them.
-        output: folder to write to.
-        judge: of the following rate.
+        tasks, rows, output, judge, settings: as of `evaluate`, but for the scale.
         scales: the LoRA scalings, in any order.
-        settings: how to evaluate, but for the scale.
 
     Returns:
         The summaries by scale; see `summarise`.
-
-    Raises:
-        ValueError: if the model has no adapter, a scale is negative, or an evaluation cannot be made.
-        ImportError: if matplotlib is missing.
     """
     require_matplotlib()
     require_measures(tasks)
@@ -85,11 +77,7 @@ def sweep_scales(
 
 
 def curves_of(summaries: Mapping[float, Mapping[str, Any]]) -> Curves:
-    """The scores of each task and metric with their scales, from the lowest.
-
-    Raises:
-        ValueError: if there is no score at all.
-    """
+    """The scores of each task and metric with their scales, from the lowest; a `ValueError` if there are none."""
     curves: Curves = {}
     for scale, summary in sorted(summaries.items()):
         for task, entry in summary.items():
@@ -102,30 +90,34 @@ def curves_of(summaries: Mapping[float, Mapping[str, Any]]) -> Curves:
 
 def sweep_report(summaries: Mapping[float, Mapping[str, Any]], trained: float) -> str:
     """How to read the curves, and their scores as a table."""
-    columns = {
-        f"{scale:g} (trained)" if scale == trained else f"{scale:g}": found for scale, found in summaries.items()
-    }
-    lines = ["# Scores against the LoRA scale", "", READING.format(trained=trained), "", table(columns), ""]
+    columns = {}
     missing: dict[str, None] = {}  # each sentence once, in order
-    for summary in summaries.values():
-        missing |= dict.fromkeys(missing_lines(summary))
-    return "\n".join([*lines, *(f"- {line}" for line in missing), ""])
+    for scale, summary in summaries.items():
+        mark = " (trained)" if scale == trained else ""
+        columns[f"{scale:g}{mark}"] = summary
+        missing |= dict.fromkeys(f"- {line}" for line in missing_lines(summary))
+    lines = ["# Scores against the LoRA scale", "", READING.format(trained=trained), "", table(columns), ""]
+    return "\n".join([*lines, *missing, ""])
 
 
 @figure_style()
 def draw_curves(curves: Curves, trained: float) -> Any:
     """A figure with a panel for each task and metric: its curve, the 95 % band, and a line at the trained scale."""
-    shown = [(task, name, points) for task, metrics in curves.items() for name, points in metrics.items()]
+    shown = []
+    for task, metrics in curves.items():
+        shown += [(task, name, points) for name, points in metrics.items()]
     figure, panels = make_panels(len(shown), COLUMNS, PANEL_WIDTH, PANEL_HEIGHT)
     for index, (panel, (task, name, points)) in enumerate(zip(panels, shown, strict=True)):
         metric = metric_named(name)
         unit = 100 if metric.percent else 1
         scales = [point["scale"] for point in points]
-        low, value, high = ([unit * point[end] for point in points] for end in ("low", "value", "high"))
+        low = [unit * point["low"] for point in points]
+        value = [unit * point["value"] for point in points]
+        high = [unit * point["high"] for point in points]
         panel.axvline(trained, color="0.4", linestyle="--", linewidth=1)
         panel.fill_between(scales, low, high, color="C0", alpha=0.2, linewidth=0)
         panel.plot(scales, value, color="C0", marker="o", markersize=3.5, linewidth=1.5)
-        panel.set_ylim(0, None if any(high) else 1)
+        panel.set_ylim(0, None if any(high) else 1)  # nothing but zeros would have no height
         panel.set_title(f"{task}: {name}")
         better = "higher is better" if metric.higher_is_better else "lower is better"
         panel.set_ylabel(f"%, {better}" if metric.percent else better)

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -38,12 +39,12 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatur
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 from modeling_salmonn.training.alignment import AlignmentHead
-from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.warm_start import TARGETS, alignment_arguments, clips_with_words, warm_start
+from modeling_salmonn.weight_names_salmonn import part_of, plain_name
 
 
 NAME, SETTINGS_FILE, LENGTHS_FILE = "windows", "settings.json", "lengths.jsonl"
-SPOKEN = TARGETS[0]
+SPOKEN = TARGETS[0]  # what a word error rate is of
 PANEL_WIDTH, PANEL_HEIGHT = 5.2, 3.4  # inches
 HEAD = ("window", "audio tokens per second", "word error rate", "loss", "too fast", "time per step")
 
@@ -62,22 +63,12 @@ word piece.
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How the connector of each length is trained.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: clips in each.
-        learning_rate: highest one; cosine after a short warm-up.
-        seed: of the first weights and of the batches.
-
-    Raises:
-        ValueError: if a number is not positive.
-    """
+    """How the connector of each length is trained."""
 
     steps: int = 1000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    seed: int = 0
+    batch_size: int = 64  # clips
+    learning_rate: float = 1e-3  # highest one; cosine after a short warm-up
+    seed: int = 0  # of the first weights and of the batches
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate"):
@@ -87,23 +78,14 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """Scores of one length, on the clips to evaluate on.
-
-    Args:
-        window_seconds: the length.
-        tokens_per_second: audio tokens for each second of audio.
-        word_error_rate: of the greedy reading.
-        loss: mean alignment loss of a target token.
-        too_fast: share of the clips with more word pieces than windows.
-        seconds_per_step: median time of a training step, without reading the cache.
-    """
+    """Scores of one length, on the clips to evaluate on."""
 
     window_seconds: float
-    tokens_per_second: float
-    word_error_rate: float
-    loss: float
-    too_fast: float
-    seconds_per_step: float
+    tokens_per_second: float  # audio tokens for each second of audio
+    word_error_rate: float  # of the greedy reading
+    loss: float  # mean alignment loss of a target token
+    too_fast: float  # share of the clips with more word pieces than windows
+    seconds_per_step: float  # median, without reading the cache
 
     def line(self) -> list[str]:
         """The line of the table."""
@@ -136,16 +118,10 @@ def compare_windows(
         eval_rows: rows with `alignment_text`; others are left out.
         feature_cache: folder for the encoders' outputs.
         output: folder for the scores.
-        settings: how to train.
-        device: see `resolve_device`.
+        settings, device: how and where to train.
 
     Returns:
         The scores, by increasing length.
-
-    Raises:
-        ValueError: for lengths that the model cannot have or that are the same in frames, if rows are missing or a
-            clip cannot be read, and if the folder has scores of another training.
-        ImportError: if matplotlib is missing.
     """
     require_matplotlib()
     settings = settings or WindowSettings()
@@ -156,8 +132,7 @@ def compare_windows(
     claim_folder(output, SETTINGS_FILE, record | {"train": content_hash(batches), "eval": content_hash(spoken)})
     kinds = {field.name: (int, float) for field in fields(WindowScores)}
     journal = Journal(output / LENGTHS_FILE, ("window_seconds",), kinds)
-    finished = {row["window_seconds"] for row in journal.rows}
-    missing = [window for window in configs if window not in finished]
+    missing = [window for window in configs if (window,) not in journal.by_key]
     if missing:
         bases, processor = load_bases(model), SalmonnProcessor.from_pretrained(model)
         for window in tqdm(missing, desc="Window lengths", disable=None):
@@ -165,29 +140,25 @@ def compare_windows(
             cache = EncoderCache(feature_cache, fresh, window_extractor(processor, window))
             trained = train_window(fresh, cache, processor.tokenizer, batches, spoken, settings)
             journal.append(asdict(trained))
-    by_length = {row["window_seconds"]: WindowScores(**row) for row in journal.rows}
-    found = [by_length[window] for window in configs]
+    found = [WindowScores(**journal.by_key[window,]) for window in configs]
     results = record | {NAME: [asdict(scores) for scores in found]}
     write_study(output, NAME, results, windows_report(model, found, len(spoken), settings), draw_windows(found))
     return found
 
 
 def window_configs(config: SalmonnConfig, windows: Sequence[float]) -> dict[float, SalmonnConfig]:
-    """A copy of a configuration for each length, by increasing length.
-
-    Raises:
-        ValueError: if there is no length, one cannot be, or two are the same in frames.
-    """
+    """A copy of a configuration for each length, by increasing length; no two may be the same in frames."""
     if not windows:
         raise ValueError("There are no window lengths to compare; give some, such as 0.06, 0.12 and 0.24.")
     configs: dict[float, SalmonnConfig] = {}
     for window in sorted(set(windows)):
         configs[window] = deepcopy(config)
         configs[window].window_seconds = configs[window].stride_seconds = window
-    frames = {window: changed.window_frames for window, changed in configs.items()}
-    for (first, count), (second, other) in pairwise(frames.items()):
-        if count == other:
-            raise ValueError(f"Windows of {first} and {second} s are both {count} frames of 0.02 s; leave one out.")
+    frames = {window: changed.window_frames for window, changed in configs.items()}  # refuses what cannot be
+    for first, second in pairwise(configs):
+        if frames[first] == frames[second]:
+            both = f"{frames[first]} frames of 0.02 s"
+            raise ValueError(f"Windows of {first} and {second} s are both {both}; leave one out.")
     return configs
 
 
@@ -199,16 +170,11 @@ def window_extractor(processor: SalmonnProcessor, window: float) -> SalmonnFeatu
 
 
 def clips_with(rows: Sequence[Row], targets: Sequence[str], purpose: str) -> list[Row]:
-    """The clips in files that have one of some targets.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The clips in files that have one of some targets, at least one."""
     clips = clips_with_words(rows, targets)
     if not clips:
-        raise ValueError(
-            f"There is nothing to {purpose}: none of {len(rows)} rows has a clip with {' or '.join(targets)}."
-        )
+        needed = " or ".join(targets)
+        raise ValueError(f"There is nothing to {purpose}: none of {len(rows)} rows has a clip with {needed}.")
     return clips
 
 
@@ -218,25 +184,25 @@ def draw_batches(clips: Sequence[Row], settings: WindowSettings) -> list[Row]:
     needed = settings.steps * settings.batch_size
     drawn: list[Row] = []
     while len(drawn) < needed:
-        drawn += rng.sample(clips, len(clips))
+        drawn += rng.sample(clips, len(clips))  # an epoch
     return drawn[:needed]
 
 
 def load_bases(model: str) -> dict[str, torch.Tensor]:
     """The weights of a model that no stage trains: encoders and language model."""
     loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
-    return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in loaded.state_dict().items()
-        if part_of(name) not in ("connector", "lora")
-    }
+    bases = {}
+    for name, tensor in loaded.state_dict().items():
+        if part_of(name) not in ("connector", "lora"):
+            bases[plain_name(name)] = tensor
+    return bases
 
 
 def fresh_model(
     config: SalmonnConfig, bases: Mapping[str, torch.Tensor], seed: int
 ) -> SalmonnForConditionalGeneration:
     """Bases with a random connector between them, the same one for the same seed."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # no weight of the connector depends on the window's length
     return assemble_model(config, dict(bases), torch.float32)
 
 
@@ -262,18 +228,9 @@ def train_window(
     eval_clips: Sequence[Row],
     settings: WindowSettings,
 ) -> WindowScores:
-    """Train the connector of a model by the alignment warm start, and measure it.
+    """Train the fresh connector of a model by the alignment warm start, in place, and measure it.
 
-    Args:
-        model: with a fresh connector, which is trained in place.
-        cache: the encoders' outputs; clips that it lacks are encoded.
-        tokenizer: the language model's.
-        batches: clips of all batches one after the other.
-        eval_clips: clips to measure on.
-        settings: how to train.
-
-    Raises:
-        ValueError: if a clip cannot be read.
+    The batches' clips come one after the other; those that the cache lacks are encoded.
     """
     for clip, error in cache.encode([row["path"] for row in (*batches, *eval_clips)]):
         raise ValueError(f"{clip} cannot be read: {error}; repair it or drop it.")
@@ -297,23 +254,23 @@ def train_window(
     torch.manual_seed(settings.seed)  # the loss draws word pieces that compete: the same ones for all lengths
     metrics = trainer.evaluate()
     layout = model.config.audio_layout
-    frames = [cache.get(clip["path"])[1] for clip in eval_clips]
-    tokens = [layout.num_audio_tokens(length) for length in frames]
-    fast = [count < needed for count, needed in zip(tokens, needed_tokens(eval_clips, tokenizer), strict=True)]
+    frames = np.array([cache.get(clip["path"])[1] for clip in eval_clips])  # mel frames
+    tokens = np.array(list(map(layout.num_audio_tokens, frames.tolist())))
     return WindowScores(
         window_seconds=model.config.window_seconds,
-        tokens_per_second=sum(tokens) / (sum(frames) / MEL_FRAMES_PER_SECOND),
+        tokens_per_second=float(tokens.sum() / frames.sum() * MEL_FRAMES_PER_SECOND),
         word_error_rate=metrics["eval_wer"],
         loss=metrics["eval_loss"],
-        too_fast=sum(fast) / len(fast),
+        too_fast=float((tokens < needed_tokens(eval_clips, tokenizer)).mean()),
         seconds_per_step=median(stopwatch.seconds),
     )
 
 
 def windows_report(model: str, found: Sequence[WindowScores], clips: int, settings: WindowSettings) -> str:
     """The comparison in Markdown: the table and how to read it."""
-    lines = [HEAD, ["---"] * len(HEAD), *(scores.line() for scores in found)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(
+        f"| {' | '.join(line)} |\n" for line in (HEAD, ["---"] * len(HEAD), *map(WindowScores.line, found))
+    )
     reading = HOW_TO_READ.format(steps=settings.steps, batch_size=settings.batch_size)
     return f"Window lengths for `{model}`, measured on {clips} clips\n\n{table}\n{reading}"
 
@@ -332,7 +289,7 @@ def draw_windows(found: Sequence[WindowScores]) -> Any:
             axis.spines.right.set_visible(bool(index))
             axis.plot(lengths, values, color=f"C{index}", marker="os"[index])
             axis.set_ylabel(name.replace("_", " "), color=f"C{index}")
-            axis.set_ylim(0, 1.05 * max(values) or 1)
+            axis.set_ylim(0, 1.05 * max(values) or 1)  # nothing but zeros would have no height
         left.set(xlabel="window (s)", xscale="log")
         left.set_xticks(lengths, [f"{length:g}" for length in lengths])
         left.minorticks_off()

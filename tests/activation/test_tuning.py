@@ -26,7 +26,7 @@ from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.harness import read_answers
 from modeling_salmonn.evaluation.run import EvaluationSettings
-from modeling_salmonn.training.stages import part_of
+from modeling_salmonn.weight_names_salmonn import part_of
 
 
 WRITING = WritingSettings(answers=2, question_share=0.0, lora_scale=0.0, min_words=20, max_new_tokens=170)

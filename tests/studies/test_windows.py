@@ -28,8 +28,8 @@ from modeling_salmonn.studies.windows import (
     window_extractor,
     windows_report,
 )
-from modeling_salmonn.training.stages import part_of
 from modeling_salmonn.training.warm_start import AlignmentCollator
+from modeling_salmonn.weight_names_salmonn import part_of
 
 
 WORDS = ("one", "two", "six", "ten", "oh")
