@@ -258,7 +258,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         fbank = torch.zeros(len(clips), total, self.num_fbank_bins, device=device)
         audio_input_features_mask = torch.zeros(len(clips), total, dtype=torch.long, device=device)
 
-        for group in _batched(layout.plan(frames)):
+        for group in _batched(layout.plan(frames, BATCH_SAMPLES)):
             spans = [slice(segment.offset * HOP_SAMPLES, segment.end * HOP_SAMPLES) for segment in group.segments]
             samples = [clips[segment.clip][span] for segment, span in zip(group.segments, spans, strict=True)]
             waveforms = torch.zeros(len(samples), group.padded_frames * HOP_SAMPLES, device=device)
