@@ -161,12 +161,12 @@ class AudioLayout:
             segments.append(Segment(start, audio, padded, clip))
         return segments
 
-    def plan(self, lengths: Sequence[int], most_segments: int) -> list[SegmentGroup]:
+    def plan(self, lengths: Sequence[int], most_segments: int | None = None) -> list[SegmentGroup]:
         """Group the segments of clips that are padded to one length and whose audio is about equally long.
 
         Args:
             lengths: mel frames of each clip.
-            most_segments: in a group, so that memory does not grow with the clips.
+            most_segments: in a group, so that memory does not grow with the clips; `None` for any number.
 
         Returns:
             Groups of at least one segment, the longest first; each segment is in one of them.
