@@ -44,8 +44,6 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", choices=AUDIO, default="base")
     parser.add_argument("--text", choices=TEXT, default="smollm2-135m")
     parser.add_argument("--segment-seconds", type=int, nargs="+", default=[30], help="what segments are padded to")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--device", default="cpu")
 
 
 def build_model(args: argparse.Namespace) -> SalmonnForConditionalGeneration:

@@ -58,6 +58,8 @@ def run_benchmark(parser: argparse.ArgumentParser, make_cases: Callable[[argpars
         make_cases: called in a process for each checkout.
     """
     parser.add_argument("--against", type=Path, help="another checkout of this repository to compare with")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", help="the cases with this in their names, instead of all")
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one to warm up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -9,12 +9,14 @@ import pytest
 from conftest import ROOT
 
 
-SMALLEST = ["--speech", "smallest", "--audio", "smallest", "--text", "smallest", "--repeats", "1", "--threads", "1"]
+SMALLEST = ["--speech", "smallest", "--audio", "smallest", "--text", "smallest"]
+TIMING = ["--repeats", "1", "--threads", "1"]
 BENCHMARKS = {
-    "inference.py": (["--clip-seconds", "2", "--new-tokens", "3"], ["BEATs", "= samples to answer"]),
-    "mixed_batch.py": (["--clip-seconds", "1", "2", "--new-tokens", "3"], ["= samples to answers"]),
-    "long_audio.py": (["--minutes", "1", "--encoded-minutes", "1"], ["features of a file of 1 min"]),
-    "training.py": (["--clip-seconds", "1", "2"], ["encoders", "training step"]),
+    "inference.py": ([*SMALLEST, "--clip-seconds", "2", "--new-tokens", "3"], ["BEATs", "= samples to answer"]),
+    "mixed_batch.py": ([*SMALLEST, "--clip-seconds", "1", "2", "--new-tokens", "3"], ["= samples to answers"]),
+    "long_audio.py": ([*SMALLEST, "--minutes", "1", "--encoded-minutes", "1"], ["features of a file of 1 min"]),
+    "training.py": ([*SMALLEST, "--clip-seconds", "1", "2"], ["encoders", "training step"]),
+    "attention_mask.py": (["--patches", "40"], ["no mask", "head by head"]),
 }
 
 
@@ -23,7 +25,7 @@ BENCHMARKS = {
 def test_benchmark_compares_two_checkouts(tmp_path: Path, name: str) -> None:
     options, cases = BENCHMARKS[name]
     results = tmp_path / "results.json"
-    command = [sys.executable, f"benchmarks/{name}", *SMALLEST, *options, "--against", ".", "--json", str(results)]
+    command = [sys.executable, f"benchmarks/{name}", *options, *TIMING, "--against", ".", "--json", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(results.read_text())
@@ -39,7 +41,7 @@ def test_benchmark_compares_two_checkouts(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_benchmark_that_cannot_start_says_so() -> None:
-    command = [sys.executable, "benchmarks/training.py", *SMALLEST, "--device", "nowhere"]
+    command = [sys.executable, "benchmarks/training.py", *SMALLEST, *TIMING, "--device", "nowhere"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "The process of this checkout ended" in done.stderr
