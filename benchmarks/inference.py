@@ -23,7 +23,7 @@ class Workload:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.model = args, build_model(args)
-        self.extractor = build_extractor(self.model)
+        self.extractor = build_extractor(self.model.config)
         (self.clip,) = make_clips([args.clip_seconds])
         self.features = self.extract()
         prompt = make_prompt(self.model, self.extractor, len(self.clip))

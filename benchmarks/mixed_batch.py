@@ -16,7 +16,7 @@ class Workload:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.model = args, build_model(args)
-        self.extractor = build_extractor(self.model)
+        self.extractor = build_extractor(self.model.config)
         self.clips = make_clips(args.clip_seconds)
         self.prompts = [torch.tensor(make_prompt(self.model, self.extractor, len(clip))) for clip in self.clips]
         self.features = self.extractor(self.clips, sampling_rate=SAMPLING_RATE).to(args.device)

@@ -46,10 +46,10 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment-seconds", type=int, nargs="+", default=[30], help="what segments are padded to")
 
 
-def build_model(args: argparse.Namespace) -> SalmonnForConditionalGeneration:
-    """A model with random weights, the same for the same options."""
+def build_config(args: argparse.Namespace) -> SalmonnConfig:
+    """The configuration of a model of these sizes."""
     text = dict(zip(TEXT_FIELDS, TEXT[args.text], strict=True))
-    config = SalmonnConfig(
+    return SalmonnConfig(
         speech_config=dict(zip(SPEECH_FIELDS, SPEECH[args.speech], strict=True)),
         audio_config=AUDIO[args.audio],
         text_config=text | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
@@ -57,13 +57,16 @@ def build_model(args: argparse.Namespace) -> SalmonnForConditionalGeneration:
         segment_seconds=args.segment_seconds,
         lora_dropout=0.0,  # so that losses can be compared
     )
+
+
+def build_model(args: argparse.Namespace) -> SalmonnForConditionalGeneration:
+    """A model with random weights, the same for the same options."""
     torch.manual_seed(0)
-    return AutoModel.from_config(config, dtype=DTYPES[args.dtype]).to(args.device).eval()
+    return AutoModel.from_config(build_config(args), dtype=DTYPES[args.dtype]).to(args.device).eval()
 
 
-def build_extractor(model: SalmonnForConditionalGeneration) -> SalmonnFeatureExtractor:
+def build_extractor(config: SalmonnConfig) -> SalmonnFeatureExtractor:
     """The feature extractor of a model."""
-    config = model.config
     bins = 0 if config.audio_config is None else config.audio_config.num_mel_bins
     return SalmonnFeatureExtractor(num_fbank_bins=bins, segment_seconds=config.segment_seconds)
 

@@ -35,7 +35,7 @@ class Step:
 
     def _make_batch(self) -> dict[str, torch.Tensor]:
         """Prompts of one length, as all clips have equally many tokens, each with an answer."""
-        clips, extractor = make_clips(self.args.clip_seconds), build_extractor(self.model)
+        clips, extractor = make_clips(self.args.clip_seconds), build_extractor(self.model.config)
         vocabulary = self.model.config.text_config.vocab_size
         answer = np.random.default_rng(2).integers(3, vocabulary, self.args.answer_tokens).tolist()
         rows = [make_prompt(self.model, extractor, len(clip)) + answer for clip in clips]
