@@ -12,7 +12,6 @@ windows  |--|--|--|--|--|--|--|--|--|--|  one Q-Former call per window, floor at
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +28,8 @@ ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // MEL_FRAMES_PER_ENCODER_FRAM
 # Beyond these a length is a mistake (milliseconds for seconds, say), and would only fill the memory.
 LONGEST_SEGMENT_SECONDS = 3600
 LONGEST_CLIP_FRAMES = 24 * 3600 * MEL_FRAMES_PER_SECOND
+# Segments that are encoded together have at most this many times the audio of the shortest of them.
+LIKE_LENGTHS = 1.3
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class SegmentGroup:
-    """Segments of one padded length out of all clips of a batch, which are encoded together; in clip order."""
+    """Segments out of all clips of a batch that are encoded together: of one padded length, with like audio."""
 
     padded_frames: int
     segments: tuple[Segment, ...]
@@ -160,17 +161,29 @@ class AudioLayout:
             segments.append(Segment(start, audio, padded, clip))
         return segments
 
-    def plan(self, lengths: Sequence[int]) -> list[SegmentGroup]:
-        """Group the segments of clips with these mel frames by their padded length.
+    def plan(self, lengths: Sequence[int], most_segments: int | None = None) -> list[SegmentGroup]:
+        """Group the segments of clips that are padded to one length and whose audio is about equally long.
+
+        Args:
+            lengths: mel frames of each clip.
+            most_segments: in a group, so that memory does not grow with the clips; `None` for any number.
+
+        Returns:
+            Groups of at least one segment, the longest first; each segment is in one of them.
 
         Raises:
             ValueError: as `split`.
         """
-        by_length = defaultdict(list)
+        segments: list[Segment] = []
         for clip, num_frames in enumerate(lengths):
-            for segment in self.split(num_frames, clip):
-                by_length[segment.padded_frames].append(segment)
-        return [SegmentGroup(padded_frames, tuple(segments)) for padded_frames, segments in by_length.items()]
+            segments += self.split(num_frames, clip)
+        segments.sort(key=lambda segment: (segment.padded_frames, segment.audio_frames), reverse=True)
+        groups: list[list[Segment]] = []
+        for segment in segments:
+            if not groups or len(groups[-1]) == most_segments or not _are_alike(groups[-1][0], segment):
+                groups.append([])
+            groups[-1].append(segment)
+        return [SegmentGroup(group[0].padded_frames, tuple(group)) for group in groups]
 
     def padded_length(self, num_frames: int) -> int:
         """Mel frames of all the padded segments of a clip together."""
@@ -204,19 +217,36 @@ class AudioLayout:
 
 def place_segments(clips: int, groups: Sequence[SegmentGroup], states: Sequence[torch.Tensor]) -> torch.Tensor:
     """Put the groups' states `(segments, frames, width)` back into `(clips, frames, width)`, zero beside them."""
-    if len(groups) == 1 and len(groups[0].segments) == clips:
-        return states[0]  # one segment a clip, in clip order
-    pieces = []
-    for group, group_states in zip(groups, states, strict=True):
-        for segment, piece in zip(group.segments, group_states, strict=True):
-            start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
-            pieces.append((segment.clip, start, start + len(piece), piece))
-    # not the groups' own frames: BEATs has whole patches alone, which may end earlier
-    end = max(end for _, _, end, _ in pieces)
+    placed_segments = [segment for group in groups for segment in group.segments]
+    end = max(segment.end for segment in placed_segments) // MEL_FRAMES_PER_ENCODER_FRAME
     placed = states[0].new_zeros(clips, end, states[0].shape[-1])
-    for clip, start, end, piece in pieces:
-        placed[clip, start:end] = piece
+    pieces = [piece for group_states in states for piece in group_states]
+    for segment, piece in zip(placed_segments, pieces, strict=True):
+        start = segment.offset // MEL_FRAMES_PER_ENCODER_FRAME
+        placed[segment.clip, start : start + len(piece)] = piece
     return placed
+
+
+def in_clip_order(groups: Sequence[SegmentGroup], pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Sort what belongs to the segments, one piece for each in the order of the groups, by clip and time."""
+    segments = [segment for group in groups for segment in group.segments]
+    order = sorted(range(len(segments)), key=lambda index: (segments[index].clip, segments[index].offset))
+    return [pieces[index] for index in order]
+
+
+def stack_attentions(groups: Sequence[SegmentGroup], weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Put the groups' `(segments, heads, frames, frames)` into one tensor, in clip order, zero beside them."""
+    longest = max(piece.shape[-1] for piece in weights)
+    padded: list[torch.Tensor] = []
+    for piece in weights:
+        missing = longest - piece.shape[-1]
+        padded += nn.functional.pad(piece, (0, missing, 0, missing))
+    return torch.stack(in_clip_order(groups, padded))
+
+
+def _are_alike(longest: Segment, shorter: Segment) -> bool:
+    is_padded_alike = longest.padded_frames == shorter.padded_frames
+    return is_padded_alike and longest.audio_frames <= LIKE_LENGTHS * shorter.audio_frames
 
 
 def is_finite_number(value: Any) -> bool:

@@ -166,6 +166,7 @@ class SalmonnConfig(PreTrainedConfig):
             which each segment takes the smallest that holds it. Windows are floored to the segment:
             choose multiples of the stride where the last frames matter.
         trim_audio_tokens: keep only the audio tokens whose window touches audio.
+        max_encoder_batch: segments that are encoded at once at most, so that memory does not grow with the clips.
         lora_rank, lora_alpha, lora_dropout, lora_target_modules: the LoRA adapter of the language model;
             its training scale is `lora_alpha / lora_rank`.
         speech_model_id, audio_model_id, text_model_id: Hub ids or local paths of the frozen bases
@@ -195,6 +196,7 @@ class SalmonnConfig(PreTrainedConfig):
     stride_seconds: float | int = finite(0.333333)
     segment_seconds: float | int | list[float | int] | tuple[float | int, ...] = finite(30.0)
     trim_audio_tokens: bool = False
+    max_encoder_batch: int = size(8)
     lora_rank: int = size(8)
     lora_alpha: float | int = positive(32)  # with rank 8 a scale of 4 (paper, section 3.1)
     lora_dropout: float | int = between(0.1, 0, 1)

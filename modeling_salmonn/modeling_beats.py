@@ -98,19 +98,28 @@ class BeatsAttention(nn.Module):
         return first * (second * self.gate_scale - 1.0) + 2.0
 
     def bias_mask(
-        self, query: torch.Tensor, position_bias: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        query: torch.Tensor,
+        position_bias: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        buffer: torch.Tensor,
     ) -> torch.Tensor:
         """What is added to the scores, `(B, heads, T, T)`: the largest tensor here, so it is made in one pass."""
         if not self.config.gated_relative_position:
             return position_bias.expand(query.shape[0], -1, -1, -1) + (0 if attention_mask is None else attention_mask)
         gate = self.gate(query)
-        return gate * position_bias if attention_mask is None else torch.addcmul(attention_mask, gate, position_bias)
+        is_learned = gate.requires_grad or position_bias.requires_grad
+        out = None if is_learned else buffer  # a gradient needs the mask of each layer
+        if attention_mask is None:
+            return torch.mul(gate, position_bias, out=out)
+        return torch.addcmul(attention_mask, gate, position_bias, out=out)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        mask_buffer: torch.Tensor,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)  # (B, T, heads, head_dim)
@@ -118,7 +127,7 @@ class BeatsAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
 
-        mask = self.bias_mask(query, position_bias, attention_mask)
+        mask = self.bias_mask(query, position_bias, attention_mask, mask_buffer)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
@@ -145,10 +154,11 @@ class BeatsLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
+        mask_buffer: torch.Tensor,
         **kwargs: Any,
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(hidden_states, position_bias, attention_mask, **kwargs)
+        attended, _ = self.self_attn(hidden_states, position_bias, attention_mask, mask_buffer, **kwargs)
         hidden_states = self.self_attn_layer_norm(hidden_states * self.residual_scale + self.dropout(attended))
         expanded = self.activation_dropout(self.activation(self.fc1(hidden_states)))
         return self.final_layer_norm(hidden_states * self.residual_scale + self.dropout(self.fc2(expanded)))
@@ -288,8 +298,10 @@ class BeatsModel(BeatsPreTrainedModel):
         hidden_states = hidden_states + self.position_conv(hidden_states)
         hidden_states = self.dropout(self.layer_norm(hidden_states))
         position_bias = self.relative_position_bias(hidden_states.shape[1], hidden_states.device)
+        # The masks of all layers in turn: fresh memory for each takes longer than what is written to it.
+        mask_buffer = position_bias.new_empty(len(hidden_states), *position_bias.shape)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, position_bias, attention_mask, **kwargs)
+            hidden_states = layer(hidden_states, position_bias, attention_mask, mask_buffer, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 

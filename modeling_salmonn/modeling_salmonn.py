@@ -32,7 +32,7 @@ from .audio_positions_salmonn import (
     require_no_placeholders,
     select_positions,
 )
-from .audio_segments_salmonn import Segment, SegmentGroup, place_segments
+from .audio_segments_salmonn import SegmentGroup, in_clip_order, place_segments, stack_attentions
 from .configuration_salmonn import SalmonnConfig
 from .context_length_salmonn import warn_if_too_long
 from .generation_salmonn import CACHE_NAME, SalmonnGenerationMixin
@@ -171,8 +171,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
             encoder_hidden_states,
         )
         lengths, groups = self._plan_segments(audio)
-        windows: list[torch.Tensor] = []
-        segments: list[Segment] = []
+        tokens: list[torch.Tensor] = []  # of each segment, (windows, queries, text_hidden)
         encoded: list[Any] = []
         for group in groups:
             if audio.encoder_hidden_states is None:
@@ -180,20 +179,15 @@ class SalmonnModel(SalmonnPreTrainedModel):
                 encoded.append(output)
             else:
                 states = group.cut_states(audio.encoder_hidden_states)
-            windows.append(self._select_windows(self._normalise(states), group))
-            segments += group.segments
+            windows = self._select_windows(self._normalise(states), group)
+            group_tokens = self.projector(self.qformer(windows).last_hidden_state)
+            tokens += group_tokens.split([self.audio_layout.num_windows(segment) for segment in group.segments])
 
-        # every window of every clip is a row: (windows, queries, text_hidden)
-        tokens = self.projector(self.qformer(torch.cat(windows)).last_hidden_state)
-        if len(groups) > 1:  # windows came group by group; back to clip after clip
-            pieces = tokens.split([self.audio_layout.num_windows(segment) for segment in segments])
-            order = sorted(range(len(segments)), key=lambda index: (segments[index].clip, segments[index].offset))
-            tokens = torch.cat([pieces[index] for index in order])
-        # tokens is (windows of all clips, queries, text_hidden); the queries of a window stay together
         num_tokens = [self.audio_layout.num_audio_tokens(length) for length in lengths]
+        pooled = torch.cat(in_clip_order(groups, tokens)).flatten(0, 1)  # the queries of a window stay together
         return SalmonnAudioOutput(
-            pooler_output=tokens.flatten(0, 1),
-            token_counts=torch.tensor(num_tokens, device=tokens.device),
+            pooler_output=pooled,
+            token_counts=torch.tensor(num_tokens, device=pooled.device),
             **self._gather_encoder_outputs(len(lengths), groups, encoded),
         )
 
@@ -224,13 +218,14 @@ class SalmonnModel(SalmonnPreTrainedModel):
         lengths, groups = self._plan_features(audio)
         streams: list[list[torch.Tensor]] = []
         if audio.input_features is not None:
-            streams.append([self._encode_speech(group, audio.input_features)[0] for group in groups])
+            outputs = [self._encode_speech(group, audio.input_features) for group in groups]
+            streams.append([output.last_hidden_state for output in outputs])
         if audio.audio_input_features is not None:
-            streams.append([self._encode_audio(group, audio)[0] for group in groups])
+            streams.append([self._encode_audio(group, audio).last_hidden_state for group in groups])
         return tuple(place_segments(len(lengths), groups, states) for states in streams)
 
     def _plan_segments(self, audio: AudioInputs) -> tuple[list[int], list[SegmentGroup]]:
-        """Mel frames of each clip, and the segments of all clips by padded length."""
+        """Mel frames of each clip, and the segments of all clips in the groups that are encoded together."""
         if audio.encoder_hidden_states is not None:
             self._check_encoder_states(audio.encoder_hidden_states)
             if audio.input_features_mask is None:
@@ -238,7 +233,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
                     "encoder_hidden_states needs input_features_mask with one row per clip, for their lengths."
                 )
             lengths = audio.input_features_mask.long().sum(-1).tolist()
-            return lengths, self.audio_layout.plan(lengths)
+            return lengths, self.audio_layout.plan(lengths, self.config.max_encoder_batch)
         if audio.input_features is None:
             raise ValueError("Audio needs input_features or encoder_hidden_states.")
         if self.audio_encoder is not None and audio.audio_input_features is None:
@@ -269,7 +264,7 @@ class SalmonnModel(SalmonnPreTrainedModel):
                     "extractor does."
                 )
         audio.check_frames()
-        return lengths, self.audio_layout.plan(lengths)
+        return lengths, self.audio_layout.plan(lengths, self.config.max_encoder_batch)
 
     def _check_encoder_states(self, states: torch.Tensor) -> None:
         width = self.config.qformer_config.encoder_hidden_size
@@ -283,31 +278,35 @@ class SalmonnModel(SalmonnPreTrainedModel):
         """States `(segments, frames, speech + audio)` of a group, and the main encoder's output."""
         assert audio.input_features is not None  # checked by _plan_segments
         if self.audio_encoder is None:
-            return self._encode_speech(group, audio.input_features, **kwargs)
-        speech, _ = self._encode_speech(group, audio.input_features)
-        sounds, output = self._encode_audio(group, audio, **kwargs)
-        return torch.cat([speech, sounds.to(speech.device)], dim=-1), output
+            speech = self._encode_speech(group, audio.input_features, **kwargs)
+            return speech.last_hidden_state, speech
+        speech = self._encode_speech(group, audio.input_features)
+        sounds = self._encode_audio(group, audio, **kwargs)
+        device = speech.last_hidden_state.device
+        return torch.cat([speech.last_hidden_state, sounds.last_hidden_state.to(device)], dim=-1), sounds
 
-    def _encode_speech(self, group: SegmentGroup, features: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, Any]:
+    def _encode_speech(self, group: SegmentGroup, features: torch.Tensor, **kwargs: Any) -> Any:
         # (segments, mel, frames)
         mel = group.cut_features(features, axis=1).to(self.speech_encoder.conv1.weight.dtype)
-        output = self.speech_encoder(mel, **kwargs)
-        return output.last_hidden_state, output
+        return self.speech_encoder(mel, **kwargs)
 
-    def _encode_audio(self, group: SegmentGroup, audio: AudioInputs, **kwargs: Any) -> tuple[torch.Tensor, Any]:
-        """BEATs' states on the frames of the speech encoder, zero where there is no audio."""
+    def _encode_audio(self, group: SegmentGroup, audio: AudioInputs, **kwargs: Any) -> Any:
+        """BEATs' output, with states on the frames of the speech encoder, zero where there is no audio."""
         assert self.audio_encoder is not None
         assert audio.audio_input_features is not None
-        mask = audio.audio_input_features_mask
-        if mask is not None:
+        fbank, mask = group.cut_features(audio.audio_input_features), audio.audio_input_features_mask
+        if mask is not None:  # padding has no part in the states of the audio, so the longest clip sets the pace
             mask = group.cut_features(mask)
-        output = self.audio_encoder(group.cut_features(audio.audio_input_features), mask, **kwargs)
+            frames = max(int(mask.long().sum(-1).max()), self.audio_encoder.config.patch_size)
+            fbank, mask = fbank[:, :frames], mask[:, :frames]
+        output = self.audio_encoder(fbank, mask, **kwargs)
         states = output.last_hidden_state
         if mask is not None:  # a clip alone has zeros, not encoded padding, where its audio ends
             states = states * self.audio_encoder.patch_mask(mask).unsqueeze(-1)
         # BEATs has 8 patches for 16 mel frames, so as many as Whisper has frames, but whole ones alone;
         # negative padding cuts states that are longer
-        return nn.functional.pad(states, (0, 0, 0, group.encoder_frames - states.shape[1])), output
+        output.last_hidden_state = nn.functional.pad(states, (0, 0, 0, group.encoder_frames - states.shape[1]))
+        return output
 
     def _normalise(self, states: torch.Tensor) -> torch.Tensor:
         """LayerNorm of each encoder's states; frames without audio, which are all zero, stay so."""
@@ -340,9 +339,8 @@ class SalmonnModel(SalmonnPreTrainedModel):
             layers = zip(*(output.hidden_states for output in encoded), strict=True)  # of each group, layer by layer
             gathered["hidden_states"] = tuple(place_segments(clips, groups, layer) for layer in layers)
         if encoded[0].attentions is not None:
-            if len(encoded) > 1:
-                raise ValueError("Attentions need clips that are padded to one length; pass them one by one.")
-            gathered["attentions"] = encoded[0].attentions
+            layers = zip(*(output.attentions for output in encoded), strict=True)
+            gathered["attentions"] = tuple(stack_attentions(groups, layer) for layer in layers)
         return gathered
 
     def get_placeholder_mask(

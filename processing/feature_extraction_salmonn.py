@@ -269,18 +269,19 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
                 input_features[segment.clip, :, segment.offset : segment.end] = log_mels[row]
             if not self.num_fbank_bins:
                 continue
-            fbanks = self._normalised_fbank(waveforms)
+            lengths = [max(len(waveform), MIN_SAMPLES) for waveform in samples]
+            fbanks = self._normalised_fbank(waveforms[:, : max(lengths)])
             for row, segment in enumerate(group.segments):
                 # whole windows of the audio alone, which is padded to no more than 1 s
-                count = (max(len(samples[row]), MIN_SAMPLES) - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
+                count = (lengths[row] - FBANK_WINDOW_SAMPLES) // HOP_SAMPLES + 1
                 span = slice(segment.offset, segment.offset + count)
                 fbank[segment.clip, span] = fbanks[row, :count]
                 audio_input_features_mask[segment.clip, span] = 1
 
-        lengths = torch.tensor(frames, device=device)
+        ends = torch.tensor(frames, device=device)
         features = {
             "input_features": input_features,
-            "input_features_mask": (torch.arange(total, device=device) < lengths[:, None]).long(),
+            "input_features_mask": (torch.arange(total, device=device) < ends[:, None]).long(),
         }
         if self.num_fbank_bins:
             features["audio_input_features"] = fbank

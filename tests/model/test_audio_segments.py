@@ -71,6 +71,27 @@ def test_split_covers_the_clip_in_the_smallest_segments(layout: AudioLayout) -> 
         assert layout.padded_length(num_frames) == segments[-1].offset + segments[-1].padded_frames
 
 
+@pytest.mark.parametrize("layout", [make_layout(segment_seconds=choice) for choice in (30.0, [2, 5, 10, 30])])
+@pytest.mark.parametrize("most_segments", [1, 3, 100])
+def test_plan_has_each_segment_once_beside_its_like(layout: AudioLayout, most_segments: int) -> None:
+    groups = layout.plan(LENGTHS, most_segments)
+    planned = [segment for group in groups for segment in group.segments]
+    expected = [segment for clip, frames in enumerate(LENGTHS) for segment in layout.split(frames, clip)]
+    assert sorted(planned, key=lambda segment: (segment.clip, segment.offset)) == expected
+    for group in groups:
+        lengths = [segment.audio_frames for segment in group.segments]
+        assert len(lengths) <= most_segments
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] <= 1.3 * lengths[-1]
+        assert {segment.padded_frames for segment in group.segments} == {group.padded_frames}
+
+
+def test_plan_makes_no_more_groups_than_lengths_differ() -> None:
+    clips = [300, 1000, 290, 3000, 1290, 3100]  # the last one leaves 1 s for a segment of its own
+    groups = make_layout().plan(clips, 8)
+    assert [[segment.clip for segment in group.segments] for group in groups] == [[3, 5], [4, 1], [0, 2], [5]]
+
+
 def test_split_pads_the_last_segment_only() -> None:
     layout = make_layout(segment_seconds=[10, 30])
     assert layout.split(3700) == [Segment(0, 3000, 3000), Segment(3000, 700, 1000)]

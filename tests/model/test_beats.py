@@ -91,6 +91,33 @@ def test_padding_values_do_not_matter() -> None:
     assert torch.allclose(model(noisy, mask).last_hidden_state[model.patch_mask(mask)], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("trained", ["", "relative_position_bias", "layers.1.self_attn.v_proj", "layers.0"])
+def test_gradients_do_not_depend_on_shared_masks(trained: str) -> None:
+    """Of all weights, or of some: layers that are not trained write their masks into one buffer."""
+    model = small_model(attention_dropout=0.0, hidden_dropout=0.0)
+    features, mask = fbanks(1.3, 4.0)
+    model(features, mask).last_hidden_state.square().mean().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
+    model(features, mask).last_hidden_state.square().mean().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+@torch.no_grad()
+def test_mixed_precision_stays_close() -> None:
+    model = small_model()
+    features, mask = fbanks(1.3, 4.0)
+    keep = model.patch_mask(mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(features, mask).last_hidden_state[keep]
+    assert (mixed - model(features, mask).last_hidden_state[keep]).abs().mean() <= 0.02
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{"gated_relative_position": False}, {"deep_norm": False}, {"conv_bias": True}])
 def test_variants_differ_and_run(options: dict[str, bool]) -> None:

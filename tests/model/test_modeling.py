@@ -390,10 +390,22 @@ def test_encoder_states_keep_the_clips_apart(
     assert len(output.hidden_states) == len(expected.hidden_states) == 3
     length = expected.last_hidden_state.shape[1]
     assert torch.allclose(output.last_hidden_state[0, :length], expected.last_hidden_state[0], atol=1e-5)
-    bucket_model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="clips that are padded to one length"):
-        bucket_model.get_audio_features(**features, output_attentions=True)
-    bucket_model.set_attn_implementation("sdpa")
+
+
+def test_attentions_of_a_batch_hold_those_of_each_segment(bucket_config: Any) -> None:
+    model, extractor = tiny_model(bucket_config), tiny_processor(bucket_config).feature_extractor
+    model.set_attn_implementation("eager")
+    clips = [make_clip(1.5, seed=1), make_clip(33.0, seed=2)]
+    features = extractor(clips, sampling_rate=SAMPLING_RATE)
+    cuts = [clips[0], clips[1][: 30 * SAMPLING_RATE], clips[1][30 * SAMPLING_RATE :]]
+    layers = model.get_audio_features(**features, output_attentions=True).attentions
+    assert len(layers) == 2
+    for row, cut in enumerate(cuts):
+        alone = model.get_audio_features(**extractor(cut, sampling_rate=SAMPLING_RATE), output_attentions=True)
+        for layer, expected in zip(layers, alone.attentions, strict=True):
+            patches = expected.shape[-1]
+            assert (layer[row, :, :patches, :patches] - expected[0]).abs().max() <= 1e-5
+            assert not layer[row, :, :, patches:].any()
 
 
 def test_resized_embeddings_keep_working(bucket_config: Any) -> None:
