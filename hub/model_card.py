@@ -9,7 +9,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
@@ -21,6 +21,7 @@ from modeling_salmonn.data.text_files import read_text
 CARD_FILE = "README.md"
 EVAL_RESULTS_FILE = ".eval_results/salmonn.yaml"
 UNSTATED = "not stated yet"
+Card: TypeAlias = Any  # a `ModelCard`, which does not declare the fields of its metadata
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TAGS = ["salmonn", "audio"]
 
@@ -89,7 +90,7 @@ def write_model_card(folder: Path, title: str, config: SalmonnConfig) -> None:
     card.save(folder / CARD_FILE)
 
 
-def published_card(folder: Path, repo_id: str, config: SalmonnConfig) -> ModelCard:
+def published_card(folder: Path, repo_id: str, config: SalmonnConfig) -> Card:
     """The card of a folder as it goes to the Hub; the one in the folder stays as it is.
 
     Raises:
@@ -105,7 +106,7 @@ def published_card(folder: Path, repo_id: str, config: SalmonnConfig) -> ModelCa
     return card
 
 
-def new_card(title: str, config: SalmonnConfig) -> ModelCard:
+def new_card(title: str, config: SalmonnConfig) -> Card:
     """The template, with what the configuration tells."""
     audio = config.audio_config
     data = ModelCardData(library_name="transformers", pipeline_tag="audio-text-to-text", tags=TAGS)
@@ -129,7 +130,7 @@ def new_card(title: str, config: SalmonnConfig) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
 
 
-def fill_sections(card: ModelCard, model: str, is_on_hub: bool) -> None:
+def fill_sections(card: Card, model: str, is_on_hub: bool) -> None:
     """Write the sections of use and of results anew, where a card has them.
 
     Args:
@@ -139,8 +140,10 @@ def fill_sections(card: ModelCard, model: str, is_on_hub: bool) -> None:
     """
     use = USE.format(model=model) + (PINNED_USE if is_on_hub else "")
     for name, text in (("use", use), ("results", results_table(card.data.eval_results or []))):
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        card.text = pattern.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", card.text)
+        start, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, found, rest = card.text.partition(start)
+        if found and end in rest:
+            card.text = f"{before}{start}{text}\n{end}{rest.partition(end)[2]}"
 
 
 def results_table(results: list[EvalResult]) -> str:
@@ -151,13 +154,13 @@ def results_table(results: list[EvalResult]) -> str:
     for result in results:
         details = result.metric_args or {}
         interval = f"{details['low']} to {details['high']}" if {"low", "high"} <= details.keys() else ""
-        cells = (result.dataset_name, result.task_name or result.task_type, result.metric_name or result.metric_type)
-        cells += (details.get("rows", ""), result.metric_value, interval)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        cells = [result.dataset_name, result.task_name or result.task_type, result.metric_name or result.metric_type]
+        cells += [str(details.get("rows", "")), str(result.metric_value), interval]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def eval_results_yaml(card: ModelCard) -> bytes | None:
+def eval_results_yaml(card: Card) -> bytes | None:
     """The scores on data sets of the Hub, in the form of its leaderboards: `.eval_results/*.yaml`.
 
     A leaderboard takes up those whose data set is registered there as a benchmark, with a task of this name.
@@ -185,7 +188,7 @@ def eval_results_yaml(card: ModelCard) -> bytes | None:
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
 
 
-def unstated_parts(card: ModelCard) -> list[str]:
+def unstated_parts(card: Card) -> list[str]:
     """What a card leaves its readers to guess."""
     parts = [] if card.data.license else ["the metadata have no license"]
     return parts + [line.strip("-| ") for line in card.text.splitlines() if UNSTATED in line]
@@ -202,7 +205,7 @@ def is_hub_id(name: str) -> bool:
     return HUB_ID.fullmatch(name) is not None and not os.path.exists(name)
 
 
-def load_card(card: Path) -> Any:
+def load_card(card: Path) -> Card:
     """A model card, to be read before any work is done for it.
 
     Raises:

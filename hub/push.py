@@ -96,7 +96,7 @@ def upload(api: HfApi, repo_id: str, upload: Upload, revision: str | None) -> st
                 api.preupload_lfs_files(repo_id, [addition], revision=revision, free_memory=False)
         there = api.list_repo_files(repo_id, revision=revision)
         outdated = [name for name in there if is_own_weight_file(name) and name not in upload.files]
-        operations = [*additions, *map(CommitOperationDelete, outdated)]
+        operations: list[Any] = [*additions, *map(CommitOperationDelete, outdated)]
         return api.create_commit(repo_id, operations, commit_message=MESSAGE, revision=revision).oid
 
 
