@@ -232,6 +232,14 @@ def test_push_is_refused_where_the_name_is_taken(hub: HubServer, own_folder: Pat
     assert "exists and is public" in refused(own_folder, "--private", repo="me/public")
 
 
+def test_lost_connection_is_told_in_a_line(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_server() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert_one_line_error(run("push", own_folder, REPO), "The connection to http://127.0.0.1:", "call this again")
+
+
 def test_unhealthy_folder_is_not_pushed(hub: HubServer, own_folder: Path) -> None:
     config = json.loads((own_folder / "config.json").read_text())
     (own_folder / "config.json").write_text(json.dumps(config | {"audio_token_id": 7}))
