@@ -66,20 +66,20 @@ def open_repository(api: HfApi, repo_id: str, private: bool, revision: str | Non
         try:
             found = api.model_info(repo_id)
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, private=private)
+            api.create_repo(repo_id, private=private or None)  # an organisation may make its own private
         else:
             _require_no_clash(repo_id, found, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
 
 
-def upload(api: HfApi, repo_id: str, upload: Upload, revision: str | None) -> str:
+def upload(api: HfApi, repo_id: str, contents: Upload, revision: str | None) -> str:
     """Upload the files in one commit.
 
     Args:
         api: client of the Hub.
         repo_id: Hub id of a repository that is there.
-        upload: what to upload.
+        contents: what to upload.
         revision: branch to upload to; `main` if not given.
 
     Returns:
@@ -89,13 +89,13 @@ def upload(api: HfApi, repo_id: str, upload: Upload, revision: str | None) -> st
         ValueError: if the Hub refuses.
         OSError: if the connection is lost; what has arrived stays there.
     """
-    additions = [CommitOperationAdd(name, content) for name, content in upload.files.items()]
+    additions = [CommitOperationAdd(name, content) for name, content in contents.files.items()]
     with _explained(api, repo_id):
         for addition in additions:
             if is_own_weight_file(Path(addition.path_in_repo).name):
                 api.preupload_lfs_files(repo_id, [addition], revision=revision, free_memory=False)
         there = api.list_repo_files(repo_id, revision=revision)
-        outdated = [name for name in there if is_own_weight_file(name) and name not in upload.files]
+        outdated = [name for name in there if is_own_weight_file(name) and name not in contents.files]
         operations: list[Any] = [*additions, *map(CommitOperationDelete, outdated)]
         return api.create_commit(repo_id, operations, commit_message=MESSAGE, revision=revision).oid
 

@@ -31,7 +31,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Examine, and list what would be uploaded.")] = False,
 ) -> None:
     """Upload a model to the Hub, with its processor, code and card, once the doctor finds it healthy."""
-    source, api = Path(folder).expanduser(), HfApi()
+    source, api = Path(folder), HfApi()
     if not source.is_dir():
         raise ValueError(f"There is no folder {folder}; give the folder of a SALMONN model.")
     require_repo_id(repo)
