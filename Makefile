@@ -14,7 +14,7 @@ UV := .venv/bin/uv
 SMOL := $(VENV)/salmonn-smol
 CLIP := hub/salmonn-smol/clips/speech.opus
 
-.PHONY: ask test lint setup lock test-newest test-oldest clean
+.PHONY: ask test lint setup lock test-newest test-oldest test-lmms-eval clean
 
 # Sets everything up, puts salmonn-smol together, then asks it about a clip.
 ask: $(SMOL)
@@ -66,9 +66,18 @@ test-oldest: .venv-oldest.txt
 .venv-oldest.txt: pyproject.toml $(UV)
 	$(UV) pip compile --quiet --resolution lowest-direct --all-extras --no-annotate pyproject.toml --output-file $@
 
+# lmms-eval, in an environment of its own: what only its models for images need, which is large, is left out.
+LMMS_EVAL := aiohttp editdistance evaluate jsonlines loguru more-itertools numexpr pytablewriter python-dotenv regex \
+	tenacity tqdm-multiprocess zhconv zss
+test-lmms-eval:
+	$(MAKE) setup VENV=.venv-lmms-eval
+	.venv-lmms-eval/bin/pip install --quiet $(LMMS_EVAL)
+	.venv-lmms-eval/bin/pip install --quiet --no-deps lmms-eval==0.7.3 filelock==3.20.3
+	.venv-lmms-eval/bin/python -m pytest tests/evaluation/test_lmms_eval.py
+
 $(UV):
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt
+	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt .venv-lmms-eval

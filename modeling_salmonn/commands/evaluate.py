@@ -25,8 +25,9 @@ from modeling_salmonn.evaluation.answering import process_state
 from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings
-from modeling_salmonn.evaluation.summary import comparison, load_card, write_model_index
+from modeling_salmonn.evaluation.summary import comparison, write_model_index
 from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.model_card import load_card
 
 
 app = typer.Typer(add_completion=False)
@@ -71,4 +72,5 @@ def evaluate(
     if not any(entry["rows"] for entry in summary.values()):
         raise ValueError(f"No clip could be read; see {output / BAD_CLIPS_FILE}.")
     if card is not None:
-        write_model_index(card, Path(model).name, ", ".join(Path(source).name for source in data), summary)
+        name, hub_id = run.name_data(data)
+        write_model_index(card, Path(model).name, name, summary, hub_id)

@@ -151,3 +151,11 @@ def read_data(sources: Sequence[str]) -> list[Row]:
         else:
             rows += load_rows(source, needs=("path", "task"))  # some tasks have no text
     return rows
+
+
+def name_data(sources: Sequence[str]) -> tuple[str, str | None]:
+    """What a model card calls the data of `read_data`, and the Hub id of a public data set that stands alone."""
+    public = [source.partition("=")[0] for source in sources]
+    names = [name if name in PUBLIC_DATA else Path(source).name for name, source in zip(public, sources, strict=True)]
+    hub_id = PUBLIC_DATA[names[0]].hub if len(names) == 1 and names[0] in PUBLIC_DATA else None
+    return ", ".join(names), hub_id

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 
 from modeling_salmonn.data.files import Journal, write_bytes
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.data.text_files import read_json_object, read_text
+from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.captions import CAPTION_METRICS, CaptionMetricError
 from modeling_salmonn.evaluation.harness import ANSWER, KEYS, Job
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, context_of
 from modeling_salmonn.evaluation.intervals import bootstrap_interval
 from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
 from modeling_salmonn.evaluation.metrics import METRICS, Metric
+from modeling_salmonn.hub.model_card import load_card
 
 
 SUMMARY_FILE, VERDICTS_FILE = "summary.json", "verdicts.jsonl"
@@ -225,7 +226,9 @@ def _is_entry(entry: Any) -> bool:
     return True
 
 
-def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, Any]) -> None:
+def write_model_index(
+    card: Path, model: str, data: str, summary: Mapping[str, Any], hub_id: str | None = None
+) -> None:
     """Put the scores into the metadata of a model card, in place of earlier ones of the same tasks and data.
 
     Args:
@@ -233,6 +236,7 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
         model: name that the card gives the model.
         data: name of the data.
         summary: of `summarise`.
+        hub_id: of the data, if they are a data set of the Hub.
 
     Raises:
         ValueError: if the card cannot be read.
@@ -244,8 +248,9 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
             result = EvalResult(
                 task_type="audio-text-to-text",
                 task_name=task,
-                dataset_type=data,
+                dataset_type=hub_id or data,
                 dataset_name=data,
+                dataset_config=data if hub_id else None,
                 metric_type=name,
                 metric_name=name,
                 metric_value=rounded.pop("value"),
@@ -258,23 +263,6 @@ def write_model_index(card: Path, model: str, data: str, summary: Mapping[str, A
     content.data.model_name = content.data.model_name or model
     content.data.eval_results = kept + made
     write_bytes(card, str(content).encode())
-
-
-def load_card(card: Path) -> Any:
-    """A model card, to be read before any work is done for it.
-
-    Raises:
-        ValueError: if there is none, it is no Markdown, or its metadata cannot be read.
-    """
-    if card.suffix.lower() != ".md":
-        raise ValueError(f"{card} is no model card; give its README.md or MODEL_CARD.md.")
-    read_text(card, "model card")
-    try:
-        return ModelCard.load(card, ignore_metadata_errors=False)
-    except Exception as error:  # of YAML, and of what huggingface_hub makes of it
-        raise ValueError(
-            f"The metadata of {card} cannot be read ({error}); mend what is between its '---'."
-        ) from error
 
 
 def _identity(result: EvalResult) -> tuple[str | None, ...]:

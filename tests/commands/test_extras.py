@@ -25,6 +25,7 @@ CORE_MODULES = (
     "commands.ask",
     "commands.convert",
     "commands.doctor",
+    "commands.push",
     "hub.build_smol",
     "hub.model_card",
     "studies.attribution",
