@@ -13,7 +13,7 @@ from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 
 MOST_CLIPS = 8  # of a request
 MOST_NEW_TOKENS = 1024
-# Fields of chat completions that would change the answer and that nothing here reads, with the values that change none.
+# Fields that would change the answer and that nothing here reads, with the values that change none.
 UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "functions": ([],),
@@ -110,8 +110,8 @@ class ServedModel:
         tokens, positions = inputs["input_ids"].shape[1], max_positions(self.model.config.get_text_config())
         if positions is not None and tokens + new_tokens > positions:
             raise ValueError(
-                f"The prompt has {tokens} tokens, audio tokens included, and {new_tokens} new ones may follow, but the "
-                f"model has {positions} positions; send a shorter clip or ask for fewer tokens."
+                f"The prompt has {tokens} tokens, audio tokens included, and {new_tokens} new ones may follow, but "
+                f"the model has {positions} positions; send a shorter clip or ask for fewer tokens."
             )
 
 
