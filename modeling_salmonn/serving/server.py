@@ -122,7 +122,7 @@ class TranscriptionHandler:
         """
         async with request.form(max_files=1) as form:
             fields: dict[str, Any] = dict(form)
-            file = fields.get("file")
+            file: Any = fields.get("file")
             if not hasattr(file, "read"):
                 raise ValueError("A transcription needs a file; send it as the form field 'file'.")
             content = await file.read()

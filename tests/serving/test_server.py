@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import soundfile
 from audio_server import audio_server
-from conftest import SAMPLING_RATE, make_clip
+from conftest import ROOT, SAMPLING_RATE, make_clip
 from salmonn_server import running_server, serve_command
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
@@ -161,6 +162,13 @@ def test_scales_of_concurrent_requests_stay_their_own(client: Any, pipe: AudioTe
     with ThreadPoolExecutor(CLIENTS) as clients:
         answers = list(clients.map(answer, jobs))
     assert [without_broken_end(text) for text in answers] == [without_broken_end(text) for text in wanted]
+
+
+def test_example_of_the_page_runs(address: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.S)
+    monkeypatch.chdir(ROOT)
+    exec(block.replace("http://127.0.0.1:8000", address).replace('"salmonn-smol"', '"salmonn-tiny"'), {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_models_and_health_are_told(client: Any, address: str) -> None:
