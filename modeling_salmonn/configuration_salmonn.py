@@ -5,6 +5,7 @@ from dataclasses import field
 from typing import Any
 
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, WhisperConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from .audio_segments_salmonn import ENCODER_FRAMES_PER_SECOND, MEL_FRAMES_PER_ENCODER_FRAME, AudioLayout
 from .config_checks_salmonn import (
@@ -39,6 +40,9 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+# `transformers serve` asks this table, by the type and then by the class, whether a model hears; the configuration is
+# all of a folder's code that has run by then.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["salmonn"] = "SalmonnForConditionalGeneration"
 # Language models whose logits are more than one matrix product: our plain head would be silently wrong.
 UNSUPPORTED_HEAD_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 

@@ -12,6 +12,7 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 # What the list of commands says of each; the first line of its own help.
 COMMANDS = {
     "ask": "Answer a question about an audio file.",
+    "serve": "Serve a model to OpenAI's clients.",
     "convert": "Convert files of the research code into a Hub folder.",
     "push": "Upload a model to the Hub, with its processor, code and card, once the doctor finds it healthy.",
     "doctor": "Examine a model: files, hashes, weights, tokenizer, a forward pass, golden answers.",
