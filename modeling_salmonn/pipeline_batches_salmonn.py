@@ -73,7 +73,7 @@ def prepare_batches(batches: Iterable[list[Any]], prepare: Prepare, num_workers:
             yield len(batch), prepare(batch)
         return
     loader = DataLoader(
-        _Preparer(prepare),  # type: ignore[arg-type]
+        _Preparer(prepare),
         sampler=map(_pickled, batches),
         batch_size=None,
         collate_fn=_as_it_is,

@@ -72,9 +72,7 @@ def load_mono(
     return samples
 
 
-def audio_seconds(
-    audio: Any, access: AudioAccess = UNRESTRICTED, sampling_rate: int | None = None
-) -> float | None:
+def audio_seconds(audio: Any, access: AudioAccess = UNRESTRICTED, sampling_rate: int | None = None) -> float | None:
     """Length of a clip in seconds, from headers where these can be trusted; `None` if it is not to be known so.
 
     Args:

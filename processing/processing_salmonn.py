@@ -275,7 +275,7 @@ class SalmonnProcessor(ProcessorMixin):
         rates = [sampling_rate if part.sampling_rate is None else part.sampling_rate for part in parts]
         measure = self.feature_extractor.audio_seconds
         lengths = [measure(part.source, rate, **reading) for part, rate in zip(parts, rates, strict=True)]
-        return None if None in lengths else sum(lengths)
+        return None if None in lengths else sum(seconds for seconds in lengths if seconds is not None)
 
     def escape(self, text: str) -> str:
         """Text in which no token of the vocabulary is spelled out: placeholders and special tokens stay text."""

@@ -2,12 +2,12 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from transformers import BatchFeature
 
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
@@ -105,7 +105,16 @@ class Answerer:
             decoding: how to answer.
             seed: of the draws; torch's own generators are left as they were.
         """
-        inputs = self.collator.prepare(examples).to(self.model.device)
+        return self.answer_prepared(self.prepare(examples), decoding, seed)
+
+    @property
+    def prepare(self) -> Callable[[Sequence[Example]], BatchFeature]:
+        """Makes the inputs of a batch, also in a process that has no model."""
+        return self.collator.prepare
+
+    def answer_prepared(self, prepared: BatchFeature, decoding: Decoding, seed: object = 0) -> list[Answer]:
+        """Answers to a batch of which `prepare` has made the inputs; otherwise as `answer`."""
+        inputs = prepared.to(self.model.device)
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(str(seed)).getrandbits(63))
             output = self.model.generate(**inputs, **decoding.options())
@@ -122,11 +131,6 @@ class Answerer:
         elif isinstance(ends, int):
             ends = [ends]
         return [self.processor.tokenizer.eos_token_id, *ends]
-
-
-def process_state() -> PartialState:
-    """This process among those that `accelerate launch` has started, be it on CPUs."""
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def weights_hash(answerer: Answerer) -> str:
