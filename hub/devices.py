@@ -1,11 +1,14 @@
 """The device that a command runs on, and the processes that share its work."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 
 
 AUTO = "auto"
 WORKERS = 2  # beside a model on an accelerator
+PATIENCE = timedelta(days=7)  # for another process to finish its share; one that dies ends all of them
 
 
 def resolve_device(name: str = AUTO) -> torch.device:
@@ -31,7 +34,7 @@ def resolve_device(name: str = AUTO) -> torch.device:
 
 def process_state() -> PartialState:
     """This process among those that `accelerate launch` has started, be it on CPUs."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
 
 
 def default_workers(device: torch.device) -> int:

@@ -15,6 +15,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 
 logger = logging.getLogger(__name__)
 
+USUAL_SECONDS = 10.0  # of clips whose length is not known
 HASH_DIGITS = 12  # of a clip's bytes, in its name
 
 

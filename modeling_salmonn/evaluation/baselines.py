@@ -17,9 +17,10 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from modeling_salmonn.data.answers import Answer
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 

@@ -19,13 +19,14 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name
-from modeling_salmonn.data.examples import USUAL_SECONDS, Example, ExampleMaker
+from modeling_salmonn.data.answers import Answer
+from modeling_salmonn.data.clips import USUAL_SECONDS, BadClips, ClipReader, UnreadableClipError, clip_name
+from modeling_salmonn.data.examples import Example, ExampleMaker
 from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answer, Decoding
+from modeling_salmonn.evaluation.answering import Decoding
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, FALLBACK_TOKENS
 from modeling_salmonn.evaluation.metrics import METRICS
 from modeling_salmonn.hub.devices import process_state

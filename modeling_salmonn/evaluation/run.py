@@ -16,7 +16,7 @@ from typing import Any
 from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
 from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
 from modeling_salmonn.evaluation.instruction_following import RULES
@@ -31,6 +31,7 @@ from modeling_salmonn.evaluation.summary import (
     summarise,
 )
 from modeling_salmonn.hub.devices import AUTO, default_workers, process_state
+from modeling_salmonn.hub.weights_hash import weights_hash
 
 
 TABLE_FILE = "summary.md"
@@ -107,7 +108,7 @@ def evaluate(
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
     # A model may change in its folder.
-    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None
+    weights = weights_hash(answerer.model) if isinstance(answerer, Answerer) else None
     used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams, "dtype": settings.dtype}
     claim_answers(output, rows, model=model, weights=weights, **used)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.limit, settings.seed)

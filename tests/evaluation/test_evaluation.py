@@ -13,7 +13,7 @@ import torch
 from evaluated_clips import write_data, write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.data.examples import USUAL_SECONDS
+from modeling_salmonn.data.clips import USUAL_SECONDS
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation import baselines
 from modeling_salmonn.evaluation.answering import Answerer
