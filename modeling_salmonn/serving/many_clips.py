@@ -64,7 +64,7 @@ def ask_clips(
     batch_size: int = 8,
     num_workers: int | None = None,
 ) -> list[list[Row]]:
-    """Answer what has no answer yet; a clip that cannot be read or answered is noted, and stops nothing.
+    """Answer what has no answer yet; a clip that cannot be read is noted, and stops nothing.
 
     Args:
         pipe: the model with its processor.
@@ -179,15 +179,7 @@ class _RowWriter:
             yield clip, _row(Window(clip, 0, 1, 0.0, 0.0), error=" ".join(reason.split()))
         if not batch.windows:
             return
-        try:
-            new_tokens = self.pipe.forward(batch.inputs, **self.options)["new_tokens"]
-        except ValueError as error:  # such as a prompt longer than the language model can read
-            if len(batch.windows) == 1:
-                yield from self._rows(PreparedBatch([], None, [(batch.windows[0].clip, str(error))]))
-                return
-            for alone in self.prepared.one_by_one(batch.windows):
-                yield from self._rows(alone)
-            return
+        new_tokens = self.pipe.forward(batch.inputs, **self.options)["new_tokens"]
         answers = decode_answers(new_tokens, self.pipe.processor.tokenizer, self.pipe.model.generation_config)
         for window, answer in zip(batch.windows, answers, strict=True):
             yield window.clip, _row(window, answer.text, answer.finished)

@@ -37,7 +37,7 @@ class PreparedBatch:
     Args:
         windows: of one clip or several.
         inputs: the model's inputs of them; `None` if there are none.
-        failures: clips that cannot be read or made inputs of, with the reasons.
+        failures: clips that cannot be read, with the reasons.
     """
 
     windows: list[Window]
@@ -77,24 +77,17 @@ class PreparedClips(IterableDataset):
         worker = get_worker_info()
         units = self.units if worker is None else self.units[worker.id :: worker.num_workers]
         for unit in units:
-            yield from self._batches(unit, self.batch_size)
+            yield from self._batches(unit)
 
-    def one_by_one(self, windows: Sequence[Window]) -> Iterator[PreparedBatch]:
-        """The same windows, each in a batch of its own; their clips are read again."""
-        for clip in dict.fromkeys(window.clip for window in windows):
-            for batch in self._batches([clip], 1):
-                if batch.failures or batch.windows[0] in windows:
-                    yield batch
-
-    def _batches(self, clips: Sequence[str], size: int) -> Iterator[PreparedBatch]:
+    def _batches(self, clips: Sequence[str]) -> Iterator[PreparedBatch]:
         windows: list[tuple[Window, np.ndarray]] = []
         failures: list[tuple[str, str]] = []
         for clip in clips:
             windows += self._read(clip, failures)
         if failures:
             yield PreparedBatch([], None, failures)
-        for start in range(0, len(windows), size):
-            yield from self._prepare(windows[start : start + size])
+        for start in range(0, len(windows), self.batch_size):
+            yield self._prepare(windows[start : start + self.batch_size])
 
     def _read(self, clip: str, failures: list[tuple[str, str]]) -> list[tuple[Window, np.ndarray]]:
         """The windows of a clip; if it cannot be read, none and a failure more."""
@@ -117,15 +110,6 @@ class PreparedClips(IterableDataset):
                 windows.append((window, samples[start:end]))
         return windows
 
-    def _prepare(self, pairs: Sequence[tuple[Window, np.ndarray]]) -> Iterator[PreparedBatch]:
-        """A batch; or one for each window, if there is something wrong with one of them."""
+    def _prepare(self, pairs: Sequence[tuple[Window, np.ndarray]]) -> PreparedBatch:
         examples = [{"instruction": self.question, "audio": samples} for _, samples in pairs]
-        windows = [window for window, _ in pairs]
-        try:
-            yield PreparedBatch(windows, self.collator.prepare(examples), [])
-        except ValueError as error:
-            if len(pairs) == 1:
-                yield PreparedBatch([], None, [(windows[0].clip, str(error))])
-                return
-            for pair in pairs:
-                yield from self._prepare([pair])
+        return PreparedBatch([window for window, _ in pairs], self.collator.prepare(examples), [])
