@@ -2,8 +2,8 @@
 
     python examples/ray_data.py .venv/salmonn-smol hub/salmonn-smol/clips answers
 
-Needs `pip install "ray[data]"`. Model and clips lie where all machines find them; with GPUs, set ACTORS to their number
-and GPUS_EACH to 1. `answers` becomes a folder of JSON lines.
+Needs `pip install "ray[data]"`. Model and clips lie where all machines find them; with GPUs, set ACTORS to their
+number and GPUS_EACH to 1. `answers` becomes a folder of JSON lines.
 """
 
 import sys
