@@ -1,12 +1,17 @@
 """`salmonn ask ... --output FILE`: many clips, what is written, failures, going on after a kill, several processes."""
 
 import csv
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +130,13 @@ def test_option_that_no_clip_can_be_answered_with_ends_the_run(
     assert_one_line_error(result, "lora_scale needs a LoRA adapter")
 
 
+def open_terminal() -> tuple[int, int]:
+    """Both ends of a terminal that is wide enough for a progress bar."""
+    screen, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    return screen, writer
+
+
 def test_killed_run_goes_on_where_it_was(
     ask: Callable[..., Any], saved_folder: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -135,12 +147,14 @@ def test_killed_run_goes_on_where_it_was(
     output, journal = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.journal" / "answers-0.jsonl"
     command = [sys.executable, "-m", "modeling_salmonn", "ask", str(folder), QUESTION, "--model", str(saved_folder)]
     command += ["--max-new-tokens", str(NEW_TOKENS), "--batch-size", "2", "--output", str(output)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    screen, terminal = open_terminal()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal)
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    assert re.search(r"Answers: +\d+%.* \d+/\d+ s of audio \[", os.read(screen, 65536).decode())
     assert not output.exists()
     before = journal.read_bytes()
     assert before.count(b"\n") < 60

@@ -114,6 +114,16 @@ def test_fine_tuned_salmonn_smol_gives_other_answers(tmp_path: Path, capsys: pyt
     assert answer.endswith(" room.")
 
 
+@pytest.mark.slow
+def test_ray_answers_a_folder(saved_folder: Path, audio_folder: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
+    run_example("ray_data", saved_folder, audio_folder, tmp_path / "answers")
+    ray.shutdown()
+    lines = [line for file in (tmp_path / "answers").iterdir() for line in file.read_text().splitlines()]
+    assert {Path(json.loads(line)["path"]).name for line in lines} == {"0.wav", "1.wav", "2.wav", "3.wav"}
+
+
 @pytest.fixture
 def server(saved_folder: Path) -> Iterator[str]:
     """Address of `salmonn serve`."""
