@@ -3,21 +3,20 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin, Pipeline
 from transformers.pipelines.base import GenericTensor
-from transformers.utils import logging
 from transformers.utils.chat_template_utils import Chat
 
+from .pipeline_batches_salmonn import LengthOrder, prepare_batches, split_batches
 from .text_stream_salmonn import stream_text
 
-
-logger = logging.get_logger(__name__)
 
 DEFAULT_INSTRUCTION = "Please describe the audio."
 DEFAULT_NEW_TOKENS = 200  # as the research code
@@ -37,6 +36,7 @@ class PipelineItem:
         sampling_rate: rate in Hz that came with bare samples.
         text: the instruction that came with the item, such as a column of a data set.
         instruction: the one that the caller gave for this item; goes before `text`.
+        index: its place among the items that were given together.
     """
 
     messages: Sequence[Any] | None = None
@@ -44,6 +44,7 @@ class PipelineItem:
     sampling_rate: int | None = None
     text: str | None = None
     instruction: str | None = None
+    index: int = 0
 
     def conversation(self, is_batch: Any, instruction: str | None = None) -> Sequence[Any]:
         """Messages that ask it.
@@ -99,7 +100,10 @@ class AudioTextPipeline(Pipeline):
                 which are not used; chat messages; or a list, a generator, a data set or a column of these.
             text: the instruction, or one for each item of a list. It goes before the `text` of dicts, which may be the
                 transcript of a data set, here and where the pipeline was made with it.
-            batch_size: how many items go through the model at once (default 1).
+            batch_size: how many items go through the model at once (default 1); clips of like length share a batch,
+                but for those of a generator, which are answered as they come.
+            num_workers: processes that read the clips and make the features of the next batches while the model
+                answers (default 0: this one does it in between).
             sampling_rate: rate in Hz of arrays that do not carry their own.
             allow_paths, allow_urls: where clips may come from, as for the feature extractor: `allow_paths=False` for
                 inputs of strangers, who then can read neither local files nor the machine's own network.
@@ -117,19 +121,16 @@ class AudioTextPipeline(Pipeline):
         self._check_batching(kwargs)
         # one answer or a list of them is decided by the form of the input, not by its length
         single = _is_single(inputs, self.processor.is_batch)
+        instructions: Iterable[str | None] = repeat(text)  # type: ignore[arg-type]
         if text is not None and not isinstance(text, str):
-            if not isinstance(text, Iterable) or isinstance(text, (bytes, Mapping)):
-                raise ValueError(f"text must be a string or a list of strings, got {text!r:.80}.")
-            items, instructions = [inputs] if single else list(inputs), list(text)
-            if len(items) != len(instructions):
-                raise ValueError(
-                    f"Got {len(instructions)} instructions for {len(items)} clips; pass one, or one for each clip."
-                )
-            return list(super().__call__(_read_items(items, instructions), **kwargs))
-        if single:
+            inputs, instructions = _pair(inputs, text, single)
+        elif single:
             return super().__call__(_as_item(inputs, text), **kwargs)
-        answers = super().__call__(_read_items(inputs, repeat(text)), **kwargs)
-        return list(answers) if hasattr(inputs, "__len__") else answers  # a generator may have no end
+        items = _read_items(inputs, instructions)
+        if not hasattr(inputs, "__len__"):  # a generator may have no end, or wait for its next item
+            return super().__call__(items, **kwargs)
+        order = LengthOrder(items, kwargs.get("batch_size") or self._batch_size or 1, partial(self._seconds, kwargs))
+        return order.restore(list(super().__call__(order.sorted_items(), **kwargs)))
 
     def stream(self, inputs: Any, *, text: str | None = None, **kwargs: Any) -> Iterator[str]:
         """Answer about one clip and yield the text piece by piece; arguments as for a call.
@@ -163,34 +164,17 @@ class AudioTextPipeline(Pipeline):
     def get_iterator(
         self, inputs: Iterable, num_workers: int, batch_size: int, preprocess: dict, forward: dict, postprocess: dict
     ) -> Iterator[list[dict[str, str]]]:
-        """Run items in batches that the processor pads; decoding is native code, so there are no workers."""
-        items = iter(inputs)
-        first = 0
-        while batch := list(islice(items, batch_size)):
-            model_inputs = self._preprocess_batch(batch, first, preprocess)
+        """Run items in batches that the processor pads."""
+        prepare = partial(_prepare_batch, self.processor, preprocess)
+        for count, model_inputs in prepare_batches(split_batches(inputs, batch_size), prepare, num_workers):
             outputs = self.forward(model_inputs, **forward)
             answers = self.postprocess(outputs, **postprocess)
-            own = len(answers) // len(batch)  # several, if `num_return_sequences` says so
+            own = len(answers) // count  # several, if `num_return_sequences` says so
             for start in range(0, len(answers), own):
                 yield answers[start : start + own]
-            first += len(batch)
 
-    def preprocess(self, inputs: Any, text: str | None = None, **reading: Any) -> dict[str, GenericTensor]:
-        items = inputs if isinstance(inputs, list) else [inputs]
-        conversations = [_as_item(item).conversation(self.processor.is_batch, text) for item in items]
-        # one conversation is passed as such, or errors would call it the first of a batch
-        return self.processor.apply_chat_template(
-            conversations if len(conversations) > 1 else conversations[0],
-            tokenize=True,
-            return_dict=True,
-            add_generation_prompt=True,
-            return_tensors="pt",
-            processor_kwargs=reading,
-        )
-
-    def _preprocess_batch(self, batch: list[Any], first: int, preprocess: dict) -> dict[str, GenericTensor]:
-        with _naming(f"Item {first}" if len(batch) == 1 else f"Items {first} to {first + len(batch) - 1}"):
-            return self.preprocess(batch, **preprocess)
+    def preprocess(self, inputs: Any, **preprocess: Any) -> dict[str, GenericTensor]:
+        return _prepare(self.processor, inputs if isinstance(inputs, list) else [inputs], **preprocess)
 
     def _forward(self, model_inputs: dict[str, GenericTensor], **generate_kwargs: Any) -> dict[str, Any]:
         # the library's default of 20 tokens would cut answers short
@@ -208,8 +192,18 @@ class AudioTextPipeline(Pipeline):
         batch_size = options.get("batch_size", self._batch_size)
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-        if options.get("num_workers", self._num_workers):
-            logger.warning_once("num_workers changes nothing: audio is decoded by native code in this process.")
+        num_workers = options.get("num_workers", self._num_workers)
+        if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
+            raise ValueError(f"num_workers must be a whole number of at least 0, got {num_workers!r}.")
+
+    def _seconds(self, options: dict[str, Any], item: PipelineItem) -> float | None:
+        """Length of the item's audio, as far as it is known without decoding."""
+        given = {**self._preprocess_params, **options}
+        reading = {name: given[name] for name in ("sampling_rate", "allow_paths") if name in given}
+        try:
+            return self.processor.audio_seconds(item.conversation(self.processor.is_batch), **reading)
+        except ValueError:  # which is told when its batch is prepared
+            return None
 
     def _check_generation(self, options: dict[str, Any]) -> None:
         """Options of `generate` are known, or they would only fail once the audio is read."""
@@ -227,6 +221,39 @@ class AudioTextPipeline(Pipeline):
             if name.startswith(("audio", "speech", "sound", "raw")):
                 advice = "audio comes first, without a name."
             raise TypeError(f"The audio-text pipeline got an unknown argument {name!r}: {advice}")
+
+
+def _pair(inputs: Any, texts: Any, single: bool) -> tuple[list[Any], list[str]]:
+    """Items, and as many instructions."""
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
+        raise ValueError(f"text must be a string or a list of strings, got {texts!r:.80}.")
+    items, instructions = [inputs] if single else list(inputs), list(texts)
+    if len(items) != len(instructions):
+        raise ValueError(
+            f"Got {len(instructions)} instructions for {len(items)} clips; pass one, or one for each clip."
+        )
+    return items, instructions
+
+
+def _prepare(processor: Any, items: list[Any], text: str | None = None, **reading: Any) -> dict[str, GenericTensor]:
+    """The model's inputs of items."""
+    conversations = [_as_item(item).conversation(processor.is_batch, text) for item in items]
+    # one conversation is passed as such, or errors would call it the first of a batch
+    return processor.apply_chat_template(
+        conversations if len(conversations) > 1 else conversations[0],
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        return_tensors="pt",
+        processor_kwargs=reading,
+    )
+
+
+def _prepare_batch(processor: Any, preprocess: dict[str, Any], batch: list[PipelineItem]) -> dict[str, GenericTensor]:
+    """The same, also in a worker process, with errors that name the items."""
+    indices = ", ".join(str(item.index) for item in batch)
+    with _naming(f"Item {indices}" if len(batch) == 1 else f"Items {indices}"):
+        return _prepare(processor, batch, **preprocess)
 
 
 def _as_item(value: Any, instruction: str | None = None) -> PipelineItem:
@@ -286,7 +313,7 @@ def _read_items(inputs: Any, instructions: Iterable[str | None]) -> Iterator[Pip
     for index, (value, instruction) in enumerate(zip(values, instructions, strict=False)):
         with _naming(f"Item {index}"):
             item = _as_item(value, instruction)
-        yield item
+        yield replace(item, index=index)
 
 
 def _is_single(inputs: Any, is_batch: Any) -> bool:

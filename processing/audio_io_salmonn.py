@@ -72,17 +72,21 @@ def load_mono(
     return samples
 
 
-def audio_seconds(audio: Any, access: AudioAccess = UNRESTRICTED) -> float | None:
-    """Length of encoded audio in seconds, from headers where these can be trusted; `None` if it cannot be decoded.
+def audio_seconds(audio: Any, access: AudioAccess = UNRESTRICTED, sampling_rate: int | None = None) -> float | None:
+    """Length of a clip in seconds, from headers where these can be trusted; `None` if it is not to be known so.
 
     Args:
-        audio: path, bytes, or a dict with one of these; URLs are not downloaded for it.
+        audio: path, bytes, samples, or a dict with one of these. URLs are not downloaded for it, open files not read
+            and decoders not run.
         access: what may be read.
+        sampling_rate: rate in Hz of bare samples.
     """
+    if hasattr(audio, "get_all_samples") or hasattr(audio, "read"):
+        return None
     try:
-        source = _open(audio, None, "audio", AudioAccess(access.allow_paths, allow_urls=False))
+        source = _open(audio, sampling_rate, "audio", AudioAccess(access.allow_paths, allow_urls=False))
         if isinstance(source, _Recording):
-            return None
+            return len(source.samples) / source.sampling_rate
         with source:
             return encoded_seconds(source)
     except (ValueError, OSError):

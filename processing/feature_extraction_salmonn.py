@@ -10,7 +10,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .audio_features_salmonn import FBANK_WINDOW_SAMPLES, HOP_SAMPLES, SAMPLING_RATE, kaldi_fbank, log_mel
-from .audio_io_salmonn import Waveform, is_batch, is_rated, load_mono
+from .audio_io_salmonn import Waveform, audio_seconds, is_batch, is_rated, load_mono
 from .audio_samples_salmonn import check_rate
 from .audio_segments_salmonn import LONGEST_CLIP_FRAMES, AudioLayout, SegmentGroup, is_finite_number, whole_length
 from .audio_sources_salmonn import AudioAccess
@@ -147,6 +147,17 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         if is_batch(audio):
             return [clip.samples for clip in self.load_clips(audio, **reading)]
         return self.load_clip(audio, **reading).samples
+
+    def audio_seconds(
+        self, audio: Any, sampling_rate: int | None = None, allow_paths: bool | None = None
+    ) -> float | None:
+        """Length of a clip in seconds without decoding it; `None` if that cannot tell, as for URLs.
+
+        Args:
+            audio, sampling_rate, allow_paths: as for `fetch_audio`.
+        """
+        access = AudioAccess(self.allow_paths if allow_paths is None else allow_paths)
+        return audio_seconds(audio, access, self.sampling_rate if sampling_rate is None else sampling_rate)
 
     def load_clips(self, clips: Sequence[Any], **reading: Any) -> list[LoadedClip]:
         """Read each clip of a list; the options are those of `load_clip`."""

@@ -269,6 +269,14 @@ class SalmonnProcessor(ProcessorMixin):
         counts = [int(mask.sum()) for mask in inputs["input_features_mask"]]
         return [torch.tensor(layout.token_times(frames)) for frames in counts]
 
+    def audio_seconds(self, messages: Sequence[Any], sampling_rate: int | None = None, **reading: Any) -> float | None:
+        """Seconds of audio in a conversation, as `SalmonnFeatureExtractor.audio_seconds` tells; `None` if unknown."""
+        _, parts = read_messages(messages, str)
+        rates = [sampling_rate if part.sampling_rate is None else part.sampling_rate for part in parts]
+        measure = self.feature_extractor.audio_seconds
+        lengths = [measure(part.source, rate, **reading) for part, rate in zip(parts, rates, strict=True)]
+        return None if None in lengths else sum(seconds for seconds in lengths if seconds is not None)
+
     def escape(self, text: str) -> str:
         """Text in which no token of the vocabulary is spelled out: placeholders and special tokens stay text."""
         # The longest first: a shorter one may be a part of it.

@@ -24,11 +24,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from modeling_salmonn.activation.clips import asks_question, choose_clips, question_of
+from modeling_salmonn.data.answers import Answer
 from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError
 from modeling_salmonn.data.examples import Example, ExampleMaker
 from modeling_salmonn.data.files import Journal, claim_folder, write_json
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, weights_hash
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.harness import content_hash
 from modeling_salmonn.evaluation.instruction_following import (
     FALLBACK_TASKS,
@@ -38,6 +39,7 @@ from modeling_salmonn.evaluation.instruction_following import (
     why_copied,
 )
 from modeling_salmonn.evaluation.text_statistics import end_at_sentence, repeats_itself, split_words
+from modeling_salmonn.hub.weights_hash import weights_hash
 
 
 ANSWERS_FILE, REJECTED_FILE, RECORD_FILE = "answers.jsonl", "rejected.jsonl", "writing.json"
@@ -120,7 +122,7 @@ def write_answers(
     settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
     chosen = choose_clips(clips, settings.seed)
     record = asdict(settings) | {
-        "model": weights_hash(answerer),
+        "model": weights_hash(answerer.model),
         "clips": content_hash(sorted(chosen, key=lambda row: row["path"])),
         "prompts": content_hash(used_prompts(chosen, prompts)),
     }

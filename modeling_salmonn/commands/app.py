@@ -11,7 +11,7 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 
 # What the list of commands says of each; the first line of its own help.
 COMMANDS = {
-    "ask": "Answer a question about an audio file.",
+    "ask": "Answer a question about an audio file, or about many of them.",
     "serve": "Serve a model to OpenAI's clients.",
     "convert": "Convert files of the research code into a Hub folder.",
     "push": "Upload a model to the Hub, with its processor, code and card, once the doctor finds it healthy.",

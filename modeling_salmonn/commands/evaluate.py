@@ -14,6 +14,7 @@ from modeling_salmonn.commands.options import (
     Judge,
     Limit,
     LoraScale,
+    NumWorkers,
     Output,
     Seed,
     Tasks,
@@ -21,12 +22,11 @@ from modeling_salmonn.commands.options import (
 )
 from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
 from modeling_salmonn.evaluation import run
-from modeling_salmonn.evaluation.answering import process_state
 from modeling_salmonn.evaluation.harness import BAD_CLIPS_FILE
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.evaluation.summary import comparison, write_model_index
-from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.devices import AUTO, process_state
 from modeling_salmonn.hub.model_card import load_card
 
 
@@ -56,6 +56,7 @@ def evaluate(
     seed: Seed = EvaluationSettings.seed,
     device: Device = AUTO,
     dtype: Dtype = EvaluationSettings.dtype,
+    num_workers: NumWorkers = EvaluationSettings.num_workers,
 ) -> None:
     """Evaluate a model on the paper's tasks, or on your own: scores with 95 % intervals.
 
@@ -64,7 +65,7 @@ def evaluate(
     if card is not None:
         load_card(card)  # what is wrong with it is told before hours of work
     chosen = choose_tasks(load_tasks(include_path), tasks or [ALL])
-    settings = EvaluationSettings(limit, batch_size, lora_scale, num_beams, seed, dtype, device)
+    settings = EvaluationSettings(limit, batch_size, lora_scale, num_beams, seed, dtype, device, num_workers)
     summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
     if not process_state().is_main_process:
         return

@@ -42,6 +42,10 @@ Prompts = Annotated[str | None, typer.Option(help="JSON file of instructions per
 Judge = Annotated[str, typer.Option(help="rules, URL#MODEL of a chat endpoint, or a local language model.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many rows of each task, drawn at random.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips answered at once.")]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that read clips beside the model: 2 with an accelerator, 0 without one."),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 LoraScale = Annotated[float | None, typer.Option(min=0.0, help="LoRA scaling instead of the trained one.")]
 Device = Annotated[

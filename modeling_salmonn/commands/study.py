@@ -34,10 +34,9 @@ from modeling_salmonn.commands.options import (
 from modeling_salmonn.data.prompts import load_all_prompts
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.tasks import ALL, choose_tasks, load_tasks
-from modeling_salmonn.evaluation.answering import process_state
 from modeling_salmonn.evaluation.judges import parse_judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, read_data
-from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.devices import AUTO, process_state
 from modeling_salmonn.studies.activation_data import compare_activation_data
 from modeling_salmonn.studies.perplexity import measure_perplexities, read_probes_of_kinds
 from modeling_salmonn.studies.sweep import SCALES, sweep_scales

@@ -15,6 +15,7 @@ from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 
 logger = logging.getLogger(__name__)
 
+USUAL_SECONDS = 10.0  # of clips whose length is not known
 HASH_DIGITS = 12  # of a clip's bytes, in its name
 
 
@@ -42,17 +43,24 @@ class BadClips:
         logger.warning("Skipping the clip %s: %s", *shown)
         known = self.names
         if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write("\t".join(shown) + "\n")
-            listed = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
-            known = {line.split("\t")[0] for line in listed}
+            known = self._listed()
+            if shown[0] not in known:  # another process may have come upon it
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write("\t".join(shown) + "\n")
+                known = known | {shown[0]}
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(
                 f"{len(known)} clips cannot be read{where}, more than max_bad_clips {self.limit}; the last one is "
                 f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
             )
+
+    def _listed(self) -> set[str]:
+        if self.file is None or not self.file.exists():
+            return set()
+        lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {line.split("\t")[0] for line in lines}
 
 
 def _printable(part: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from modeling_salmonn.data.clips import CachedClips, ClipReader, UnreadableClipError, clip_name
+from modeling_salmonn.data.clips import USUAL_SECONDS, CachedClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.data.mixing import join_clips, overlap_clips
 from modeling_salmonn.data.prompts import choose_prompt, format_prompt, prompt_fields, with_aliases
 from modeling_salmonn.data.rows import Row, Rows, row_clips
@@ -27,7 +27,6 @@ Example: TypeAlias = dict[str, Any]
 OVERLAP_TASK = "overlapped_speech"
 VERIFICATION_TASK = "speaker_verification"
 CHARACTERS_PER_TOKEN = 4  # of text, roughly
-USUAL_SECONDS = 10.0  # of clips whose length is not known
 SAME_TASK_ATTEMPTS, ATTEMPTS = 20, 100
 FIELDS_OF_Q = ("question", "language", "slots")  # what `Q` may stand for in an instruction
 OWN_NAMES = ("prompts", "task", "rng", "template")  # arguments of the functions that fill in fields

@@ -1,19 +1,18 @@
 """Answers of a model in batches: greedy or sampled, at any LoRA scale, the same ones for the same seed."""
 
-import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from transformers import BatchFeature
 
+from modeling_salmonn.data.answers import Answer, decode_answers
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.pretrained_salmonn import CONNECTOR_PREFIXES
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 
@@ -52,14 +51,6 @@ class Decoding:
             # Top-k is off: the tokens drawn from are those of top-p alone.
             options |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         return options
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said, and whether it came to an end by itself."""
-
-    text: str
-    finished: bool
 
 
 class Answerer:
@@ -105,38 +96,21 @@ class Answerer:
             decoding: how to answer.
             seed: of the draws; torch's own generators are left as they were.
         """
-        inputs = self.collator.prepare(examples).to(self.model.device)
+        return self.answer_prepared(self.prepare(examples), decoding, seed)
+
+    @property
+    def prepare(self) -> Callable[[Sequence[Example]], BatchFeature]:
+        """Makes the inputs of a batch, also in a process that has no model."""
+        return self.collator.prepare
+
+    def answer_prepared(self, prepared: BatchFeature, decoding: Decoding, seed: object = 0) -> list[Answer]:
+        """Answers to a batch of which `prepare` has made the inputs; otherwise as `answer`."""
+        inputs = prepared.to(self.model.device)
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(str(seed)).getrandbits(63))
             output = self.model.generate(**inputs, **decoding.options())
         new_tokens = output[:, inputs["input_ids"].shape[1] :]  # (batch, new tokens)
-        texts = self.processor.tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        ends = torch.tensor(self._end_tokens(), device=new_tokens.device)
-        finished = torch.isin(new_tokens, ends).any(dim=1).tolist()
-        return [Answer(text.strip(), end) for text, end in zip(texts, finished, strict=True)]
-
-    def _end_tokens(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        if ends is None:
-            ends = []
-        elif isinstance(ends, int):
-            ends = [ends]
-        return [self.processor.tokenizer.eos_token_id, *ends]
-
-
-def process_state() -> PartialState:
-    """This process among those that `accelerate launch` has started, be it on CPUs."""
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def weights_hash(answerer: Answerer) -> str:
-    """Tells models apart by what was trained."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(answerer.model.state_dict().items()):
-        if name.startswith(CONNECTOR_PREFIXES) or ".lora_" in name:
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return decode_answers(new_tokens, self.processor.tokenizer, self.model.generation_config)
 
 
 def require_dtype(dtype: str) -> None:

@@ -17,10 +17,11 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from modeling_salmonn.data.answers import Answer
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding, process_state
-from modeling_salmonn.hub.devices import AUTO, resolve_device
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
+from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 
 
@@ -42,7 +43,12 @@ class WhisperAnswerer:
         start = ["<|startoftranscript|>", *language, "<|notimestamps|>"]
         self.start = self.tokenizer.convert_tokens_to_ids(start)
 
-    def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
+    @staticmethod
+    def prepare(examples: Sequence[Example]) -> list[Example]:
+        """The examples; their features are a small part of the work."""
+        return list(examples)
+
+    def answer_prepared(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
         """Transcripts; clips of more than 30 s in parts of 30 s."""
         parts: list[Any] = []
         counts = []
@@ -78,8 +84,13 @@ class ReadingAnswerer:
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = loaded.eval().to(resolve_device(device))
 
+    @staticmethod
+    def prepare(examples: Sequence[Example]) -> list[Example]:
+        """The examples, which it reads as they are."""
+        return list(examples)
+
     @torch.inference_mode()
-    def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
+    def answer_prepared(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
         """Answers to the instructions about the transcripts.
 
         Raises:

@@ -9,24 +9,27 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from modeling_salmonn.data.clips import BadClips, ClipReader, UnreadableClipError, clip_name
-from modeling_salmonn.data.examples import USUAL_SECONDS, Example, ExampleMaker
+from modeling_salmonn.data.answers import Answer
+from modeling_salmonn.data.clips import USUAL_SECONDS, BadClips, ClipReader, UnreadableClipError, clip_name
+from modeling_salmonn.data.examples import Example, ExampleMaker
 from modeling_salmonn.data.files import Journal, claim_folder
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answer, Decoding, process_state
+from modeling_salmonn.evaluation.answering import Decoding
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, FALLBACK_TOKENS
 from modeling_salmonn.evaluation.metrics import METRICS
+from modeling_salmonn.hub.devices import process_state
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 
 
@@ -47,7 +50,11 @@ class AnswersExamples(Protocol):
     def extractor(self) -> SalmonnFeatureExtractor:
         """Knows how to read audio."""
 
-    def answer(self, examples: Sequence[Example], decoding: Decoding) -> list[Answer]:
+    @property
+    def prepare(self) -> Callable[[Sequence[Example]], Any]:
+        """Makes of the examples of a batch what is answered, also in a process that has no model."""
+
+    def answer_prepared(self, prepared: Any, decoding: Decoding) -> list[Answer]:
         """Answers to one batch."""
 
 
@@ -75,6 +82,48 @@ class Job:
         """Length of the clip, or the usual one where it is not known or cannot be true."""
         known = row_seconds(self.row)
         return USUAL_SECONDS if known is None else known
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch that the model can answer.
+
+    Args:
+        places: of the jobs in the batch whose clips can be read; the others have been reported.
+        instructions: of these.
+        inputs: what the model's `prepare` made of these; `None` if there are none.
+    """
+
+    places: list[int]
+    instructions: list[str]
+    inputs: Any
+
+
+class PreparedBatches(Dataset):
+    """Reads the clips of batches and makes the model's inputs of them, in worker processes too.
+
+    Args:
+        batches: the jobs.
+        maker: makes their examples.
+        prepare: makes the inputs of these.
+    """
+
+    def __init__(self, batches: Sequence[Sequence[Job]], maker: ExampleMaker, prepare: Callable[..., Any]):
+        self.batches = batches
+        self.maker = maker
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> PreparedBatch:
+        places, examples = [], []
+        for place, job in enumerate(self.batches[index]):
+            with suppress(UnreadableClipError):
+                examples.append(_make_example(self.maker, job))
+                places.append(place)
+        instructions = [example["instruction"] for example in examples]
+        return PreparedBatch(places, instructions, self.prepare(examples) if examples else None)
 
 
 def make_jobs(tasks: Sequence[Task], rows: Sequence[Row], limit: int | None = None, seed: int = 0) -> list[Job]:
@@ -115,6 +164,7 @@ def answer_jobs(
     batch_size: int,
     decoding: Decoding,
     prompts: Mapping[str, list[str]] | None = None,
+    num_workers: int = 0,
 ) -> list[Row]:
     """Answer what has no answer yet.
 
@@ -126,6 +176,7 @@ def answer_jobs(
         decoding: how to answer, but for the longest answer, which is the task's.
         prompts: instructions of each task, of which the first ones ask for the fallbacks; the bundled ones if not
             given.
+        num_workers: processes that read clips and make inputs beside the model.
 
     Returns:
         The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction` and `answer`.
@@ -143,9 +194,12 @@ def answer_jobs(
     state.wait_for_everyone()  # all have read what there was
     journal = Journal(output / f"answers-{state.process_index}.jsonl", KEYS)
     own = pending[state.process_index :: state.num_processes]
+    batches = list(_batches(own, batch_size))
+    prepared = PreparedBatches(batches, maker, answerer.prepare)
+    loader = DataLoader(prepared, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
     with tqdm(total=len(own), desc="Answers", disable=not state.is_main_process or None) as bar:
-        for batch in _batches(own, batch_size):
-            for row in _answer_batch(answerer, maker, batch, decoding):
+        for batch, ready in zip(batches, loader, strict=True):
+            for row in _answer_batch(answerer, batch, ready, decoding):
                 journal.append(row)
             bar.update(len(batch))
     state.wait_for_everyone()
@@ -194,31 +248,31 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 
 
 def _answer_batch(
-    answerer: AnswersExamples, maker: ExampleMaker, batch: Sequence[Job], decoding: Decoding
+    answerer: AnswersExamples, batch: Sequence[Job], ready: PreparedBatch, decoding: Decoding
 ) -> list[Row]:
-    """The rows of the journal for those jobs whose clips can be read; the others have been reported."""
-    jobs, examples = [], []
-    for job in batch:
-        with suppress(UnreadableClipError):
-            examples.append(_make_example(maker, job))
-            jobs.append(job)
-    if not jobs:
+    """The rows of the journal for those jobs whose clips can be read."""
+    if not ready.places:
         return []
-    answers = answerer.answer(examples, replace(decoding, max_new_tokens=batch[0].new_tokens))
+    answers = answerer.answer_prepared(ready.inputs, replace(decoding, max_new_tokens=batch[0].new_tokens))
     rows = []
-    for job, example, answer in zip(jobs, examples, answers, strict=True):
+    for place, instruction, answer in zip(ready.places, ready.instructions, answers, strict=True):
+        job = batch[place]
         rows.append(
             {
                 "task": job.task.name,
                 "row": job.index,
                 "part": job.part,
                 "path": clip_name(job.row.get("path")),
-                "instruction": example["instruction"],
+                "instruction": instruction,
                 "answer": answer.text,
                 "finished": answer.finished,
             }
         )
     return rows
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _require_same_instructions(

@@ -16,7 +16,7 @@ from typing import Any
 from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer, Decoding, process_state, weights_hash
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
 from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
 from modeling_salmonn.evaluation.instruction_following import RULES
@@ -30,7 +30,8 @@ from modeling_salmonn.evaluation.summary import (
     read_summary,
     summarise,
 )
-from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.devices import AUTO, default_workers, process_state
+from modeling_salmonn.hub.weights_hash import weights_hash
 
 
 TABLE_FILE = "summary.md"
@@ -48,9 +49,10 @@ class EvaluationSettings:
         seed: of the choice of rows, and of the intervals.
         dtype: type of the weights.
         device: as `resolve_device` takes it.
+        num_workers: processes that read clips beside the model; `None` for `default_workers`.
 
     Raises:
-        ValueError: if a number but the seed is below 1, or the scale below 0.
+        ValueError: if a number but the seed is below 1, the scale or the workers below 0.
     """
 
     limit: int | None = None
@@ -60,14 +62,17 @@ class EvaluationSettings:
     seed: int = 0
     dtype: str = "float32"
     device: str = AUTO
+    num_workers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_beams", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.lora_scale is not None and self.lora_scale < 0:
-            raise ValueError(f"lora_scale must not be negative, got {self.lora_scale}.")
+        for name in ("lora_scale", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
 
 
 def evaluate(
@@ -103,12 +108,15 @@ def evaluate(
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
     # A model may change in its folder.
-    weights = weights_hash(answerer) if isinstance(answerer, Answerer) else None
+    weights = weights_hash(answerer.model) if isinstance(answerer, Answerer) else None
     used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams, "dtype": settings.dtype}
     claim_answers(output, rows, model=model, weights=weights, **used)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.limit, settings.seed)
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
-    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding, prompts)
+    workers = settings.num_workers
+    if workers is None:
+        workers = default_workers(answerer.model.device)
+    answered = answer_jobs(answerer, jobs, output, settings.batch_size, decoding, prompts, workers)
     state = process_state()
     if state.is_main_process:
         judge_answers(jobs, answered, judge, output)

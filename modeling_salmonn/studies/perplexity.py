@@ -21,12 +21,13 @@ from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
 from modeling_salmonn.data.files import Journal, Kinds
 from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
-from modeling_salmonn.evaluation.answering import Answerer, require_dtype, weights_hash
+from modeling_salmonn.evaluation.answering import Answerer, require_dtype
 from modeling_salmonn.evaluation.baselines import load_answerer
 from modeling_salmonn.evaluation.harness import claim_answers
 from modeling_salmonn.evaluation.metrics import Metric, ratio
 from modeling_salmonn.evaluation.summary import score
 from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.weights_hash import weights_hash
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 
@@ -100,7 +101,7 @@ def measure_losses(answerer: Answerer, probes: Sequence[Row], output: Path, dtyp
     """Mean loss per token of each answer of each probe under each instruction, kept in `losses.jsonl`."""
     prompts = load_prompts()
     instructions = [instructions_of(probe, prompts) for probe in probes]
-    claim_answers(output, probes, weights=weights_hash(answerer), dtype=dtype, instructions=instructions)
+    claim_answers(output, probes, weights=weights_hash(answerer.model), dtype=dtype, instructions=instructions)
     journal = Journal(output / LOSSES_FILE, KEYS, LOSS_FIELDS)
     model, processor = answerer.model, answerer.processor
     for index, probe in enumerate(tqdm(probes, desc="Probes", disable=None)):

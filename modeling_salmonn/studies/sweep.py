@@ -14,11 +14,12 @@ from typing import Any
 
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer, process_state
+from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.baselines import load_answerer
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
+from modeling_salmonn.hub.devices import process_state
 from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
 
 

@@ -21,10 +21,11 @@ from modeling_salmonn.activation.writing import (
     why_rejected,
     write_answers,
 )
+from modeling_salmonn.data.answers import Answer
 from modeling_salmonn.data.clips import BadClips, ClipReader
 from modeling_salmonn.data.examples import Example, ExampleMaker
 from modeling_salmonn.data.rows import load_rows
-from modeling_salmonn.evaluation.answering import Answer, Answerer, Decoding
+from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.instruction_following import Context
 
 

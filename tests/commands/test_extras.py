@@ -29,6 +29,8 @@ CORE_MODULES = (
     "commands.push",
     "hub.build_smol",
     "hub.model_card",
+    "serving.answer_files",
+    "serving.many_clips",
     "studies.attribution",
     "data.collator",
     "training.stages",

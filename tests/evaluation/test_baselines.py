@@ -55,7 +55,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def texts(answerer: WhisperAnswerer | ReadingAnswerer, examples: list[dict]) -> list[str]:
-    return [answer.text for answer in answerer.answer(examples, Decoding(8))]
+    return [answer.text for answer in answerer.answer_prepared(examples, Decoding(8))]
 
 
 def test_model_is_told_by_its_configuration(whisper: str, llama: str, saved_folder: Path) -> None:
@@ -107,4 +107,4 @@ def test_language_model_reads_the_transcript(llama: str) -> None:
     assert together == [texts(answerer, [example])[0] for example in examples]
     assert together[0] != together[1]
     with pytest.raises(ValueError, match=r"b\.wav has no 'transcript'"):
-        answerer.answer([{"path": "b.wav", "instruction": "Answer."}], Decoding(8))
+        answerer.answer_prepared([{"path": "b.wav", "instruction": "Answer."}], Decoding(8))

@@ -13,7 +13,7 @@ import torch
 from evaluated_clips import write_data, write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.data.examples import USUAL_SECONDS
+from modeling_salmonn.data.clips import USUAL_SECONDS
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation import baselines
 from modeling_salmonn.evaluation.answering import Answerer
@@ -96,7 +96,7 @@ def test_fallbacks_are_asked_for_by_the_first_prompts_of_their_tasks(
 
 def test_finished_evaluation_answers_nothing(finished: Path, saved_folder: Path, data: Path) -> None:
     class Refusing(Answerer):
-        def answer(self, *arguments: Any, **options: Any) -> Any:
+        def answer_prepared(self, *arguments: Any, **options: Any) -> Any:
             raise AssertionError("there is nothing to answer")
 
     before = (finished / "answers-0.jsonl").read_bytes()
@@ -202,6 +202,22 @@ def test_model_is_loaded_onto_the_device_that_is_named(saved_folder: Path, data:
     assert load_answerer(str(saved_folder), device="meta").model.device.type == "meta"
     with pytest.raises(ValueError, match="There is no device 'tpu9' here; give auto, cpu, cuda"):
         run_evaluation(saved_folder, data, tmp_path, device="tpu9")
+
+
+def test_workers_change_no_answer(finished: Path, saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    run_evaluation(saved_folder, data, tmp_path, batch_size=4, num_workers=2)
+    assert (tmp_path / "answers-0.jsonl").read_bytes() == (finished / "answers-0.jsonl").read_bytes()
+
+
+def test_unreadable_clip_is_named_once_by_several_workers(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    (data.parent / "broken.wav").write_bytes(b"no audio")
+    broken = [{"path": str(data.parent / "broken.wav"), "task": task, "text": "x"} for task in ("asr", "story")]
+    rows = [*read_data([str(data)]), *broken]
+    tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["words", "tale"])
+    settings = EvaluationSettings(batch_size=4, num_workers=2)
+    summary = evaluate(str(saved_folder), tasks, rows, tmp_path, RuleJudge(), settings)
+    assert (summary["words"]["rows"], summary["words"]["unreadable"]) == (6, 1)
+    assert (tmp_path / "bad_clips.txt").read_text().count("broken.wav\t") == 1
 
 
 def test_unreadable_clip_is_counted_and_named(saved_folder: Path, data: Path, tmp_path: Path) -> None:

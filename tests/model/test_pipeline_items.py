@@ -14,10 +14,8 @@ from conftest import SAMPLING_RATE, make_clip, tiny_model
 from datasets import Audio, Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import pipeline
-from transformers.utils import logging as transformers_logging
 
 from modeling_salmonn import AudioTextPipeline, SalmonnConfig, SalmonnProcessor
-from modeling_salmonn.pipeline_salmonn import logger
 
 
 QUESTION, TRANSCRIPT = "What do you hear?", "the transcript of the row"
@@ -253,6 +251,7 @@ def test_strangers_may_send_content(pipe: AudioTextPipeline, answers: list) -> N
         ("a.wav", {"text": {"a": "b"}}, "text must be a string or a list of strings, got {'a': 'b'}"),
         ("a.wav", {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         (["a.wav"], {"batch_size": "2"}, "batch_size must be a whole number of at least 1, got '2'"),
+        (["a.wav"], {"num_workers": -1}, "num_workers must be a whole number of at least 0, got -1"),
     ],
 )
 def test_item_that_cannot_be_used_raises(
@@ -262,7 +261,7 @@ def test_item_that_cannot_be_used_raises(
         list(pipe(inputs, **options))
 
 
-@pytest.mark.parametrize(("batch_size", "name"), [(1, "Item 2: "), (2, "Items 2 to 3: Conversation 0: ")])
+@pytest.mark.parametrize(("batch_size", "name"), [(1, "Item 2: "), (2, "Items 3, 2: Conversation 1: ")])
 def test_error_names_its_item(batch_size: int, name: str, pipe: AudioTextPipeline, clips: list[str]) -> None:
     empty = {"array": np.zeros(0), "sampling_rate": SAMPLING_RATE}
     with pytest.raises(ValueError, match=f"{name}.*is empty"):
@@ -292,21 +291,6 @@ def test_argument_that_is_not_known_raises_before_audio_is_read(
     if "batchsize" not in options:
         with pytest.raises(TypeError, match=error):
             pipeline("audio-text", model=pipe.model, processor=pipe.processor, **options)
-
-
-def test_workers_change_nothing_and_warn(
-    pipe: AudioTextPipeline,
-    clips: list[str],
-    answers: list,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(transformers_logging.get_logger("transformers"), "propagate", True)
-    logger.warning_once.cache_clear()  # once per process
-    assert pipe(clips, text=QUESTION, num_workers=0) == answers
-    assert "num_workers" not in caplog.text
-    assert pipe(clips, text=QUESTION, num_workers=2) == answers
-    assert "num_workers changes nothing: audio is decoded by native code in this process" in caplog.text
 
 
 def test_stream_of_a_generator_raises(pipe: AudioTextPipeline, clips: list[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import SAMPLING_RATE, SHARED, make_clip
 from encoded_audio import (
     ID3V1,
@@ -23,6 +24,7 @@ from encoded_audio import (
     without_info_frame,
 )
 
+from modeling_salmonn import SalmonnProcessor
 from modeling_salmonn.processing.audio_io_salmonn import AudioAccess, audio_seconds, load_mono
 
 
@@ -318,3 +320,33 @@ def test_stream_that_cannot_be_decoded_behind_another_is_told(caplog: pytest.Log
     assert len(load_mono(first + second[:60], SAMPLING_RATE)) == SAMPLING_RATE
     (record,) = caplog.records
     assert record.getMessage().startswith("audio goes on after 1.00 s, but that cannot be decoded: ")
+
+
+def test_length_is_known_without_decoding_where_a_clip_tells_it(tmp_path: Path, processor: SalmonnProcessor) -> None:
+    measure = processor.feature_extractor.audio_seconds
+    samples = make_clip(1.3)
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, samples, SAMPLING_RATE)
+    assert measure(str(path)) == measure(path.read_bytes()) == measure({"path": str(path), "bytes": None}) == 1.3
+    assert measure(samples) == measure(torch.from_numpy(samples)) == measure((samples, SAMPLING_RATE)) == 1.3
+    assert measure(samples, sampling_rate=8000) == 2.6
+    stereo = {"array": np.stack([samples, samples]), "sampling_rate": 32000}
+    assert measure(stereo) == 0.65
+    clip = {"type": "audio", "audio": samples, "sampling_rate": 8000}
+    assert processor.audio_seconds([{"role": "user", "content": [clip, clip, {"type": "text", "text": "?"}]}]) == 5.2
+
+
+def test_length_of_what_would_be_fetched_or_may_not_be_read_is_not_known(
+    tmp_path: Path, processor: SalmonnProcessor
+) -> None:
+    measure = processor.feature_extractor.audio_seconds
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, make_clip(1.3), SAMPLING_RATE)
+    assert measure(str(path), allow_paths=False) is None
+    assert measure(str(tmp_path / "absent.wav")) is None
+    assert measure("http://127.0.0.1:9/clip.wav") is None
+    with path.open("rb") as file:
+        assert measure(file) is None
+        assert file.tell() == 0
+    audio = {"type": "audio", "url": "http://127.0.0.1:9/clip.wav"}
+    assert processor.audio_seconds([{"role": "user", "content": [audio]}]) is None
