@@ -16,7 +16,9 @@ from modeling_salmonn.commands.extras import LIBRARIES
 
 PACKAGE = ROOT / "modeling_salmonn"
 BESIDE = [ROOT / "processing", ROOT / "hub"]
-INSIDE = [PACKAGE / name for name in ("data", "training", "evaluation", "activation", "studies", "commands")]
+INSIDE = [
+    PACKAGE / name for name in ("data", "training", "evaluation", "serving", "activation", "studies", "commands")
+]
 FILES = sorted(path for folder in (PACKAGE, *BESIDE, *INSIDE) for path in folder.glob("*.py"))
 MODEL_FILES = [path for path in FILES if path.parent in (PACKAGE, BESIDE[0]) and path.name != "__main__.py"]
 RECIPES = sorted((ROOT / "recipes" / "salmonn_smol").glob("*.py"))

