@@ -87,8 +87,8 @@ def export_model(
 def give_placeholder_a_row(model: SalmonnForConditionalGeneration) -> None:
     """Grow the table of embeddings so that the audio placeholder lies within it; answers stay as they are.
 
-    New rows are the mean of all others. So are their logits, which a greedy choice therefore never takes, and a sampled
-    one less often than an average token: the exponential of a mean is below the mean of the exponentials.
+    New rows are the mean of all others. So are their logits, which a greedy choice therefore never takes, and a
+    sampled one less often than an average token: the exponential of a mean is below the mean of the exponentials.
 
     Args:
         model: without adapter; changed in place.
