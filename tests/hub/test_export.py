@@ -1,0 +1,115 @@
+"""Serving folders: what engines need of them, and that they answer as the model that they were exported from."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SAMPLING_RATE, make_clip
+from safetensors import safe_open
+from saved_folders import INSTRUCTION
+
+from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.hub.doctor import examine, is_healthy
+from modeling_salmonn.hub.export import export_model
+
+
+def greedy(folder: Path, adapter: Path | None = None, scale: float | None = None) -> list[int]:
+    model = SalmonnForConditionalGeneration.from_pretrained(folder)
+    if adapter is not None:
+        model.load_adapter(str(adapter))
+    processor = SalmonnProcessor.from_pretrained(folder)
+    inputs = processor(text=INSTRUCTION, audio=make_clip(1.5), sampling_rate=SAMPLING_RATE)
+    options = {} if scale is None else {"lora_scale": scale}
+    return model.generate(**inputs, max_new_tokens=12, do_sample=False, **options)[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def apart(saved_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("export") / "apart"
+    export_model(str(saved_folder), output, adapter_apart=True, lora_scales=[1.5])
+    return output
+
+
+@pytest.fixture(scope="module")
+def merged(saved_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("export") / "merged"
+    export_model(str(saved_folder), output)
+    return output
+
+
+@pytest.mark.parametrize("form", ["merged", "apart"])
+def test_exported_folder_is_healthy_and_fits_engines(form: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(form)
+    assert is_healthy(examine(str(folder)))
+    assert [file.name for file in folder.glob("*.safetensors")] == ["model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_salmonn.SalmonnModel"
+    assert config["audio_token_id"] < config["text_config"]["vocab_size"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert not [key for key in file.keys() if "lora_" in key]  # noqa: SIM118  not a dict
+
+
+def test_merged_export_answers_as_the_source(saved_folder: Path, merged: Path) -> None:
+    assert greedy(merged) == greedy(saved_folder)
+
+
+@pytest.mark.parametrize(("adapter", "scale"), [("adapter", None), ("adapter@1.5", 1.5)])
+def test_adapter_apart_answers_as_the_source_at_its_scale(
+    adapter: str, scale: float | None, saved_folder: Path, apart: Path
+) -> None:
+    assert greedy(apart, apart / adapter) == greedy(saved_folder, scale=scale)
+
+
+def test_export_without_adapter_folder_answers_at_scale_zero(saved_folder: Path, apart: Path) -> None:
+    assert greedy(apart) == greedy(saved_folder, scale=0.0)
+
+
+def test_placeholder_is_never_the_most_likely_token(merged: Path) -> None:
+    model = SalmonnForConditionalGeneration.from_pretrained(merged)
+    states = torch.randn(1000, model.config.text_config.hidden_size, generator=torch.Generator().manual_seed(0))
+    logits = model.lm_head(states)
+    others = logits[:, : model.config.audio_token_id]
+    assert torch.allclose(logits[:, model.config.audio_token_id], others.mean(-1), atol=1e-4)
+    assert (logits.argmax(-1) < model.config.audio_token_id).all()
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "expected"),
+    [("AutoModel", "SalmonnModel"), ("AutoModelForMultimodalLM", "SalmonnForConditionalGeneration")],
+)
+def test_classes_of_an_export_in_a_process_without_this_package(
+    auto_class: str, expected: str, merged: Path, tmp_path: Path
+) -> None:
+    code = (
+        f"import sys, transformers; model = transformers.{auto_class}.from_pretrained(sys.argv[1], "
+        "trust_remote_code=True); print(type(model).__name__, 'modeling_salmonn' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(merged)]
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.stdout.split() == [expected, "False"], result.stderr
+
+
+def test_failed_export_leaves_nothing(saved_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_disk(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("modeling_salmonn.hub.export.write_hashes", fill_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(str(saved_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scales_of_a_merged_adapter_raise(saved_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="need --adapter-apart"):
+        export_model(str(saved_folder), tmp_path / "out", lora_scales=[2.0])
+
+
+def test_existing_output_raises(saved_folder: Path, merged: Path) -> None:
+    with pytest.raises(ValueError, match="is not empty"):
+        export_model(str(saved_folder), merged)
