@@ -3,7 +3,7 @@
 from setuptools import setup
 
 
-INSIDE = ("data", "training", "evaluation", "activation", "studies", "commands")
+INSIDE = ("data", "training", "evaluation", "serving", "activation", "studies", "commands")
 BESIDE = ("processing", "hub")
 
 setup(

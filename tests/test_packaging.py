@@ -17,7 +17,7 @@ from modeling_salmonn.commands.extras import EXTRAS, LIBRARIES
 from modeling_salmonn.versions_salmonn import LOWEST, MEND
 
 
-SUBPACKAGES = ("processing", "hub", "data", "training", "evaluation", "activation", "studies", "commands")
+SUBPACKAGES = ("processing", "hub", "data", "training", "evaluation", "serving", "activation", "studies", "commands")
 LOCK = (ROOT / "constraints.txt").read_text().splitlines()
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 

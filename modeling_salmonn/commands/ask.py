@@ -7,11 +7,11 @@ import typer
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.commands.options import Device, LoraScale, MaxNewTokens, check_salmonn
+from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
 from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
-from modeling_salmonn.studies.attribution import explain as explain_answer
-from modeling_salmonn.studies.attribution import plot_explanation
-from modeling_salmonn.studies.plots import require_matplotlib, require_picture_path
+from modeling_salmonn.serving.attribution import explain as explain_answer
+from modeling_salmonn.serving.attribution_figure import plot_explanation
 
 
 app = typer.Typer(add_completion=False)

