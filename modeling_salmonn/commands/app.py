@@ -12,6 +12,7 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 # What the list of commands says of each; the first line of its own help.
 COMMANDS = {
     "ask": "Answer a question about an audio file, or about many of them.",
+    "demo": "Chat about clips in a browser.",
     "serve": "Serve a model to OpenAI's clients.",
     "convert": "Convert files of the research code into a Hub folder.",
     "export": "Write a folder for serving engines such as vLLM.",

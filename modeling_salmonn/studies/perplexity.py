@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from modeling_salmonn.activation.writing import OPEN_QUESTIONS, QUESTION_TASK
 from modeling_salmonn.data.files import Journal, Kinds
+from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.data.prompts import format_prompt, load_prompts
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.answering import Answerer, require_dtype
@@ -28,7 +29,7 @@ from modeling_salmonn.evaluation.metrics import Metric, ratio
 from modeling_salmonn.evaluation.summary import score
 from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.hub.weights_hash import weights_hash
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
+from modeling_salmonn.studies.plots import figure_style, make_panels, write_study
 from modeling_salmonn.training.overfitting import LONG_KINDS, NO_INSTRUCTION, SHORT_KINDS, probe_losses, read_probes
 
 

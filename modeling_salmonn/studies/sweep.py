@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer
@@ -20,7 +21,7 @@ from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
 from modeling_salmonn.hub.devices import process_state
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
+from modeling_salmonn.studies.plots import figure_style, make_panels, write_study
 
 
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)

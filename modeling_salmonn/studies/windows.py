@@ -29,6 +29,7 @@ from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.alignment_labels import needed_tokens
 from modeling_salmonn.data.encoder_cache import EncoderCache
 from modeling_salmonn.data.files import Journal, claim_folder
+from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.evaluation.harness import content_hash
 from modeling_salmonn.hub.assembly import assemble_model, load_config
@@ -37,7 +38,7 @@ from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.studies.plots import figure_style, make_panels, require_matplotlib, write_study
+from modeling_salmonn.studies.plots import figure_style, make_panels, write_study
 from modeling_salmonn.training.alignment import AlignmentHead
 from modeling_salmonn.training.warm_start import TARGETS, alignment_arguments, clips_with_words, warm_start
 from modeling_salmonn.weight_names_salmonn import part_of, plain_name

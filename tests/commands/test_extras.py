@@ -30,8 +30,8 @@ CORE_MODULES = (
     "hub.build_smol",
     "hub.model_card",
     "serving.answer_files",
+    "serving.attribution",
     "serving.many_clips",
-    "studies.attribution",
     "data.collator",
     "training.stages",
 )

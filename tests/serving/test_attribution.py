@@ -13,15 +13,8 @@ from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_pro
 from transformers import BatchFeature, pipeline
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.studies.attribution import (
-    MAX_ROWS,
-    Explanation,
-    answer_weights,
-    explain,
-    plot_explanation,
-    split_text,
-    weights_over_time,
-)
+from modeling_salmonn.serving.attribution import Explanation, answer_weights, explain, split_text
+from modeling_salmonn.serving.attribution_figure import MAX_ROWS, plot_explanation, weights_over_time
 
 
 QUESTION = "What do you hear?"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_salmonn.studies.plots import PICTURE_FORMATS, make_panels, require_picture_path, save_figure
+from modeling_salmonn.data.pictures import PICTURE_FORMATS, require_picture_path, save_figure
+from modeling_salmonn.studies.plots import make_panels
 
 
 @pytest.mark.parametrize("suffix", [*PICTURE_FORMATS, ".PNG"])

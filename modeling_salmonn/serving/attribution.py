@@ -7,37 +7,24 @@ It tells what the language model reads, not when something happens: the encoders
 window before it gets there. These are no time stamps, which would have to be trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
-from transformers.audio_utils import hertz_to_mel
 
 from modeling_salmonn.audio_inputs_salmonn import AUDIO_INPUTS
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
-from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
-from modeling_salmonn.studies.plots import require_matplotlib, require_picture_path, save_figure
 
 
 MENTIONED_SHARE = 0.01  # less weight outside the clip is not worth a word
 UNFINISHED = "\ufffd"  # what the bytes of half a character are decoded to
-
-WIDTH, MEL_HEIGHT, CURVE_HEIGHT, ROW_HEIGHT, MARGIN = 9.0, 2.0, 1.2, 0.21, 1.1  # inches
-MAX_ROWS = 40  # a longer answer would be a wall of rows
-TITLE_LETTERS = 90
-TICKS_KHZ = (0.5, 1, 2, 4, 8)
-NOTE: dict[str, Any] = {"loc": "left", "fontsize": "small", "color": "dimgray"}
-WEIGHT_COLOR, WEIGHT_MAP = "#d9480f", "Oranges"
-# For characters that matplotlib's own font lacks; those that are installed are used.
-OTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +106,35 @@ def explain(
         ValueError: if the answer is empty, or does not depend on the audio at all.
     """
     content = [{"type": "audio", "audio": audio}, {"type": "text", "text": instruction}]
+    return explain_messages(model, processor, [{"role": "user", "content": content}], max_new_tokens, lora_scale)
+
+
+def explain_messages(
+    model: SalmonnForConditionalGeneration,
+    processor: SalmonnProcessor,
+    messages: Sequence[Any],
+    max_new_tokens: int = DEFAULT_NEW_TOKENS,
+    lora_scale: float | None = None,
+) -> Explanation:
+    """As `explain`, for the answer that comes next in a conversation about one clip.
+
+    Args:
+        messages: the conversation, as the chat template takes it; it ends with the user's turn.
+        model, processor, max_new_tokens, lora_scale: as for `explain`.
+
+    Raises:
+        ValueError: also if the conversation has no clip or several, whose times would be mixed up.
+    """
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
+        messages,
         tokenize=True,
         return_dict=True,
         add_generation_prompt=True,
         return_tensors="pt",
     ).to(model.device)
+    clips = len(inputs["input_features_mask"]) if "input_features_mask" in inputs else 0
+    if clips != 1:
+        raise ValueError(f"An answer is explained by the seconds of one clip, but there are {clips}; give one.")
     with evaluation_mode(model), model.lora_scale(lora_scale) if lora_scale is not None else nullcontext():
         audio_tokens, spoken = answer_greedily(model, inputs, max_new_tokens)
         kept = ~torch.isin(spoken, torch.tensor(processor.tokenizer.all_special_ids, device=spoken.device))
@@ -217,86 +226,3 @@ def split_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[str,
         texts.append(text[len(shown) :] if finished else "")
         shown = text if finished else shown
     return tuple(texts)
-
-
-def weights_over_time(explanation: Explanation, weights: np.ndarray) -> np.ndarray:
-    """Weights `(..., audio_tokens)` as `(..., frames)` of 10 ms: at each moment the sum over its windows."""
-    frames = max(1, round(explanation.seconds * MEL_FRAMES_PER_SECOND))
-    spread = np.zeros((*weights.shape[:-1], frames))
-    for token, (start, end) in enumerate(np.rint(explanation.times * MEL_FRAMES_PER_SECOND).astype(int)):
-        spread[..., start:end] += weights[..., token, None]
-    return spread
-
-
-def plot_explanation(explanation: Explanation, waveform: np.ndarray | torch.Tensor, picture: Path) -> None:
-    """Draw a clip over time, and below it the weight of each moment for the answer and for each of its tokens.
-
-    Args:
-        explanation: of an answer about the clip.
-        waveform (of shape `(samples,)`): the clip, mono at 16 kHz, as `SalmonnFeatureExtractor.fetch_audio` gives it.
-        picture: PNG to write, or another format that its name says; its folder is made.
-
-    Raises:
-        ImportError: if matplotlib is missing.
-        ValueError: for a file that a picture must not be written to; see `require_picture_path`.
-    """
-    require_matplotlib()
-    require_picture_path(picture)
-    from matplotlib import font_manager, rc_context
-    from matplotlib.figure import Figure
-
-    rows = len(explanation.token_texts) if len(explanation.token_texts) <= MAX_ROWS else 0
-    heights = [MEL_HEIGHT, CURVE_HEIGHT] + ([rows * ROW_HEIGHT] if rows else [])
-    fonts = [name for name in OTHER_FONTS if name in font_manager.get_font_names()]
-    with rc_context({"font.size": 9, "font.family": ["DejaVu Sans", *fonts]}):
-        figure = Figure(figsize=(WIDTH, sum(heights) + MARGIN), layout="constrained")
-        panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        answer = " ".join(explanation.answer.split())
-        if len(answer) > TITLE_LETTERS:
-            answer = f"{answer[:TITLE_LETTERS]}…"
-        figure.suptitle(answer, x=0.01, ha="left", weight="bold", parse_math=False)
-        _draw_log_mel(panels[0], explanation, waveform)
-        _draw_total(panels[1], explanation)
-        if rows:
-            _draw_tokens(panels[2], explanation)
-        panels[0].set_xlim(0, explanation.seconds)
-        panels[-1].set_xlabel("seconds")
-        save_figure(figure, picture)
-
-
-def _draw_log_mel(panel: Any, explanation: Explanation, waveform: np.ndarray | torch.Tensor) -> None:
-    extractor = SalmonnFeatureExtractor(num_fbank_bins=0)
-    features = extractor(waveform, sampling_rate=SAMPLING_RATE)
-    frames = int(features["input_features_mask"].sum())
-    log_mel = features["input_features"][0, :, :frames].cpu().numpy()
-    highest = hertz_to_mel(SAMPLING_RATE / 2, mel_scale="slaney")
-    ticks = [hertz_to_mel(1000 * khz, mel_scale="slaney") / highest for khz in TICKS_KHZ]
-    panel.imshow(log_mel, origin="lower", aspect="auto", cmap="magma", extent=(0, explanation.seconds, 0, 1))
-    panel.set_yticks(ticks, [f"{khz:g}" for khz in TICKS_KHZ])
-    panel.set_ylabel("kHz (log-mel)")
-    panel.set_title("What the answer rests on: an attribution (gradient times input), not trained time stamps", **NOTE)
-
-
-def _draw_total(panel: Any, explanation: Explanation) -> None:
-    """The share of each moment's windows, and the stretch with half of the weight."""
-    curve = 100 * weights_over_time(explanation, explanation.total)
-    start, end, _ = explanation.main_span()
-    panel.axvspan(start, end, color=WEIGHT_COLOR, alpha=0.12, linewidth=0)
-    edges = np.linspace(0, explanation.seconds, len(curve) + 1)
-    panel.stairs(curve, edges, fill=True, color=WEIGHT_COLOR)
-    panel.set_ylim(0, 1.1 * curve.max())
-    panel.set_ylabel("% of weight")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.set_title(explanation.summary(), **NOTE)
-
-
-def _draw_tokens(panel: Any, explanation: Explanation) -> None:
-    """One row for each token of the answer, each in the scale of its own largest weight."""
-    grid = weights_over_time(explanation, explanation.weights)
-    grid /= grid.max(axis=1, keepdims=True).clip(min=np.finfo(grid.dtype).tiny)
-    extent = (0, explanation.seconds, len(grid), 0)
-    panel.imshow(grid, aspect="auto", cmap=WEIGHT_MAP, extent=extent, interpolation="nearest")
-    labels = [repr(text.strip())[1:-1] or repr(text) for text in explanation.token_texts]
-    panel.set_yticks(np.arange(len(grid)) + 0.5, labels, parse_math=False)
-    panel.tick_params(axis="y", length=0)
-    panel.set_title("Tokens of the answer, each in its own scale", **NOTE)
