@@ -98,8 +98,12 @@ def read_audiofolder(folder: Path) -> list[Row]:
 
 def digest_rows(rows: Sequence[Row]) -> str:
     """A number for the clips of some rows, in their order."""
-    lines = [f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return digest_texts([f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows])
+
+
+def digest_texts(texts: Sequence[str]) -> str:
+    """A number for some texts, in their order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _open_journal(folder: Path) -> Journal:

@@ -33,12 +33,10 @@ WORD_TASKS = ("asr", "overlapped_speech")  # whose texts are what is said, a lin
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
 FUNCTION_WORDS: list[str] = read_table("sound_captions")["function_words"]
 ABSENT_TRIES = 20  # words drawn to find one that a clip has not
-SYNTHETIC_WEIGHT = 0.65  # so that a third of all speech is synthetic, beside the real clips and two variants of each
-LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
 
 
 def _of_clip(row: Row) -> Row:
-    return {name: row[name] for name in ("path", "seconds", "kind")}
+    return {name: row[name] for name in ("path", "seconds", "kind", "source", "collection", "weight") if name in row}
 
 
 def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
@@ -46,11 +44,9 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
     spoken = _spoken_by_source(rows)
     for row in rows:
         text = plain_transcript(row["text"], row["seconds"])
-        synthetic = row["source"] == "synthetic"
-        if text is None or (synthetic and row["seconds"] > LONGEST_SYNTHETIC_SECONDS):
+        if text is None:
             continue
         base = _of_clip(row) | {"alignment_text": spoken_words(text)}
-        base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
         yield base | {"task": "asr", "text": text, "speaker": speaker_of(row)}
         for code, language in languages.items():
             if translation := plain_translation(row.get("translations", {}).get(code)):
@@ -67,8 +63,8 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
 
 
 def speaker_of(row: Row) -> str | None:
-    """The character or the synthetic voice that speaks, if it is known to be one."""
-    speaker = row.get("speaker") or row.get("voice")
+    """The reader or the character that speaks, if it is known to be one."""
+    speaker = row.get("speaker")
     return None if speaker == CUT_SCENE else speaker
 
 
@@ -148,7 +144,7 @@ def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
             continue
         base = _of_clip(row) | {"alignment_words": content_words(caption)}
         nouns = [word for word in (row.get("sound_class") or "").split() if word != "or"]
-        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()])), "source": row["source"]}
+        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()]))}
         yield base | {"task": "audio_caption", "text": caption}
         if row.get("sound_class"):
             question, answer = event_question(row["sound_class"], classes, rng)
@@ -169,12 +165,17 @@ def event_question(sound_class: str, classes: Sequence[str], rng: random.Random)
 def music_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     """Captions of music, and questions about instruments, speed and mode."""
     for row in rows:
-        tags = row["tags"]
+        tags = row.get("tags") or {"instruments": [row["instrument"]]}
         base = _of_clip(row) | {"alignment_words": " ".join(tags["instruments"])}
-        base |= {"first_instrument": tags["instruments"][0], "source": row["source"]}
-        yield base | {"task": "music_caption", "text": row["text"]}
+        base |= {"first_instrument": tags["instruments"][0]}
+        yield base | {"task": "music_caption", "text": music_caption(row["text"])}
         question, answer = music_question(tags, rng)
         yield base | {"task": "music_qa", "question": question, "text": answer}
+
+
+def music_caption(text: str) -> str:
+    """A description such as "a single note on flute" as a sentence."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def music_question(tags: Row, rng: random.Random) -> tuple[str, str]:
