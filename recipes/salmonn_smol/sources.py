@@ -102,9 +102,7 @@ class HubClips:
 
     def _read(self) -> Iterator[Row]:
         source = self.source
-        table = load_dataset(
-            DataSource(source.path, name=source.name, split=source.split, streaming=source.streaming)
-        )
+        table = load_dataset(DataSource(source.path, name=source.name, split=source.split, streaming=source.streaming))
         for row in filter(source.keeps, table):
             named = {ours: row[theirs] for ours, theirs in source.columns.items()}
             spoken = {"text": str(named.get("text", row.get("text", ""))).replace("_", " ")}
