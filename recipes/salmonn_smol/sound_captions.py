@@ -7,11 +7,12 @@
 
 import re
 import zlib
+from pathlib import Path
 
-from recipes.salmonn_smol.tables import read_table
+from modeling_salmonn.data.text_files import read_yaml_mapping
 
 
-TABLE = read_table("sound_captions")
+TABLE, _ = read_yaml_mapping(Path(__file__).with_name("sound_captions.yaml"), "table")
 CLASS_PHRASES: dict[str, str] = TABLE["class_phrases"]
 MISLABELLED: list[str] = TABLE["mislabelled"]
 SPOKEN_WORDS: dict[str, str] = TABLE["spoken_words"]

@@ -6,7 +6,7 @@ CORPUS/esc50/000017.opus, metadata.jsonl    the clips of a Hub data set
 ```
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -56,7 +56,7 @@ class ClipSource:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is an audio folder, not a Hub data set or a file like one."""
+        """Whether it is an audio folder, and no Hub data set."""
         return Path(self.path).expanduser().is_dir()
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
@@ -145,24 +145,9 @@ def gather_rows(sources: Mapping[str, ClipSource], corpus: Path) -> dict[str, li
 def collect(
     sources: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A list like sources.yaml.")],
     folder: Folder,
-    only: Annotated[list[str] | None, typer.Option(help="Only these sources.")] = None,
 ) -> None:
     """Gather the clips of Hub data sets and audio folders as a corpus: train, validation and test."""
-    entries = read_sources(sources)
-    missing = sorted(set(only or ()) - entries.keys())
-    if missing:
-        raise ValueError(f"{sources} has no {', '.join(missing)}; it has {', '.join(entries)}.")
-    wanted = {name: source for name, source in entries.items() if not only or name in only}
-    for split, rows in gather_rows(wanted, folder).items():
+    for split, rows in gather_rows(read_sources(sources), folder).items():
         (folder / split).mkdir(parents=True, exist_ok=True)
         write_rows(folder / split / METADATA_FILE, rows)
-        typer.echo(f"{split}: {count_clips(rows)}")
-
-
-def count_clips(rows: Sequence[Row]) -> str:
-    """How many clips and hours of each kind some rows are."""
-    told = []
-    for kind in KINDS:
-        own = [row["seconds"] for row in rows if row["kind"] == kind]
-        told.append(f"{len(own)} of {kind} ({sum(own) / 3600:.1f} h)")
-    return ", ".join(told)
+        typer.echo(f"{split}: {len(rows)} clips, {sum(row['seconds'] for row in rows) / 3600:.1f} h")
