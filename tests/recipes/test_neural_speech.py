@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def test_pitch_and_pace_are_those_of_the_speaker(voice: NeuralVoice, speaker: Sp
 def test_british_speakers_say_other_vowels(voice: NeuralVoice, speaker: Speaker) -> None:
     american, british = (voice.speak("a path to the car", replace(speaker, british=one), 0) for one in (False, True))
     assert len(american) != len(british) or not np.allclose(american, british)
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    with pytest.raises(ValueError, match="There is no hibari, .* pip install hibari-tts"):
+        NeuralVoice()
 
 
 def test_what_cannot_be_said_is_empty(voice: NeuralVoice, speaker: Speaker) -> None:
