@@ -65,7 +65,7 @@ def test_british_speakers_say_other_vowels(voice: NeuralVoice, speaker: Speaker)
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hibari", None)
-    with pytest.raises(ValueError, match="There is no hibari, .* pip install hibari-tts"):
+    with pytest.raises(ValueError, match=r"There is no hibari, .* pip install hibari-tts"):
         NeuralVoice()
 
 
