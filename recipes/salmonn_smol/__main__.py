@@ -12,14 +12,11 @@ from modeling_salmonn.commands.extras import explain_error
 try:
     from modeling_salmonn.hub.smol_bases import fetch_bases
     from recipes.salmonn_smol.arguments import Folder, Seed
-    from recipes.salmonn_smol.corpus_sources import print_sources
     from recipes.salmonn_smol.mixtures import make_mixtures
-    from recipes.salmonn_smol.model import ship_smol, write_new_smol, write_with_beats
-    from recipes.salmonn_smol.music import render_music
-    from recipes.salmonn_smol.report import plot_curves, write_report
-    from recipes.salmonn_smol.sound_events import collect_sounds
-    from recipes.salmonn_smol.synthetic_speech import synthesise_speech
-    from recipes.salmonn_smol.tagging import train_beats
+    from recipes.salmonn_smol.model import ship_smol, write_new_smol
+    from recipes.salmonn_smol.neural_speech import make_neural_speech
+    from recipes.salmonn_smol.report import write_report
+    from recipes.salmonn_smol.sources import collect
     from recipes.salmonn_smol.task_rows import write_manifests
     from recipes.salmonn_smol.untrained_tasks import write_untrained
     from recipes.salmonn_smol.variants import make_variants
@@ -39,15 +36,12 @@ def bases(folder: Folder) -> None:
         typer.echo(path)
 
 
-app.command("speech")(synthesise_speech)
-app.command("sounds")(collect_sounds)
-app.command("music")(render_music)
+app.command()(collect)
+app.command("speech")(make_neural_speech)
 app.command("variants")(make_variants)
 app.command("mixtures")(make_mixtures)
 app.command("manifests")(write_manifests)
 app.command("untrained")(write_untrained)
-app.command("sources")(print_sources)
-app.command("beats")(train_beats)
 
 
 @app.command()
@@ -56,22 +50,11 @@ def new(
     folder: Folder,
     seed: Seed = 0,
 ) -> None:
-    """Put the untrained salmonn-smol together, speech-only."""
+    """Put the untrained salmonn-smol together."""
     write_new_smol(bases, folder, seed)
 
 
-@app.command("add-beats")
-def add_beats(
-    model: Model,
-    tagger: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the trained BEATs.")],
-    folder: Folder,
-) -> None:
-    """Give a speech-only model the small BEATs as its audio encoder."""
-    write_with_beats(model, tagger, folder)
-
-
 app.command("report")(write_report)
-app.command("curves")(plot_curves)
 
 
 @app.command()

@@ -15,6 +15,5 @@ Extra = Annotated[
     list[Path] | None,
     typer.Option(exists=True, file_okay=False, help="Further audio folder for training."),
 ]
-Limit = Annotated[int, typer.Option(min=1, help="Number of clips.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Clips made at the same time.")]
 Seed = Annotated[int, typer.Option(help="Seed of all choices; the same seed gives the same.")]

@@ -42,7 +42,6 @@ def write_audiofolder(
     make: Callable[[str], MadeClip | None],
     recipe: Mapping[str, Any],
     jobs: int = 1,
-    encoding: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Make the clips that a folder lacks.
 
@@ -53,7 +52,6 @@ def write_audiofolder(
         recipe (`Mapping`): What the clip of a name follows from, beside the name; kept in `recipe.json`.
         jobs (`int`): Clips made at the same time. Threads do: players and synthesisers are other processes, and
             libsndfile, soxr and numpy let other threads run.
-        encoding (`Mapping`, *optional*): Further options of `soundfile.write`.
 
     Returns:
         `list[dict]`: The rows of `metadata.jsonl`, in the order of `names`.
@@ -61,11 +59,11 @@ def write_audiofolder(
     Raises:
         ValueError: If the folder has clips of another recipe, or of something else.
     """
-    claim_audiofolder(folder, recipe)
+    claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])  # two recipes are not mixed in one
     journal = _journal_of_files(folder)
     known = {row["file_name"] for row in journal.rows}
     missing = [name for name in names if name not in known]
-    write = partial(_write_clip, folder, make, encoding or {})
+    write = partial(_write_clip, folder, make)
     with ThreadPool(jobs) as pool:
         for row in track(pool.imap_unordered(write, missing), description=folder.name, total=len(missing)):
             if row is not None:
@@ -76,11 +74,6 @@ def write_audiofolder(
     left_out = len(names) - len(rows)
     typer.echo(f"{len(rows)} clips in {folder}" + (f"; {left_out} had nothing to hear" if left_out else ""))
     return rows
-
-
-def claim_audiofolder(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Make a folder and note what it is made of; two recipes are not mixed in one."""
-    claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])
 
 
 def read_audiofolder(folder: Path) -> list[Row]:
@@ -98,8 +91,12 @@ def read_audiofolder(folder: Path) -> list[Row]:
 
 def digest_rows(rows: Sequence[Row]) -> str:
     """A number for the clips of some rows, in their order."""
-    lines = [f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return digest_texts([f"{row['file_name']} {row['seconds']} {row['text']}" for row in rows])
+
+
+def digest_texts(texts: Sequence[str]) -> str:
+    """A number for some texts, in their order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _open_journal(folder: Path) -> Journal:
@@ -113,9 +110,7 @@ def _journal_of_files(folder: Path) -> Journal:
     return _open_journal(folder)
 
 
-def _write_clip(
-    folder: Path, make: Callable[[str], MadeClip | None], encoding: Mapping[str, Any], name: str
-) -> Row | None:
+def _write_clip(folder: Path, make: Callable[[str], MadeClip | None], name: str) -> Row | None:
     """Make one clip and its file; `None` if there is nothing to hear."""
     clip = make(name)
     if clip is None or np.abs(clip.audio).max(initial=0.0) < SILENCE_PEAK:
@@ -123,5 +118,5 @@ def _write_clip(
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(path) as unfinished:
-        soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix], **encoding)
+        soundfile.write(unfinished, clip.audio, SAMPLING_RATE, **FORMATS[path.suffix])
     return {"file_name": name, **clip.row, "seconds": round(len(clip.audio) / SAMPLING_RATE, 3)}

@@ -15,7 +15,7 @@ from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Jobs, Seed
 from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
 from recipes.salmonn_smol.task_rows import speaker_of
 from recipes.salmonn_smol.transcripts import plain_transcript
-from recipes.salmonn_smol.waveforms import read_clip
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE, read_clip
 
 
 TASKS = ("overlapped_speech", "speaker_verification", "speech_over_sound")
@@ -42,10 +42,14 @@ class MixtureMaker:
                 self.voices.append(row | {"text": text})
         self.sounds = [row for row in rows if row["kind"] == "event" and row.get("sound_class")]
         speakers: dict[str, list[Row]] = defaultdict(list)
-        for row in self.voices:
-            if speaker := speaker_of(row):
+        for row in rows:
+            speaker = speaker_of(row) if row["kind"] == "speech" else None
+            if speaker and row["seconds"] > SHORTEST_VOICE_SECONDS:
                 speakers[speaker].append(row)
-        self.speakers = {name: own for name, own in speakers.items() if len(own) > 1}
+        # one clip is enough if it can be cut in two, as a reader's is
+        self.speakers = {
+            name: own for name, own in speakers.items() if len(own) > 1 or own[0]["seconds"] > LONGEST_VOICE_SECONDS
+        }
 
     def tasks(self) -> list[str]:
         """What these clips can make: telling speakers apart takes two."""
@@ -65,11 +69,15 @@ class MixtureMaker:
 
     def _pair(self, rng: random.Random) -> MadeClip:
         same = rng.random() < 0.5
+        names = rng.sample(sorted(self.speakers), 2)
+        clips = self.speakers[names[0]]
+        pair = [rng.choice(self.speakers[name]) for name in names]
         if same:
-            pair = rng.sample(self.speakers[rng.choice(sorted(self.speakers))], 2)
-        else:
-            pair = [rng.choice(self.speakers[name]) for name in rng.sample(sorted(self.speakers), 2)]
-        audio = join_clips([read_clip(row["path"]) for row in pair])
+            pair = rng.sample(clips, 2) if len(clips) > 1 else clips * 2
+        parts = [read_clip(row["path"]) for row in pair]
+        if pair[0] is pair[1]:
+            parts = np.array_split(parts[0], 2)
+        audio = join_clips([part[: int(LONGEST_VOICE_SECONDS * SAMPLING_RATE)] for part in parts])
         return _mixture(audio, pair, task="speaker_verification", text="Yes." if same else "No.")
 
     def _voice_over_sound(self, rng: random.Random) -> MadeClip:

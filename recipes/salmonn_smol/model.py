@@ -1,4 +1,4 @@
-"""New generations of salmonn-smol: an untrained model on its bases, one with an audio encoder, and what is shipped."""
+"""New generations of salmonn-smol: an untrained model on its bases, and what is shipped of a trained one."""
 
 import json
 import shutil
@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from rich.progress import track
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoConfig, WhisperConfig
 
 from modeling_salmonn.base_weights_salmonn import load_base_weights
@@ -21,24 +20,21 @@ from modeling_salmonn.checkpoint_files_salmonn import (
     WEIGHTS_FILE,
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
-from modeling_salmonn.hub.assembly import assemble_model, build_extractor
+from modeling_salmonn.hub.assembly import assemble_model
 from modeling_salmonn.hub.build_smol import smol_generation_config, smol_processor
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.hub.smol_bases import SMOLLM2_ID, WHISPER_ID, fetch_bases
-from modeling_salmonn.modeling_beats import BeatsForAudioClassification, BeatsModel
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES
 
 
 SETTINGS = json.loads(Path(__file__).with_name("config.json").read_text())
-BEATS = SETTINGS["audio_config"]
-TAGGER_FIELDS = ("_name_or_path", "architectures", "dtype", "id2label", "label2id")  # not of the encoder
 SHIPPED_PREFIXES = (*CONNECTOR_PREFIXES, "model.audio_encoder.")
 
 
 def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:
-    """Write the untrained salmonn-smol that stage 1 starts from, which has no audio encoder yet.
+    """Write the untrained salmonn-smol that stage 1 starts from.
 
     Args:
         bases: folder of `fetch_bases`; the model names the two in it.
@@ -49,7 +45,6 @@ def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:
     text_config = AutoConfig.from_pretrained(smollm2)
     own = {
         "speech_config": WhisperConfig.from_pretrained(whisper).to_dict(),
-        "audio_config": None,
         "text_config": text_config,
         "audio_token_id": text_config.vocab_size,
         "speech_model_id": str(whisper),
@@ -62,53 +57,6 @@ def write_new_smol(bases: Path, folder: Path, seed: int = 0) -> None:
     model.generation_config = smol_generation_config(config)
     model.save_pretrained(folder)
     smol_processor(config, smollm2).save_pretrained(folder)
-
-
-def add_beats(model: SalmonnForConditionalGeneration, beats: BeatsModel) -> SalmonnForConditionalGeneration:
-    """A speech-only model with an audio encoder besides, which it does not listen to before it is trained on.
-
-    The Q-Former's keys and values get columns of zeros for the new features, so that audio tokens stay what they were.
-
-    Args:
-        model: speech-only; it stays as it is.
-        beats: a trained encoder.
-
-    Raises:
-        ValueError: if the model has an audio encoder already.
-    """
-    if model.config.audio_config is not None:
-        raise ValueError("The model has an audio encoder already; give one that is speech-only.")
-    architecture = {name: value for name, value in beats.config.to_diff_dict().items() if name not in TAGGER_FIELDS}
-    settings = model.config.to_dict() | {"audio_config": architecture, "audio_model_id": None}
-    settings["qformer_config"] |= {"encoder_hidden_size": None}
-    widened = SalmonnForConditionalGeneration(SalmonnConfig(**settings))
-    if model.has_lora:
-        widened.add_lora()
-    weights = model.state_dict() | {f"model.audio_encoder.{name}": value for name, value in beats.state_dict().items()}
-    for name in weights:
-        if name.endswith(("cross_attention.key.weight", "cross_attention.value.weight")):
-            weights[name] = nn.functional.pad(weights[name], (0, beats.config.hidden_size))
-    missing, _ = widened.load_state_dict(weights, strict=False)
-    assert all(name.startswith("model.ln_audio.") for name in missing), missing
-    widened.tie_weights()
-    widened.generation_config = model.generation_config
-    return widened
-
-
-def write_with_beats(model: Path, beats: Path, folder: Path) -> None:
-    """Write a speech-only model with the encoder of a trained tagger besides.
-
-    Args:
-        model: folder of the model.
-        beats: folder of the tagger.
-        folder: folder to write to.
-    """
-    tagger = BeatsForAudioClassification.from_pretrained(beats)
-    widened = add_beats(SalmonnForConditionalGeneration.from_pretrained(model), tagger.beats)
-    processor = SalmonnProcessor.from_pretrained(model)
-    extractor = build_extractor(widened.config)
-    widened.save_pretrained(folder)
-    SalmonnProcessor(extractor, processor.tokenizer, chat_template=processor.chat_template).save_pretrained(folder)
 
 
 def ship_smol(trained: Path, shipped: Path) -> None:

@@ -7,15 +7,17 @@
 
 import re
 import zlib
+from pathlib import Path
 
-from recipes.salmonn_smol.tables import read_table
+from modeling_salmonn.data.text_files import read_yaml_mapping
 
 
-TABLE = read_table("sound_captions")
+TABLE, _ = read_yaml_mapping(Path(__file__).with_name("sound_captions.yaml"), "table")
 CLASS_PHRASES: dict[str, str] = TABLE["class_phrases"]
 MISLABELLED: list[str] = TABLE["mislabelled"]
 SPOKEN_WORDS: dict[str, str] = TABLE["spoken_words"]
 SENTENCES = ("{0}.", "The sound of {0}.", "This is the sound of {0}.", "You can hear {0}.")
+WHOLE_PHRASE = re.compile(r"(a|an|the)? ?[a-z' ]* ?\b[a-z]{2,}ing( [a-z]+)?")  # "a dog barking", "water being poured"
 VOWELS = tuple("aeiou")
 CONSONANT_SOUND = ("uni", "eu", "one")  # spelled with a vowel, spoken with a consonant
 
@@ -58,6 +60,8 @@ def name_sound(label: str, sound_class: str | None) -> str | None:
     if any(re.search(pattern, label) for pattern in MISLABELLED):
         sound_class = None
     phrase = rule_phrase(label)
+    if WHOLE_PHRASE.fullmatch(label) and sound_class is not None and names_class(label, sound_class):
+        return label
     if sound_class is None or (phrase is not None and names_class(phrase, sound_class)):
         return phrase
     return CLASS_PHRASES.get(sound_class, with_article(sound_class))

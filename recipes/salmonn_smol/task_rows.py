@@ -5,7 +5,7 @@
 """
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +17,10 @@ from modeling_salmonn.data.files import write_rows
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
 from recipes.salmonn_smol.audiofolder import read_audiofolder
-from recipes.salmonn_smol.sound_captions import clean_caption
-from recipes.salmonn_smol.tables import read_table
+from recipes.salmonn_smol.sound_captions import TABLE, clean_caption
 from recipes.salmonn_smol.transcripts import plain_transcript, spoken_words, stressed_words
 
 
-LANGUAGES = {"de": "German", "fr": "French"}
-UNTRAINED_LANGUAGES = {"es": "Spanish", "it": "Italian"}  # for evaluation alone
 # Characters of "Flight of the Amazon Queen" whose voice leaves no doubt.
 MEN = ("JOE", "BOB", "SPARKY", "JIM", "CHIEF", "BUD", "HENRY", "KLUNK", "FRANK", "IAN")
 WOMEN = ("FAYE", "NAOMI", "LOLA", "WITCH")
@@ -31,30 +28,23 @@ CUT_SCENE = "queen:CUT"  # not one speaker but many
 SLOW_BPM, FAST_BPM = 90, 130
 WORD_TASKS = ("asr", "overlapped_speech")  # whose texts are what is said, a line for each voice
 PRETRAINING_TASKS = ("asr", "audio_caption", "music_caption")
-FUNCTION_WORDS: list[str] = read_table("sound_captions")["function_words"]
+FUNCTION_WORDS: list[str] = TABLE["function_words"]
 ABSENT_TRIES = 20  # words drawn to find one that a clip has not
-SYNTHETIC_WEIGHT = 0.65  # so that a third of all speech is synthetic, beside the real clips and two variants of each
-LONGEST_SYNTHETIC_SECONDS = 4.08  # the two shortest segments: longer clips cost more than they teach
 
 
 def _of_clip(row: Row) -> Row:
-    return {name: row[name] for name in ("path", "seconds", "kind")}
+    return {name: row[name] for name in ("path", "seconds", "kind", "source", "collection", "weight") if name in row}
 
 
-def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
-    """Transcription, translation, phones, stressed words, gender and questions about the words of speech."""
+def speech_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
+    """Transcription, phones, stressed words, gender and questions about the words of speech."""
     spoken = _spoken_by_source(rows)
     for row in rows:
         text = plain_transcript(row["text"], row["seconds"])
-        synthetic = row["source"] == "synthetic"
-        if text is None or (synthetic and row["seconds"] > LONGEST_SYNTHETIC_SECONDS):
+        if text is None:
             continue
         base = _of_clip(row) | {"alignment_text": spoken_words(text)}
-        base |= {"weight": SYNTHETIC_WEIGHT if synthetic else 1.0}
         yield base | {"task": "asr", "text": text, "speaker": speaker_of(row)}
-        for code, language in languages.items():
-            if translation := plain_translation(row.get("translations", {}).get(code)):
-                yield base | {"task": "translation", "text": translation, "language": language}
         if phones := pronounce(base["alignment_text"]):
             yield base | {"task": "phone_recognition", "text": phones}
         if stressed := stressed_words(row["text"]):
@@ -67,17 +57,9 @@ def speech_rows(rows: Sequence[Row], rng: random.Random, languages: Mapping[str,
 
 
 def speaker_of(row: Row) -> str | None:
-    """The character or the synthetic voice that speaks, if it is known to be one."""
-    speaker = row.get("speaker") or row.get("voice")
+    """The reader or the character that speaks, if it is known to be one."""
+    speaker = row.get("speaker")
     return None if speaker == CUT_SCENE else speaker
-
-
-def plain_translation(text: str | None) -> str | None:
-    """A translation without its CAPITALS, if it is one."""
-    if not text or text == "poudre":  # the French table fills gaps with this word
-        return None
-    plain = plain_transcript(text, seconds=float("inf"))
-    return plain if plain and len(plain) > 1 else None
 
 
 def pronounce(words: str | None) -> str | None:
@@ -148,7 +130,7 @@ def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
             continue
         base = _of_clip(row) | {"alignment_words": content_words(caption)}
         nouns = [word for word in (row.get("sound_class") or "").split() if word != "or"]
-        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()])), "source": row["source"]}
+        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()]))}
         yield base | {"task": "audio_caption", "text": caption}
         if row.get("sound_class"):
             question, answer = event_question(row["sound_class"], classes, rng)
@@ -169,12 +151,17 @@ def event_question(sound_class: str, classes: Sequence[str], rng: random.Random)
 def music_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
     """Captions of music, and questions about instruments, speed and mode."""
     for row in rows:
-        tags = row["tags"]
+        tags = row.get("tags") or {"instruments": [row["instrument"]]}
         base = _of_clip(row) | {"alignment_words": " ".join(tags["instruments"])}
-        base |= {"first_instrument": tags["instruments"][0], "source": row["source"]}
-        yield base | {"task": "music_caption", "text": row["text"]}
+        base |= {"first_instrument": tags["instruments"][0]}
+        yield base | {"task": "music_caption", "text": music_caption(row["text"])}
         question, answer = music_question(tags, rng)
         yield base | {"task": "music_qa", "question": question, "text": answer}
+
+
+def music_caption(text: str) -> str:
+    """A description such as "a single note on flute" as a sentence."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def music_question(tags: Row, rng: random.Random) -> tuple[str, str]:
@@ -198,11 +185,11 @@ def content_words(caption: str) -> str:
     return " ".join(word for word in words if word and word not in FUNCTION_WORDS)
 
 
-def all_rows(folders: Sequence[Path], seed: int, languages: Mapping[str, str] = LANGUAGES) -> Iterator[Row]:
+def all_rows(folders: Sequence[Path], seed: int) -> Iterator[Row]:
     """Rows of all tasks that the clips of some audio folders give; rows that have a task already are kept."""
     rng = random.Random(seed)
     rows = [row for folder in folders for row in read_audiofolder(folder)]
-    yield from speech_rows([row for row in rows if row["kind"] == "speech"], rng, languages)
+    yield from speech_rows([row for row in rows if row["kind"] == "speech"], rng)
     yield from event_rows([row for row in rows if row["kind"] == "event"], rng)
     yield from music_rows([row for row in rows if row["kind"] == "music"], rng)
     yield from (row for row in rows if row["kind"] == "mixture")
@@ -224,8 +211,7 @@ def write_manifests(
             folders += extra or []
         if mixtures is not None:
             folders.append(mixtures / split)
-        languages = LANGUAGES if split == "train" else LANGUAGES | UNTRAINED_LANGUAGES
-        rows = list(track(all_rows(folders, seed, languages), description=split, total=None))
+        rows = list(track(all_rows(folders, seed), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
             known = {row["path"] for row in rows if row["task"] in WORD_TASKS and _has_line(row["text"], trained)}
             rows = [row for row in rows if row["path"] not in known]

@@ -24,6 +24,15 @@ def plain_transcript(text: str, seconds: float) -> str | None:
         return None
     text = " ".join(text.replace('"', " ").replace(" - ", ", ").split()).strip(" '")
     text = WORD.sub(lambda match: match[0].lower() if _is_stressed(match[0]) else match[0], text)
+    return _with_capitals(text)
+
+
+def as_sentence(text: str) -> str:
+    """A transcript in capitals or in small letters as one would write it, ended by a full stop."""
+    return _with_capitals(text.lower()).rstrip(".") + "."
+
+
+def _with_capitals(text: str) -> str:
     text = re.sub(r"\bi\b", "I", text)
     return text[:1].upper() + text[1:]
 

@@ -1,6 +1,8 @@
 """Rows of tasks that salmonn-smol is never trained on, for the scores of activation tuning."""
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +15,16 @@ from recipes.salmonn_smol.audiofolder import METADATA_FILE, read_audiofolder
 
 TASKS = {"sqqa": "spoken_query", "slot_filling": "slot_filling", "coreasoning": "co_reasoning"}  # by folder
 # The columns of a clip that an instruction names, by what rows call them.
-NAMED = {"spoken_query": {}, "slot_filling": {"slots": "slot"}, "co_reasoning": {"background": "background"}}
+NAMED: dict[str, dict[str, str]] = {
+    "spoken_query": {},
+    "slot_filling": {"slots": "slot"},
+    "co_reasoning": {"background": "background"},
+}
+WORD_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a name such as coffeeDrink has a space
 
 
 def read_untrained(folder: Path) -> list[Row]:
-    """Rows of all the task folders that there are.
+    """Rows of all the task folders that there are, in which voices are synthetic.
 
     Args:
         folder: holds at least one of the audio folders `sqqa`, `slot_filling` and `coreasoning`.
@@ -51,15 +58,30 @@ def _task_row(clip: Row, task: str) -> Row:
     return row
 
 
+def order_rows(clips: Sequence[Row]) -> list[Row]:
+    """A row of slot filling for each slot of the clips that have some: orders of real speakers."""
+    rows = []
+    for clip in clips:
+        for slot, value in (clip.get("slots") or {}).items():
+            name = WORD_WITHIN.sub(" ", slot).lower()
+            row = {"path": clip["path"], "task": "slot_filling", "text": value, "answers": [value]}
+            rows.append(row | {"transcript": clip["text"], "slots": name, "collection": clip.get("collection")})
+    return rows
+
+
 def write_untrained(
     tasks: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the task folders.")],
     file: Annotated[Path, typer.Argument(help="Manifest to write.")],
     stories: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Audio folder to ask for stories about.")
     ] = None,
+    orders: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Audio folder with `slots` of real orders.")
+    ] = None,
 ) -> None:
     """Write one manifest of the tasks that salmonn-smol is never trained on."""
     rows = read_untrained(tasks)
+    rows += order_rows(read_audiofolder(orders)) if orders is not None else []
     for clip in read_audiofolder(stories) if stories is not None else ():
         rows.append({"path": clip["path"], "task": "story", "text": ""})  # no reference says what a story should be
     write_rows(file, rows)

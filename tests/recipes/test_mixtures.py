@@ -43,6 +43,20 @@ def test_pairs_are_of_one_speaker_or_two(rows: list[dict]) -> None:
     assert all(2.0 <= len(clip.audio) / SAMPLING_RATE <= longest + 1e-3 for clip in clips)
 
 
+def test_a_reader_of_one_long_clip_is_paired_with_himself(rows: list[dict], tmp_path: Path) -> None:
+    path = tmp_path / "reader.wav"
+    soundfile.write(path, make_clip(9.0, seed=20), SAMPLING_RATE)
+    reader = {"path": str(path), "speaker": "reader", "seconds": 9.0, "text": "Two. Three."}
+    short = {"path": rows[0]["path"], "speaker": "once"}  # a clip that is too short to be cut
+    maker = MixtureMaker([rows[0] | reader, rows[0] | reader | {"speaker": "other"}, rows[0] | short])
+    assert set(maker.speakers) == {"reader", "other"}
+    lengths = {}
+    for index in range(12):
+        clip = maker(f"speaker_verification/{index}.opus")
+        lengths[clip.row["text"]] = len(clip.audio) / SAMPLING_RATE
+    assert lengths == pytest.approx({"Yes.": 9.1, "No.": 12.1}, abs=0.01), "halves, or 6 s of each"
+
+
 def test_sound_lies_below_the_voice(rows: list[dict]) -> None:
     maker = MixtureMaker(rows)
     clips = [maker(f"speech_over_sound/{index}.opus") for index in range(8)]

@@ -12,7 +12,7 @@ from recipes.salmonn_smol.__main__ import app
     "words",
     [
         ["manifests", "nowhere", "folder"],
-        ["add-beats", "nowhere", "beats", "folder"],
+        ["variants", "folder", "nowhere"],
         ["report", "nowhere", "report.json"],
         ["ship", "nowhere", "folder"],
     ],

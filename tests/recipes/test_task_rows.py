@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from recipes.salmonn_smol.task_rows import (
-    LANGUAGES,
-    UNTRAINED_LANGUAGES,
     event_question,
     event_rows,
+    music_caption,
     music_rows,
-    plain_translation,
     pronounce,
     speech_question,
     speech_rows,
@@ -39,11 +37,10 @@ def by_task(rows: list[dict]) -> dict[str, list[dict]]:
 
 
 def test_speech_gives_one_row_for_each_label() -> None:
-    row = SPEECH | {"translations": {"de": "Ich PRÜFTE die Tür.", "fr": "poudre", "es": "No."}, "gender": "f"}
-    tasks = by_task(list(speech_rows([row], random.Random(0))))
+    tasks = by_task(list(speech_rows([SPEECH | {"gender": "f", "weight": 2.0}], random.Random(0))))
+    assert {row["weight"] for rows in tasks.values() for row in rows} == {2.0}
     assert tasks["asr"][0]["text"] == "I had to inspect the door."
     assert tasks["asr"][0]["alignment_text"] == "i had to inspect the door"
-    assert [(row["language"], row["text"]) for row in tasks["translation"]] == [("German", "Ich prüfte die Tür.")]
     assert tasks["keyword_extraction"][0]["text"] == "inspect"
     assert tasks["gender_recognition"][0]["text"] == "A woman."
     assert tasks["phone_recognition"][0]["text"].startswith("AY HH AE D T UW IH N S P EH K T")
@@ -98,24 +95,19 @@ def test_event_and_music_rows_describe_what_is_heard() -> None:
     assert music["music_caption"][0]["alignment_words"] == music["music_caption"][0]["first_instrument"] == "piano"
 
 
+def test_a_real_instrument_is_the_only_one_of_its_clip() -> None:
+    note = {"kind": "music", "text": "a single note on flute", "instrument": "flute", "seconds": 3.0, "path": "n"}
+    rows = by_task(list(music_rows([note], random.Random(0))))
+    assert rows["music_caption"][0]["text"] == "A single note on flute."
+    assert rows["music_caption"][0]["first_instrument"] == "flute"
+    assert (rows["music_qa"][0]["question"], rows["music_qa"][0]["text"]) == ("Which instruments play?", "Flute.")
+    assert music_caption("A slow piece.") == "A slow piece."
+
+
 def test_pronunciation_needs_every_word() -> None:
     assert pronounce("hello world") == "HH AH L OW W ER L D"
     assert pronounce("hello xqzzy") is None
     assert pronounce(None) is None
-
-
-def test_languages_that_are_never_trained_are_for_evaluation() -> None:
-    row = SPEECH | {"translations": {"de": "Die Tür.", "es": "La puerta."}}
-    trained = by_task(list(speech_rows([row], random.Random(0))))
-    assert [one["language"] for one in trained["translation"]] == ["German"]
-    tested = by_task(list(speech_rows([row], random.Random(0), LANGUAGES | UNTRAINED_LANGUAGES)))
-    assert [one["language"] for one in tested["translation"]] == ["German", "Spanish"]
-
-
-def test_gaps_in_translations_are_left_out() -> None:
-    assert plain_translation("poudre") is None
-    assert plain_translation(None) is None
-    assert plain_translation("La PORTE.") == "La porte."
 
 
 def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.data.sources import DataSource
-from recipes.salmonn_smol.untrained_tasks import read_untrained, write_untrained
+from recipes.salmonn_smol.untrained_tasks import order_rows, read_untrained, write_untrained
 
 
 QUERY = {"file_name": "0.opus", "transcript": "How many days has a week?", "answer": ["seven", "7"], "voice": "a"}
@@ -52,6 +52,15 @@ def test_manifest_is_one_that_training_reads(
         str(tmp_path / "tasks" / "sqqa" / "0.opus"),
     ]
     assert rows[2]["text"] == ""
+
+
+def test_each_slot_of_an_order_is_asked_for() -> None:
+    order = {"path": "a.ogg", "text": "A large mocha.", "slots": {"size": "large", "coffeeDrink": "mocha"}}
+    rows = order_rows([order, {"path": "b.ogg", "text": "Hello."}])
+    assert [(row["slots"], row["text"], row["transcript"]) for row in rows] == [
+        ("size", "large", order["text"]),
+        ("coffee drink", "mocha", order["text"]),
+    ]
 
 
 def test_folder_without_tasks_raises(tmp_path: Path) -> None:

