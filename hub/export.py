@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_CONFIG_FILE, CONFIG_FILE, write_hashes
+from modeling_salmonn.hub import endpoint_handler
 from modeling_salmonn.hub.model_card import write_model_card
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder, require_salmonn
 from modeling_salmonn.lora_scale_salmonn import checked_scale
@@ -137,6 +138,8 @@ def _name_base_class(file: Path) -> None:
 
 def _copy_companions(source: Path, folder: Path, answers_alike: bool) -> None:
     """Copy card and licence, and the recorded answers with their clips where the export must give them again."""
+    # the name that Inference Endpoints look for
+    shutil.copyfile(str(endpoint_handler.__file__), folder / "handler.py")
     for name in ("README.md", "LICENSE"):
         if (source / name).is_file():
             shutil.copy(source / name, folder)

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from modeling_salmonn.data.files import write_json
-from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path, save_figure
 from modeling_salmonn.data.text_files import read_json_object
 from modeling_salmonn.evaluation.run import SUMMARY_FILE
 from modeling_salmonn.evaluation.summary import read_summary, table
