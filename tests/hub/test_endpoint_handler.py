@@ -12,6 +12,7 @@ import pytest
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub import endpoint_handler
+from modeling_salmonn.hub.export import export_model
 
 
 QUESTION = "What do you hear?"
@@ -89,3 +90,9 @@ def test_endpoint_refuses_what_is_not_for_strangers(exported: Path, wav_file: Pa
     assert len(answers) == len(said)
     for answer, words in zip(answers, said, strict=True):
         assert words in answer["error"]
+
+
+def test_exported_folder_answers_by_its_handler(exported: Path, wav_file: Path, tmp_path: Path) -> None:
+    export_model(str(exported), tmp_path / "merged")
+    request = {"inputs": base64.b64encode(wav_file.read_bytes()).decode(), "parameters": {"max_new_tokens": 6}}
+    assert replies(tmp_path / "merged", request) == replies(exported, request)
