@@ -102,7 +102,7 @@ class BeatsAttention(nn.Module):
         query: torch.Tensor,
         position_bias: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        buffer: torch.Tensor,
+        buffer: torch.Tensor | None,
     ) -> torch.Tensor:
         """What is added to the scores, `(B, heads, T, T)`: the largest tensor here, so it is made in one pass."""
         if not self.config.gated_relative_position:
@@ -119,7 +119,7 @@ class BeatsAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        mask_buffer: torch.Tensor,
+        mask_buffer: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)  # (B, T, heads, head_dim)
@@ -155,7 +155,7 @@ class BeatsLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        mask_buffer: torch.Tensor,
+        mask_buffer: torch.Tensor | None,
         **kwargs: Any,
     ) -> torch.Tensor:
         attended, _ = self.self_attn(hidden_states, position_bias, attention_mask, mask_buffer, **kwargs)
@@ -299,7 +299,10 @@ class BeatsModel(BeatsPreTrainedModel):
         hidden_states = self.dropout(self.layer_norm(hidden_states))
         position_bias = self.relative_position_bias(hidden_states.shape[1], hidden_states.device)
         # The masks of all layers in turn: fresh memory for each takes longer than what is written to it.
-        mask_buffer = position_bias.new_empty(len(hidden_states), *position_bias.shape)
+        # Checkpointing keeps what a layer is given, unchanged, for the backward pass.
+        mask_buffer = None
+        if not (self.training and self.gradient_checkpointing):
+            mask_buffer = position_bias.new_empty(len(hidden_states), *position_bias.shape)
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_bias, attention_mask, mask_buffer, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)

