@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.commands.options import Device, LoraScale, MaxNewTokens, check_salmonn
+from modeling_salmonn.commands.options import Device, LoraScale, MaxNewTokens, Quantize, check_salmonn
 from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
 from modeling_salmonn.hub.devices import AUTO, resolve_device
+from modeling_salmonn.hub.quantization import Quantization, quantization_config
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.serving.attribution import explain as explain_answer
 from modeling_salmonn.serving.attribution_figure import plot_explanation
@@ -29,6 +30,7 @@ def ask(
     lora_scale: LoraScale = None,
     device: Device = AUTO,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    quantize: Quantize = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is made.")] = False,
     explain: Annotated[
         Path | None, typer.Option(help="Picture (.png, .pdf, .svg) of the seconds that the answer rests on.")
@@ -37,7 +39,7 @@ def ask(
     """Answer a question about an audio file."""
     if explain is not None:
         require_explainable(num_beams, stream, explain)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, quantize)
     if explain is not None:
         answer_and_explain(pipe, audio, question, explain, max_new_tokens, lora_scale)
         return
@@ -54,11 +56,17 @@ def ask(
     typer.echo()
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> AudioTextPipeline:
+def load_pipeline(model: str, device: str, dtype: str, quantize: Quantization | None = None) -> AudioTextPipeline:
     """The pipeline of the installed package; code that comes with the model is not run."""
     processor = SalmonnProcessor.from_pretrained(model, trust_remote_code=False)
-    loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
-    return AudioTextPipeline(model=loaded, processor=processor, device=resolve_device(device))
+    place = resolve_device(device)
+    if quantize is None:
+        loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        return AudioTextPipeline(model=loaded, processor=processor, device=place)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(
+        model, dtype=dtype, quantization_config=quantization_config(quantize), device_map={"": place}
+    )
+    return AudioTextPipeline(model=loaded, processor=processor)  # it is where it belongs
 
 
 def require_explainable(num_beams: int | None, stream: bool, picture: Path) -> None:
