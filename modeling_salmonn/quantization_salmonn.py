@@ -24,8 +24,8 @@ def keep_audio_parts(quantization: Any) -> Any:
         ValueError: if the method cannot leave modules as they are.
     """
     if isinstance(quantization, dict):
-        field = "llm_int8_skip_modules" if _is_bitsandbytes(quantization) else "modules_to_not_convert"
-        quantization[field] = _joined(quantization.get(field))
+        key = "llm_int8_skip_modules" if _is_bitsandbytes(quantization) else "modules_to_not_convert"
+        quantization[key] = _joined(quantization.get(key))
         return quantization
     field = next((name for name in SKIP_FIELDS if hasattr(quantization, name)), None)
     if field is None:
