@@ -14,7 +14,8 @@ UV := .venv/bin/uv
 SMOL := $(VENV)/salmonn-smol
 CLIP := hub/salmonn-smol/clips/speech.opus
 
-.PHONY: ask test lint setup lock test-newest test-oldest test-lmms-eval test-vllm clean
+.PHONY: ask test lint setup lock test-newest test-oldest test-lmms-eval test-vllm test-quantization demo-screenshot \
+	clean
 
 # Sets everything up, puts salmonn-smol together, then asks it about a clip.
 ask: $(SMOL)
@@ -97,5 +98,16 @@ $(UV):
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet uv
 
+# The tests of smaller weights, in an environment with the libraries for them.
+test-quantization:
+	$(MAKE) setup VENV=.venv-quantized
+	.venv-quantized/bin/pip install --quiet $(addprefix -c ,$(LOCK)) --editable ".[quantization]"
+	.venv-quantized/bin/python -m pytest tests/hub/test_quantization.py tests/model/test_lora_saving.py \
+		tests/commands/test_ask_command.py
+
+# The page of the demo in docs/, in a Chromium: apt-get install chromium-driver.
+demo-screenshot: $(SMOL)
+	SALMONN_SMOL=$(SMOL) SALMONN_SCREENSHOT=docs/demo.png $(BIN)/python -m pytest -m slow tests/serving/test_demo_in_browser.py
+
 clean:
-	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt .venv-lmms-eval .venv-vllm
+	rm -rf .venv .venv-newest .venv-oldest .venv-oldest.txt .venv-lmms-eval .venv-vllm .venv-quantized

@@ -64,13 +64,16 @@ def local_folder(path: str | os.PathLike, subfolder: str = "") -> Path | None:
     return folder / subfolder if folder.is_dir() else None
 
 
-def check_model_folder(folder: Path, variant: str | None = None, given: Collection[str] = ()) -> None:
+def check_model_folder(
+    folder: Path, variant: str | None = None, given: Collection[str] = (), quantised: bool = False
+) -> None:
     """Make sure that what is needed of a folder of ours is there and can be read.
 
     Args:
         folder: a local one.
         variant: the one that is loaded, as in `model.fp16.safetensors`.
         given: options of `from_pretrained` in the place of files: `config`, `state_dict`, `gguf_file`.
+        quantised: whether the given config says that the weights are.
     """
     refuse_unfinished(folder)
     config = {} if "config" in given else _read_config(folder)
@@ -80,7 +83,7 @@ def check_model_folder(folder: Path, variant: str | None = None, given: Collecti
         check_weight_file(folder / CONNECTOR_FILE)
         require_layers(config, MAX_LAYERS, str(folder))  # before the bases, with all their tensors, are read
     elif not {"state_dict", "gguf_file"} & set(given):
-        _check_full_weights(folder, variant, config)
+        _check_full_weights(folder, variant, config, quantised)
     if all((folder / name).is_file() for name in ADAPTER_FILES):
         check_weight_file(folder / ADAPTER_FILE)
         _check_adapter_config(folder / ADAPTER_CONFIG_FILE)
@@ -88,7 +91,7 @@ def check_model_folder(folder: Path, variant: str | None = None, given: Collecti
 
 def check_base_folder(folder: Path) -> None:
     """As `check_model_folder`, of the folder of a base."""
-    _check_full_weights(folder, None, _read_config(folder))
+    _check_full_weights(folder, None, _read_config(folder), quantised=False)
 
 
 def weight_file_names(folder: Path, variant: str | None = None) -> list[str]:
@@ -186,7 +189,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG_FILE)
 
 
-def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any]) -> None:
+def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any], quantised: bool) -> None:
     names = weight_file_names(folder, variant)
     if not names:
         pickles = sorted(folder.glob("pytorch_model*.bin"))
@@ -204,7 +207,7 @@ def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any
             f"{folder} lacks {listing(lacking)} of the {len(names)} files that {_full_names(variant)[1]} names; "
             "download them again, or save the model again."
         )
-    floats = "quantization_config" not in config
+    floats = not quantised and "quantization_config" not in config
     require_layers(config, sum(check_weight_file(folder / name, floats) for name in names), str(folder))
 
 

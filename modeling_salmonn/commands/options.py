@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from modeling_salmonn.hub.devices import resolve_device
+from modeling_salmonn.hub.quantization import Quantization
 from modeling_salmonn.hub.saved_folder import require_model, require_salmonn
 
 
@@ -52,6 +53,9 @@ Device = Annotated[
     str, typer.Option(callback=check_device, help="cpu, cuda, cuda:1, mps ...; auto: the accelerator, if any.")
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")]
+Quantize = Annotated[
+    Quantization | None, typer.Option(help="Smaller weights of the language model: int8, or int4 for even less.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of all choices.")]
 
 # of activation tuning

@@ -14,6 +14,9 @@ from command_line import assert_one_line_error, run
 from conftest import ReferenceCase, tiny_config, tiny_model, tiny_processor
 from transformers import WhisperConfig, pipeline
 
+from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.hub.quantization import quantization_config
+
 
 QUESTION = "What do you hear?"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -46,6 +49,15 @@ def test_ask_passes_its_options(
     result = run("ask", wav_file, QUESTION, "--model", saved_folder, "--max-new-tokens", 6, *arguments)
     assert result.stdout == expected_answer(saved_folder, wav_file, **({"max_new_tokens": 6} | options)) + "\n"
     assert result.stdout != expected_answer(saved_folder, wav_file, max_new_tokens=6) + "\n"
+
+
+def test_ask_with_smaller_weights(saved_folder: Path, wav_file: Path) -> None:
+    pytest.importorskip("torchao", reason="make test-quantization installs it")
+    result = run("ask", wav_file, QUESTION, "--model", saved_folder, "--max-new-tokens", 6, "--quantize", "int8")
+    quantisation = quantization_config("int8")
+    model = SalmonnForConditionalGeneration.from_pretrained(saved_folder, quantization_config=quantisation)
+    pipe = AudioTextPipeline(model=model, processor=SalmonnProcessor.from_pretrained(saved_folder))
+    assert result.stdout == pipe(str(wav_file), text=QUESTION, max_new_tokens=6)[0]["generated_text"] + "\n"
 
 
 def test_ask_streams_the_same_answer(saved_folder: Path, wav_file: Path) -> None:

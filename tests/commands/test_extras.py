@@ -19,6 +19,7 @@ COMMANDS = {  # that need an extra, and which
     "study sweep MODEL --data rows.jsonl --output out": "evaluation",
     "build-smol out": "smol",
     "serve MODEL": "serve",
+    "demo MODEL": "demo",
 }
 TRAINING_LIBRARIES = ("datasets", "jiwer", "tensorboard")
 CORE_MODULES = (

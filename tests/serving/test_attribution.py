@@ -13,8 +13,8 @@ from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_pro
 from transformers import BatchFeature, pipeline
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.serving.attribution import Explanation, answer_weights, explain, split_text
-from modeling_salmonn.serving.attribution_figure import MAX_ROWS, plot_explanation, weights_over_time
+from modeling_salmonn.serving.attribution import Explanation, answer_weights, explain, explain_messages, split_text
+from modeling_salmonn.serving.attribution_figure import MAX_ROWS, draw_clip, plot_explanation, weights_over_time
 
 
 QUESTION = "What do you hear?"
@@ -199,6 +199,16 @@ def test_an_empty_answer_raises(
         explain(model, bucket_processor, clip(1.5), QUESTION, max_new_tokens=1)
 
 
+@pytest.mark.parametrize("clips", [0, 2])
+def test_conversation_without_one_clip_raises(
+    clips: int, bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    content = [{"type": "audio", "audio": make_clip(1.5), "sampling_rate": SAMPLING_RATE}] * clips
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTION}]}]
+    with pytest.raises(ValueError, match=rf"seconds of one clip, but there are {clips}; give one"):
+        explain_messages(bucket_model, bucket_processor, messages)
+
+
 def test_a_model_that_ignores_the_audio_raises(
     bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
 ) -> None:
@@ -273,6 +283,14 @@ def test_picture_takes_any_text(tmp_path: Path) -> None:
     explanation = made_up(answer="".join(texts) * 30, token_texts=texts, weights=np.eye(6, 5))
     plot_explanation(explanation, make_clip(3.5), tmp_path / "why.png")
     assert (tmp_path / "why.png").stat().st_size > 10_000
+
+
+def test_clip_is_drawn_over_its_seconds() -> None:
+    pytest.importorskip("matplotlib")
+    figure = draw_clip(make_clip(3.5), width=6.0)
+    (panel,) = figure.axes
+    assert panel.get_xlim() == (0, 3.5)
+    assert figure.get_figwidth() == 6.0
 
 
 def test_picture_of_a_real_explanation_takes_a_tensor(

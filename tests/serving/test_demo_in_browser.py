@@ -39,7 +39,7 @@ OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # which needs another user than root
     "--disable-dev-shm-usage",
-    "--window-size=1280,1060",
+    "--window-size=1280,1200",
     "--use-fake-ui-for-media-stream",  # a microphone that beeps, and needs no permission
     "--use-fake-device-for-media-stream",
 )
@@ -99,8 +99,14 @@ class Visitor:
 
     def take_example(self, name: str) -> None:
         before = self.picture()
-        self.click(".gallery-item", name)
-        self.wait_for(lambda: self.picture() not in ("", before))
+
+        def is_shown() -> bool:
+            if self.picture() in ("", before):
+                self.click(".gallery-item", name)  # again: clicks on a page that is still being set up are lost
+                return False
+            return True
+
+        self.wait_for(is_shown)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +220,6 @@ def test_clip_that_is_too_long_is_told(visitor: Visitor, tmp_path: Path) -> None
 
 
 def test_file_that_is_too_large_is_told(visitor: Visitor, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "large.wav", make_clip(15), 48000, subtype="FLOAT")
+    soundfile.write(tmp_path / "large.wav", make_clip(20), 48000, subtype="FLOAT")
     visitor.upload(tmp_path / "large.wav")
     visitor.wait_for(lambda: visitor.is_told("exceed the maximum allowed size"))
