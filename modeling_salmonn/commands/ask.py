@@ -79,7 +79,9 @@ def ask(
         return
     if not is_one_clip(audio) or output_format is not None:
         raise ValueError("Answers about several clips, folders and patterns go to a file; give --output.")
-    _ask_one(audio[0], question, model, device, dtype, max_new_tokens, num_beams, lora_scale, stream, explain)
+    _ask_one(
+        audio[0], question, model, device, dtype, quantize, max_new_tokens, num_beams, lora_scale, stream, explain
+    )
 
 
 def _ask_one(
@@ -88,6 +90,7 @@ def _ask_one(
     model: str,
     device: str,
     dtype: str,
+    quantize: Quantization | None,
     max_new_tokens: int,
     num_beams: int | None,
     lora_scale: float | None,
