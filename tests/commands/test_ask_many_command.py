@@ -150,7 +150,9 @@ def test_killed_run_goes_on_where_it_was(
     screen, terminal = open_terminal()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not journal.exists() and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if journal.exists() and b"\n" in journal.read_bytes():
+            break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

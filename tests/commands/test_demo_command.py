@@ -21,11 +21,18 @@ from demo_server import free_port
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_demo_serves_its_page_on_this_machine_until_interrupted(saved_folder: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "modeling_salmonn", "demo", saved_folder, "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
