@@ -6,17 +6,16 @@ Engines such as vLLM differ from transformers in three ways, which the folder ta
 - every id of a prompt lies within the vocabulary: the table of embeddings gets a row for the placeholder
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_CONFIG_FILE, CONFIG_FILE, write_hashes
+from modeling_salmonn.data.files import write_json
 from modeling_salmonn.hub import endpoint_handler
 from modeling_salmonn.hub.model_card import write_model_card
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder, require_salmonn
@@ -123,7 +122,7 @@ def _save_adapters(model: SalmonnForConditionalGeneration, folder: Path, scales:
         # engines know no other way to a scale than alpha / r
         alpha = scale * settings["r"]
         settings |= {"lora_alpha": int(alpha) if alpha == int(alpha) else alpha, "use_rslora": False}
-        _write_json(file, settings)
+        write_json(file, settings)
     return list(folders)
 
 
@@ -133,7 +132,7 @@ def _name_base_class(file: Path) -> None:
     config["auto_map"]["AutoModel"] = BASE_CLASS
     for task in config.get("custom_pipelines", {}).values():
         task["pt"] = [GENERATING_CLASS]
-    _write_json(file, config)
+    write_json(file, config)
 
 
 def _copy_companions(source: Path, folder: Path, answers_alike: bool) -> None:
@@ -150,7 +149,3 @@ def _copy_companions(source: Path, folder: Path, answers_alike: bool) -> None:
         clip = folder / case["audio"]
         clip.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / case["audio"], clip)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

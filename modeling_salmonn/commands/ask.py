@@ -15,6 +15,7 @@ from modeling_salmonn.commands.options import (
     MaxNewTokens,
     NumWorkers,
     Quantize,
+    SavedDtype,
     check_salmonn,
 )
 from modeling_salmonn.data.clip_files import find_clips, is_one_clip
@@ -45,7 +46,7 @@ def ask(
     ] = None,
     lora_scale: LoraScale = None,
     device: Device = AUTO,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    dtype: SavedDtype = AUTO,
     quantize: Quantize = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer while it is made.")] = False,
     explain: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modeling_salmonn.commands.ask import load_pipeline
-from modeling_salmonn.commands.options import Device, MaxNewTokens, Model, Quantize
+from modeling_salmonn.commands.options import Device, Host, MaxNewTokens, Model, Quantize, SavedDtype
 from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
@@ -20,13 +20,13 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def demo(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 7860,
     max_seconds: Annotated[float, typer.Option(min=1, help="Longest clip in seconds.")] = 60,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Largest file in MB.")] = 20,
     max_new_tokens: MaxNewTokens = DEFAULT_NEW_TOKENS,
     device: Device = AUTO,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    dtype: SavedDtype = AUTO,
     quantize: Quantize = None,
 ) -> None:
     """Chat about clips in a browser."""

@@ -53,6 +53,8 @@ Device = Annotated[
     str, typer.Option(callback=check_device, help="cpu, cuda, cuda:1, mps ...; auto: the accelerator, if any.")
 ]
 Dtype = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")]
+SavedDtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")]
+Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")]
 Quantize = Annotated[
     Quantization | None, typer.Option(help="Smaller weights of the language model: int8, or int4 for even less.")
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from modeling_salmonn.commands.options import Device, Model
+from modeling_salmonn.commands.options import Device, Host, Model, SavedDtype
 from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.serving.served_model import ServedModel
 from modeling_salmonn.serving.server import build_app
@@ -17,10 +17,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for a free one.")] = 8000,
     device: Device = AUTO,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; auto: as saved.")] = AUTO,
+    dtype: SavedDtype = AUTO,
     max_audio_seconds: Annotated[float, typer.Option(min=0.1, help="Longest clip.")] = 300.0,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 32,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests at once; more are told to come later.")] = 32,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from audible_pipeline import audible_pipeline, write_clips
 from conftest import SAMPLING_RATE, make_clip, tiny_model, tiny_processor
 from datasets import Audio, Dataset
 from transformers import GenerationConfig, TextStreamer, pipeline
@@ -43,21 +44,12 @@ class CountingStreamer:
 
 @pytest.fixture(scope="module")
 def pipe(bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor) -> AudioTextPipeline:
-    """Its answers depend on the clip: the audio tokens are as large as the words."""
-    model = tiny_model(bucket_config, lora=True)
-    model.generation_config.max_new_tokens = NEW_TOKENS
-    with torch.no_grad():
-        model.model.projector.weight *= 20
-    return pipeline("audio-text", model=model, processor=bucket_processor)
+    return audible_pipeline(bucket_config, bucket_processor, NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [folder / f"{seconds} s.wav" for seconds in CLIP_SECONDS]
-    for seed, (path, seconds) in enumerate(zip(paths, CLIP_SECONDS, strict=True)):
-        soundfile.write(path, make_clip(seconds, seed=seed), SAMPLING_RATE)
-    return [str(path) for path in paths]
+    return write_clips(tmp_path_factory.mktemp("clips"), CLIP_SECONDS)
 
 
 def expected_answer(pipe: AudioTextPipeline, messages: list[dict[str, Any]], **options: Any) -> list[dict[str, str]]:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
-from conftest import SAMPLING_RATE, make_clip, tiny_model
+from audible_pipeline import audible_pipeline, write_clips
 from transformers import pipeline
 
 from modeling_salmonn import AudioTextPipeline, SalmonnConfig, SalmonnProcessor
@@ -20,21 +19,12 @@ CLIP_SECONDS = (4.5, 0.7, 4.1, 0.9, 3.8, 0.8, 1.1)
 
 @pytest.fixture(scope="module")
 def pipe(bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor) -> AudioTextPipeline:
-    """Its answers depend on the clip."""
-    model = tiny_model(bucket_config, lora=True)
-    model.generation_config.max_new_tokens = 6
-    with torch.no_grad():
-        model.model.projector.weight *= 20
-    return pipeline("audio-text", model=model, processor=bucket_processor)
+    return audible_pipeline(bucket_config, bucket_processor, 6)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [str(folder / f"{index}.wav") for index in range(len(CLIP_SECONDS))]
-    for seed, (path, seconds) in enumerate(zip(paths, CLIP_SECONDS, strict=True)):
-        soundfile.write(path, make_clip(seconds, seed=seed), SAMPLING_RATE)
-    return paths
+    return write_clips(tmp_path_factory.mktemp("clips"), CLIP_SECONDS)
 
 
 @pytest.fixture(scope="module")

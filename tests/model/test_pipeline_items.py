@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
-from conftest import SAMPLING_RATE, make_clip, tiny_model
+from audible_pipeline import audible_pipeline, write_clips
+from conftest import SAMPLING_RATE, make_clip
 from datasets import Audio, Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import pipeline
@@ -29,21 +29,12 @@ class Message:
 
 @pytest.fixture(scope="module")
 def pipe(bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor) -> AudioTextPipeline:
-    """Its answers depend on clip and instruction."""
-    model = tiny_model(bucket_config, lora=True)
-    model.generation_config.max_new_tokens = 6
-    with torch.no_grad():
-        model.model.projector.weight *= 20
-    return pipeline("audio-text", model=model, processor=bucket_processor)
+    return audible_pipeline(bucket_config, bucket_processor, 6)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [str(folder / f"{index}.wav") for index in range(2)]
-    for seed, path in enumerate(paths):
-        soundfile.write(path, make_clip(0.6 + seed, seed=seed), SAMPLING_RATE)
-    return paths
+    return write_clips(tmp_path_factory.mktemp("clips"), (0.6, 1.6))
 
 
 @pytest.fixture(scope="module")

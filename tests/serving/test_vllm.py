@@ -184,15 +184,19 @@ def test_plugin_answers_as_transformers(case: str, plugin_client: Any, model: An
     assert answer == own_answer(model, processor, messages_of(question, *parts))
 
 
-@pytest.mark.parametrize("rate", [16000, 44100])
-def test_plugin_transcribes(rate: int, plugin_client: Any, model: Any, processor: Any) -> None:
-    clip = joined(rate, "speech")
-    request = {
+def transcription_of(clip: bytes) -> dict[str, Any]:
+    return {
         "model": "salmonn",
         "file": ("clip.wav", clip),
         "temperature": 0,
         "extra_body": {"max_tokens": NEW_TOKENS},
     }
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_plugin_transcribes(rate: int, plugin_client: Any, model: Any, processor: Any) -> None:
+    clip = joined(rate, "speech")
+    request = transcription_of(clip)
     answer = plugin_client.audio.transcriptions.create(**request)
     wanted = own_answer(model, processor, messages_of(processor.default_transcription_prompt, input_audio(clip)))
     assert answer.text.strip() == wanted
@@ -203,12 +207,7 @@ def test_plugin_transcribes(rate: int, plugin_client: Any, model: Any, processor
 def test_plugin_keeps_long_clips_whole(plugin_client: Any, model: Any, processor: Any) -> None:
     (part,) = CASES["over 30 s"][1]
     clip = base64.b64decode(part["input_audio"]["data"])
-    request = {
-        "model": "salmonn",
-        "file": ("clip.wav", clip),
-        "temperature": 0,
-        "extra_body": {"max_tokens": NEW_TOKENS},
-    }
+    request = transcription_of(clip)
     answer = plugin_client.audio.transcriptions.create(**request)
     assert answer.text.strip() == own_answer(
         model, processor, messages_of(processor.default_transcription_prompt, part)
