@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from modeling_salmonn.data.mixing import JOIN_SECONDS
 from modeling_salmonn.processing.audio_io_salmonn import audio_seconds
@@ -41,14 +42,7 @@ class BadClips:
         self.names.add(name)
         shown = [_printable(part) for part in (name, reason)]
         logger.warning("Skipping the clip %s: %s", *shown)
-        known = self.names
-        if self.file is not None:
-            known = self._listed()
-            if shown[0] not in known:  # another process may have come upon it
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                with self.file.open("a", encoding="utf-8") as file:
-                    file.write("\t".join(shown) + "\n")
-                known = known | {shown[0]}
+        known = self.names if self.file is None else self._list(self.file, *shown)
         if len(known) > self.limit:
             where = f" (listed in {self.file})" if self.file else ""
             raise ValueError(
@@ -56,11 +50,19 @@ class BadClips:
                 f"{shown[0]}: {shown[1]}. Repair or drop them, or raise the limit."
             )
 
-    def _listed(self) -> set[str]:
-        if self.file is None or not self.file.exists():
-            return set()
-        lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return {line.split("\t")[0] for line in lines}
+    def _list(self, file: Path, name: str, reason: str) -> set[str]:
+        """Add a clip to the file, and return the names in it."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Workers come upon the same clip at the same time: only one of them may find it missing here.
+        with (
+            FileLock(file.with_name(f".{file.name}.lock")),
+            file.open("a+", encoding="utf-8", errors="replace") as lines,
+        ):
+            lines.seek(0)
+            names = {line.split("\t")[0] for line in lines.read().splitlines()}
+            if name not in names:
+                lines.write(f"{name}\t{reason}\n")
+        return names | {name}
 
 
 def _printable(part: object) -> str:

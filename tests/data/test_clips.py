@@ -1,7 +1,9 @@
 """Clips that cannot be read: reported by name, counted, and one too many is an error."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import soundfile
@@ -75,6 +77,20 @@ def test_processes_and_resumed_runs_count_together(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match=rf"3 clips cannot be read \(listed in {file}\), more than max_bad_clips 2"):
         BadClips(2, file).report("c.wav", "empty")
+
+
+def test_clip_that_several_find_at_once_is_listed_once(tmp_path: Path) -> None:
+    file, workers = tmp_path / "bad_clips.txt", 16
+    together = Barrier(workers)
+
+    def find(number: int) -> None:
+        together.wait()
+        for clip in range(20):
+            BadClips(100, file).report(f"{clip}.wav", "empty")
+
+    with ThreadPoolExecutor(workers) as threads:
+        list(threads.map(find, range(workers)))
+    assert sorted(file.read_text().splitlines()) == sorted(f"{clip}.wav\tempty" for clip in range(20))
 
 
 def test_clip_is_named_by_its_path() -> None:
