@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 
 
 def alignment_labels(
-    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, pieces: WordPieces | None = None
 ) -> dict[str, torch.Tensor]:
     """Targets of the alignment loss for a batch of examples with one clip each.
 
@@ -19,6 +20,7 @@ def alignment_labels(
         examples: with `alignment_text` (words that are said, in order), `alignment_words` (words that describe the
             sound, in any order), or neither.
         tokenizer: the language model's.
+        pieces: what words that are said are spelled in; if not given, in the tokenizer's own pieces.
 
     Returns:
         `alignment_labels` and `bag_labels`, `(clips, length)`, padded with `IGNORED_LABEL`.
@@ -29,8 +31,11 @@ def alignment_labels(
         rows = []
         for example in examples:
             words = (example.get(column) or "").strip()
-            # With a leading space words have the ids that they have inside a sentence, whatever their place.
-            ids = tokenizer(f" {words}", add_special_tokens=False)["input_ids"] if words else []
+            if pieces is not None and name == "alignment_labels":
+                ids = pieces.encode(words)
+            else:
+                # With a leading space words have the ids that they have inside a sentence, whatever their place.
+                ids = tokenizer(f" {words}", add_special_tokens=False)["input_ids"] if words else []
             rows.append(torch.tensor(ids or [IGNORED_LABEL]))  # a clip without words must not shift the others
         labels[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL).long()
     return labels

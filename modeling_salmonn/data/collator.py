@@ -9,6 +9,7 @@ from transformers import BatchFeature
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import pad_states
 from modeling_salmonn.data.text_files import kind_of, shown
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, is_batch
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 
@@ -21,13 +22,21 @@ class SalmonnCollator:
     this and the processor are all that fine-tuning needs.
 
     With an `EncoderCache` as `cache` the encoders' outputs are looked up by the example's `path`; with `alignment`
-    batches have the labels of the alignment loss too, from `alignment_text` and `alignment_words`.
+    batches have the labels of the alignment loss too, from `alignment_text`, spelled in `pieces` if there are any, and
+    `alignment_words`.
     """
 
-    def __init__(self, processor: SalmonnProcessor, cache: Any = None, alignment: bool = False):
+    def __init__(
+        self,
+        processor: SalmonnProcessor,
+        cache: Any = None,
+        alignment: bool = False,
+        pieces: WordPieces | None = None,
+    ):
         self.processor = processor
         self.cache = cache
         self.alignment = alignment
+        self.pieces = pieces
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Inputs, padded on the right, with `labels`.
@@ -39,7 +48,7 @@ class SalmonnCollator:
         batch = dict(self.prepare(examples, text_target=answers))
         heard = [example for example in examples if self._has_clip(example)]
         if self.alignment and heard:  # the loss is over clips, which text alone has none of
-            batch |= alignment_labels(heard, self.processor.tokenizer)
+            batch |= alignment_labels(heard, self.processor.tokenizer, self.pieces)
         return batch
 
     def prepare(self, examples: Sequence[Mapping[str, Any]], **options: Any) -> BatchFeature:

@@ -11,6 +11,7 @@ Only the connector is run, on cached encoder states, so an epoch takes minutes o
 """
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -27,12 +28,17 @@ BLANKED_SHARE = 0.02  # of the frames, each of which blanks a stretch
 class AlignmentHead(nn.Module):
     """Loss of audio tokens against the frozen input embeddings `(vocabulary, hidden)` of a language model.
 
-    Only their size and scale are used here; `negatives` random tokens compete beside the batch's own.
+    Only their size and scale are used here. The ids in `vocabulary` compete beside the batch's own, and are what is
+    read; without one, `negatives` random tokens compete, and all are read.
     """
 
-    def __init__(self, embedding: torch.Tensor, negatives: int = 1500):
+    vocabulary: torch.Tensor | None
+
+    def __init__(self, embedding: torch.Tensor, negatives: int = 1500, vocabulary: Sequence[int] | None = None):
         super().__init__()
         self.negatives = negatives
+        ids = None if vocabulary is None else torch.tensor(sorted(vocabulary))
+        self.register_buffer("vocabulary", ids, persistent=False)
         self.blank = nn.Parameter(torch.zeros(embedding.shape[1]))
         # a token that equals its embedding starts with a logit of about 10
         self.log_scale = nn.Parameter((10 / embedding.detach().float().pow(2).sum(-1).mean()).log())
@@ -73,19 +79,23 @@ class AlignmentHead(nn.Module):
     def greedy(
         self, audio_tokens: torch.Tensor, token_counts: torch.Tensor, embedding: torch.Tensor
     ) -> list[list[int]]:
-        """Token ids that each clip reads as: the best of the whole vocabulary, repeats and blanks removed."""
+        """Token ids that each clip reads as: the best of all that are read, repeats and blanks removed."""
+        ids = torch.arange(len(embedding), device=embedding.device) if self.vocabulary is None else self.vocabulary
+        table = embedding[ids]
         # In parts, since the logits of a whole evaluation over the whole vocabulary would not fit into memory.
-        best = torch.cat([self.logits(part, embedding).argmax(-1) for part in audio_tokens.split(1024)])
+        best = torch.cat([self.logits(part, table).argmax(-1) for part in audio_tokens.split(1024)])
         read = []
         for own in best.split(token_counts.tolist()):
             spelled = own.unique_consecutive()
-            read.append((spelled[spelled > 0] - 1).tolist())  # class 0 is the blank
+            read.append(ids[spelled[spelled > 0] - 1].tolist())  # class 0 is the blank
         return read
 
     def _sample_vocabulary(self, size: int, *labels: torch.Tensor) -> torch.Tensor:
-        """Sorted ids: all targets of the batch and random others."""
+        """Sorted ids: all targets of the batch and others."""
         own = torch.cat([label[label != IGNORED_LABEL] for label in labels])
-        others = torch.randint(size, (self.negatives,), device=own.device)
+        others = self.vocabulary
+        if others is None:
+            others = torch.randint(size, (self.negatives,), device=own.device)
         return torch.cat([own, others]).unique()
 
     def _ctc(

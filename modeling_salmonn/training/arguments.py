@@ -31,7 +31,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "learning_rate", "connector_learning_rate", "lora_learning_rate", "encoder_learning_rate", "weight_decay",
     "warmup_steps", "max_bad_clips", "overlap_examples", "overlap_level_db", "verification_examples",
-    "alignment_weight", "alignment_epochs", "sample_new_tokens",
+    "alignment_weight", "alignment_epochs", "alignment_min_count", "sample_new_tokens",
 )  # fmt: skip
 COUNTS = ("examples_per_epoch", "overlap_examples", "verification_examples")
 MOST_EXAMPLES = 10_000_000  # of an epoch, which are drawn at once
@@ -78,6 +78,9 @@ class SalmonnTrainingArguments(TrainingArguments):
     alignment_epochs: float = 0.0  # of the warm start, which needs `feature_cache`
     alignment_learning_rate: float = 1e-3  # of the warm start
     alignment_batch_size: int = 64  # of the warm start
+    # Words that are said are spelled in pieces with so many occurrences in the training rows; 0: in those of the
+    # language model's tokenizer, of which clips have too few each where there are fewer than some 100 hours of them.
+    alignment_min_count: int = 0
     sample_new_tokens: int = 60  # longest sample answer that is logged at each evaluation; 0 for no samples
     probes: str | None = None  # JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting
     dry_run: bool = False  # build the model without weights, report its size, and stop

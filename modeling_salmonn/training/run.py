@@ -25,6 +25,7 @@ from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, load_rows, load_stream
 from modeling_salmonn.data.sampling import task_shares
 from modeling_salmonn.data.sources import DataSource, parse_sources
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.hub.assembly import assemble_model, build_processor, load_config
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
@@ -43,7 +44,9 @@ from modeling_salmonn.training.warm_start import warm_start_stage
 logger = logging.getLogger(__name__)
 
 BAD_CLIPS_FILE = "bad_clips.txt"
-NEEDS_ALL_ROWS = ("overlap_examples", "verification_examples", "task_temperature", "examples_per_epoch")
+NEEDS_ALL_ROWS = (
+    "overlap_examples", "verification_examples", "task_temperature", "examples_per_epoch", "alignment_min_count",
+)  # fmt: skip
 
 
 def train(arguments: SalmonnTrainingArguments) -> TrainOutput:
@@ -68,12 +71,13 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
     model = load_model(arguments, processor)
     prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
     cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
-    head = build_alignment_head(arguments, model)
+    pieces = build_word_pieces(arguments, processor, train_data)
+    head = build_alignment_head(arguments, model, pieces)
     if head is not None and cache is not None and arguments.alignment_epochs and not resumed:
         train_rows, eval_rows = _readable_rows([train_data]), _readable_rows(eval_data.values())
-        warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows)
+        warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows, pieces)
     uses_head = arguments.alignment_weight > 0
-    collator = SalmonnCollator(processor, cache, alignment=uses_head)
+    collator = SalmonnCollator(processor, cache, uses_head, pieces)
     trainer = SalmonnTrainer(
         model=model,
         args=arguments,
@@ -235,13 +239,24 @@ def build_cache(
     return cache
 
 
+def build_word_pieces(
+    arguments: SalmonnTrainingArguments, processor: SalmonnProcessor, train_data: ExampleSet | ExampleStream
+) -> WordPieces | None:
+    """What the words of the training rows are spelled in for the alignment loss; `None`: the tokenizer's pieces."""
+    if not arguments.alignment_min_count or isinstance(train_data, ExampleStream):
+        return None
+    texts = [row["alignment_text"] for row in train_data.rows if row.get("alignment_text")]
+    return WordPieces(texts, processor.tokenizer, arguments.alignment_min_count)
+
+
 def build_alignment_head(
-    arguments: SalmonnTrainingArguments, model: SalmonnForConditionalGeneration
+    arguments: SalmonnTrainingArguments, model: SalmonnForConditionalGeneration, pieces: WordPieces | None = None
 ) -> AlignmentHead | None:
     """The head of the alignment loss, as an earlier stage has left it or fresh; `None` if there is no such loss."""
     if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
         return None
-    head = AlignmentHead(model.get_input_embeddings().weight)
+    vocabulary = None if pieces is None else pieces.ids
+    head = AlignmentHead(model.get_input_embeddings().weight, vocabulary=vocabulary)
     trained = Path(arguments.model or "") / ALIGNMENT_FILE
     if arguments.model is not None and trained.is_file():
         head.load_state_dict(load_file(trained))

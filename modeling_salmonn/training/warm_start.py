@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
 from modeling_salmonn.data.files import write_bytes
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
@@ -28,14 +29,15 @@ TARGETS = ("alignment_text", "alignment_words")
 class AlignmentCollator:
     """Cached states of clips with the targets of the alignment loss."""
 
-    def __init__(self, cache: EncoderCache, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, cache: EncoderCache, tokenizer: PreTrainedTokenizerBase, pieces: WordPieces | None = None):
         self.cache = cache
         self.tokenizer = tokenizer
+        self.pieces = pieces
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """`encoder_hidden_states`, `input_features_mask`, `alignment_labels`, `bag_labels`."""
         inputs = pad_states([self.cache.get(row["path"]) for row in rows])
-        return inputs | alignment_labels(rows, self.tokenizer)
+        return inputs | alignment_labels(rows, self.tokenizer, self.pieces)
 
 
 class AlignmentTrainer(MarkingTrainer):
@@ -80,6 +82,7 @@ def warm_start_stage(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Iterable[Mapping[str, Any]],
     eval_rows: Iterable[Mapping[str, Any]],
+    pieces: WordPieces | None = None,
 ) -> None:
     """The warm start that the arguments of a stage ask for, before the stage's own training; model and head in place.
 
@@ -112,7 +115,7 @@ def warm_start_stage(
         bf16=arguments.bf16,
         resume_from_checkpoint=str(checkpoint) if checkpoint else None,
     )
-    trainer = warm_start(model, head, cache, tokenizer, train_clips, eval_clips, own)
+    trainer = warm_start(model, head, cache, tokenizer, train_clips, eval_clips, own, pieces=pieces)
     if arguments.should_save:
         write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
 
@@ -159,18 +162,20 @@ def warm_start(
     eval_rows: Sequence[Mapping[str, Any]],
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
+    pieces: WordPieces | None = None,
 ) -> Trainer:
     """Train the connector of a model, and the head, in place; the language model is not run.
 
     Rows have a `path` that the cache holds, and `alignment_text` or `alignment_words`; arguments are those of
-    `alignment_arguments`. Returns the trainer with its log, whose model is the `ConnectorAligner`.
+    `alignment_arguments`; `pieces` spell what is said, and their ids are the head's vocabulary then. Returns the
+    trainer with its log, whose model is the `ConnectorAligner`.
     """
     aligner = ConnectorAligner(model, head)
     aligner.requires_grad_(True)  # whatever an earlier stage has frozen
     trainer = AlignmentTrainer(
         model=aligner,
         args=arguments,
-        data_collator=AlignmentCollator(cache, tokenizer),
+        data_collator=AlignmentCollator(cache, tokenizer, pieces),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=list(callbacks),

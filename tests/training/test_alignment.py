@@ -87,6 +87,24 @@ def test_greedy_reading_removes_repeats_and_blanks(embedding: torch.Tensor) -> N
     assert head.greedy(tokens, torch.tensor([5, 2]), embedding) == [[5, 5, 7], [3]]
 
 
+def test_head_with_a_vocabulary_reads_nothing_else(embedding: torch.Tensor) -> None:
+    head = AlignmentHead(embedding, vocabulary=[7, 3, 9])
+    head.load_state_dict(aligned_head(embedding).state_dict())  # the vocabulary is no weight
+    tokens = speak(head, embedding, [9, None, 7, 7, 3, 5])
+    heard, last = (head.greedy(tokens, torch.tensor([6]), embedding)[0][place] for place in (slice(0, 3), -1))
+    assert heard == [9, 7, 3]
+    assert last in (3, 7, 9)
+
+
+def test_pieces_of_a_vocabulary_compete_beside_the_targets(embedding: torch.Tensor) -> None:
+    head = AlignmentHead(embedding, vocabulary=[7, 3, 9])
+    head.load_state_dict(aligned_head(embedding).state_dict())
+    tokens, counts = speak(head, embedding, [5, None]), torch.tensor([2])
+    first, again = (head(tokens, counts, torch.tensor([[5]]), NONE, embedding) for _ in range(2))
+    assert first == again < 0.1  # nothing is drawn at random
+    assert head(tokens, counts, torch.tensor([[7]]), NONE, embedding) > 5
+
+
 def test_batch_without_targets_gives_zero(embedding: torch.Tensor) -> None:
     head = aligned_head(embedding)
     loss = head(torch.randn(3, 16), torch.tensor([3]), NONE, NONE, embedding)

@@ -88,3 +88,15 @@ def test_warm_start_needs_a_cache_and_words(workspace: Workspace, settings: dict
         workspace.arguments(tmp_path, **settings | {"feature_cache": None})
     with pytest.raises(ValueError, match="alignment_text or alignment_words"):
         build_trainer(workspace.arguments(tmp_path, **settings | {"train_data": str(workspace.manifest)}))
+
+
+def test_words_may_be_spelled_in_frequent_pieces(
+    workspace: Workspace, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = build_trainer(workspace.arguments(tmp_path, **settings | {"alignment_min_count": 2}))
+    tokenizer = trainer.processing_class.tokenizer  # whose only pieces are letters
+    letters = sorted(tokenizer(" one", add_special_tokens=False)["input_ids"])
+    assert trainer.alignment_head.vocabulary.tolist() == letters
+    assert trainer.data_collator.pieces.ids == letters
+    trainer.train()
+    assert "loss" in trainer.state.log_history[0]

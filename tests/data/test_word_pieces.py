@@ -1,0 +1,89 @@
+"""Words spelled in frequent pieces: nothing is lost, and no piece is rare."""
+
+import pickle
+from collections import Counter
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from modeling_salmonn.data.alignment_labels import alignment_labels
+from modeling_salmonn.data.word_pieces import WordPieces
+
+
+MIN_COUNT = 20
+TEXTS = [
+    *["the dog walks and the bird is singing"] * 30,
+    *["a cat is walking and they talk"] * 30,
+    *["walk on talking dog"] * 30,
+    "nobody talked or sang",  # of which no word but `or` has a frequent beginning and end
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One whose vocabulary has each of the words as a whole."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        [f" {text}" for text in TEXTS], trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture(scope="module")
+def pieces(tokenizer: PreTrainedTokenizerFast) -> WordPieces:
+    return WordPieces(TEXTS, tokenizer, MIN_COUNT)
+
+
+def test_frequent_words_are_single_pieces(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    for word in ("dog", "walking", "the"):
+        assert pieces.encode(word) == tokenizer(f" {word}")["input_ids"]
+        assert len(pieces.encode(word)) == 1
+
+
+def test_rare_word_is_spelled_in_frequent_pieces(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    assert len(tokenizer(" talked")["input_ids"]) == 1
+    spelled = tokenizer.convert_ids_to_tokens(pieces.encode("talked"))
+    assert "".join(spelled) == "Ġtalked"
+    assert spelled[0] == "Ġtalk"
+
+
+def test_every_piece_but_letters_is_frequent(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    used = Counter(token for text in TEXTS for token in pieces.encode(text))
+    long = [token for token in pieces.ids if len(tokenizer.convert_ids_to_tokens(token)) > 1]
+    assert len(long) >= 8
+    assert min(used[token] for token in long) >= MIN_COUNT
+    assert set(used) <= set(pieces.ids)
+
+
+@pytest.mark.parametrize("text", ["nobody walks", "thinking", "a talking bird sang on"])
+def test_text_of_known_letters_is_read_back(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces, text: str) -> None:
+    assert tokenizer.decode(pieces.encode(text)) == f" {text}"
+    assert set(pieces.encode(text)) <= set(pieces.ids)
+
+
+def test_word_of_unknown_letters_keeps_the_tokenizers_spelling(
+    tokenizer: PreTrainedTokenizerFast, pieces: WordPieces
+) -> None:
+    assert pieces.encode("Žofie") == tokenizer(" Žofie")["input_ids"]
+
+
+def test_nothing_is_spelled_as_nothing(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    assert pieces.encode("  ") == []
+    assert WordPieces([], tokenizer, MIN_COUNT).encode("dog") == tokenizer(" dog")["input_ids"]
+
+
+def test_worker_processes_spell_alike(pieces: WordPieces) -> None:
+    copy = pickle.loads(pickle.dumps(pieces))
+    assert copy.ids == pieces.ids
+    assert copy.encode("talked nobody") == pieces.encode("talked nobody")
+
+
+def test_labels_spell_what_is_said_alone(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    rows = [{"alignment_text": "talked"}, {"alignment_words": "talked"}]
+    labels = alignment_labels(rows, tokenizer, pieces)
+    assert labels["alignment_labels"][0].tolist() == pieces.encode("talked")
+    assert labels["bag_labels"][1].tolist() == tokenizer(" talked")["input_ids"]
