@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from modeling_salmonn.data.word_pieces import WordPieces
+from modeling_salmonn.data.word_pieces import WordPieces, own_ids
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 
 
@@ -34,8 +34,7 @@ def alignment_labels(
             if pieces is not None and name == "alignment_labels":
                 ids = pieces.encode(words)
             else:
-                # With a leading space words have the ids that they have inside a sentence, whatever their place.
-                ids = tokenizer(f" {words}", add_special_tokens=False)["input_ids"] if words else []
+                ids = own_ids(words, tokenizer)
             rows.append(torch.tensor(ids or [IGNORED_LABEL]))  # a clip without words must not shift the others
         labels[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL).long()
     return labels

@@ -5,6 +5,7 @@ training data. The language model's tokenizer has a piece of its own for nearly 
 all frequent, a word that no clip has can be read too.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,85 +16,92 @@ from transformers import PreTrainedTokenizerBase
 
 LONGEST_PIECE = 16  # characters
 ROUNDS = 6  # of spelling the words and dropping pieces; few pieces go in later ones
-UNKNOWN, UNKNOWN_SCORE = "<unknown>", -100.0
+UNKNOWN = ("<unknown>", -100.0)
 
 
 class WordPieces:
-    """Splits words into pieces that occur at least `min_count` times in some texts, split that way.
-
-    Of the ways to spell a word the likeliest one is taken, by the counts of its pieces. Letters stay, however rare.
+    """Splits words into pieces of a vocabulary, each the likeliest way.
 
     Args:
-        texts: what the pieces are counted in.
         tokenizer: the language model's, whose vocabulary the pieces are of.
-        min_count: of a piece.
+        scores: of each piece, by its token id: the logarithm of how often it is used.
     """
 
-    def __init__(self, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, min_count: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, scores: Mapping[int, float]):
         self.tokenizer = tokenizer
-        self.min_count = min_count
+        self.scores = dict(scores)
+        names = tokenizer.convert_ids_to_tokens(list(scores))
+        self._model = Tokenizer(models.Unigram([UNKNOWN, *zip(names, scores.values(), strict=True)], 0))
         self._ids: dict[str, list[int]] = {}  # of words that were asked for
-        words = Counter(word for text in texts for word in text.split())
-        spelled: Counter[str] = Counter()
-        for word, count in words.items():
-            spelled[self._spell(word)] += count
-        self._model, kept = self._choose(spelled)
-        self.ids = sorted(tokenizer.convert_tokens_to_ids(list(kept)))  # of all pieces
+
+    @classmethod
+    def from_json(cls, tokenizer: PreTrainedTokenizerBase, text: str) -> "WordPieces":
+        """Those that `to_json` wrote."""
+        return cls(tokenizer, {int(token): score for token, score in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        """The scores, by token id."""
+        return json.dumps(self.scores)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text's words."""
         return [token for word in text.split() for token in self._encode_word(word)]
 
+    def split(self, spelled: str) -> list[str]:
+        """Pieces of one word, which is in the vocabulary's alphabet."""
+        pieces: list[str] = self._model.encode(spelled).tokens
+        return pieces
+
     def _encode_word(self, word: str) -> list[int]:
         if word not in self._ids:
-            pieces = self._model.encode(self._spell(word)).tokens
-            ids = self.tokenizer.convert_tokens_to_ids(pieces)
-            known = set(self.ids)
+            ids = self.tokenizer.convert_tokens_to_ids(self.split(spell(word, self.tokenizer)))
             # A letter that the texts lack has no piece: the tokenizer's own spelling is better than a gap.
-            self._ids[word] = ids if known.issuperset(ids) else self._own_ids(word)
+            self._ids[word] = ids if self.scores.keys() >= set(ids) else own_ids(word, self.tokenizer)
         return self._ids[word]
 
-    def _own_ids(self, word: str) -> list[int]:
-        # With a leading space, words have the ids that they have inside a sentence.
-        ids: list[int] = self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-        return ids
 
-    def _spell(self, word: str) -> str:
-        """A word in the vocabulary's alphabet, which marks where it begins."""
-        return "".join(self.tokenizer.convert_ids_to_tokens(self._own_ids(word)))
-
-    def _choose(self, words: Mapping[str, int]) -> tuple[Tokenizer, Mapping[str, int]]:
-        """Drop the pieces that the likeliest spellings of all words use too seldom, a few times over."""
-        kept = {piece: count for piece, count in self._candidates(words).items() if self._stays(piece, count)}
-        model = unigram_model(kept)
-        for _ in range(ROUNDS):
-            used: Counter[str] = Counter()
-            for word, count in words.items():
-                for piece in model.encode(word).tokens:
-                    used[piece] += count
-            kept = {piece: used[piece] for piece in kept if self._stays(piece, used[piece])}
-            model = unigram_model(kept)
-        return model, kept
-
-    def _candidates(self, words: Mapping[str, int]) -> Counter[str]:
-        """How often each piece of the vocabulary is a part of a word."""
-        vocabulary = self.tokenizer.get_vocab()
-        counts: Counter[str] = Counter()
+def frequent_pieces(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, min_count: int) -> WordPieces:
+    """The pieces that some texts, spelled in them, use at least `min_count` times; letters stay, however rare."""
+    words: Counter[str] = Counter()
+    for word, count in Counter(word for text in texts for word in text.split()).items():
+        words[spell(word, tokenizer)] += count
+    vocabulary = tokenizer.get_vocab()
+    counts: Mapping[str, int] = _count_substrings(words, vocabulary)
+    for _ in range(ROUNDS):
+        kept = {piece: count for piece, count in counts.items() if count >= min_count or len(piece) == 1}
+        pieces = WordPieces(tokenizer, _scores(kept, vocabulary))
+        used: Counter[str] = Counter()
         for word, count in words.items():
-            for start in range(len(word)):
-                for end in range(start + 1, min(len(word), start + LONGEST_PIECE) + 1):
-                    piece = word[start:end]
-                    if piece in vocabulary:
-                        counts[piece] += count
-        return counts
-
-    def _stays(self, piece: str, count: int) -> bool:
-        return count >= self.min_count or len(piece) == 1
+            for piece in pieces.split(word):
+                used[piece] += count
+        counts = {piece: used[piece] for piece in kept}
+    return pieces
 
 
-def unigram_model(counts: Mapping[str, int]) -> Tokenizer:
-    """Splits a word the likeliest way, given how often each piece was used."""
+def spell(word: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A word in the alphabet of a vocabulary, which marks where it begins."""
+    return "".join(tokenizer.convert_ids_to_tokens(own_ids(word, tokenizer)))
+
+
+def own_ids(words: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids in a tokenizer's own pieces: those that words have inside a sentence, whatever their place."""
+    ids: list[int] = tokenizer(f" {words}", add_special_tokens=False)["input_ids"] if words else []
+    return ids
+
+
+def _count_substrings(words: Mapping[str, int], vocabulary: Mapping[str, int]) -> Counter[str]:
+    """How often each piece of the vocabulary is a part of a word."""
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(len(word)):
+            for end in range(start + 1, min(len(word), start + LONGEST_PIECE) + 1):
+                piece = word[start:end]
+                if piece in vocabulary:
+                    counts[piece] += count
+    return counts
+
+
+def _scores(counts: Mapping[str, int], vocabulary: Mapping[str, int]) -> dict[int, float]:
     total = max(1, sum(counts.values()))
-    # A letter that was never used still has to be able to spell a word.
-    scored = [(piece, math.log(max(count, 0.5) / total)) for piece, count in counts.items()]
-    return Tokenizer(models.Unigram([(UNKNOWN, UNKNOWN_SCORE), *scored], 0))
+    # A letter that is used in no spelling now may be needed for other words.
+    return {vocabulary[piece]: math.log(max(count, 0.5) / total) for piece, count in counts.items()}

@@ -11,12 +11,12 @@ Only the connector is run, on cached encoder states, so an epoch takes minutes o
 """
 
 import random
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from modeling_salmonn.data.alignment_labels import count_targets
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_ENCODER_FRAME
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
@@ -28,16 +28,17 @@ BLANKED_SHARE = 0.02  # of the frames, each of which blanks a stretch
 class AlignmentHead(nn.Module):
     """Loss of audio tokens against the frozen input embeddings `(vocabulary, hidden)` of a language model.
 
-    Only their size and scale are used here. The ids in `vocabulary` compete beside the batch's own, and are what is
-    read; without one, `negatives` random tokens compete, and all are read.
+    Only their size and scale are used here. With `pieces`, which the words are spelled in, these compete beside the
+    batch's own tokens, and are all that is read; otherwise `negatives` random tokens compete, and all may be read.
     """
 
     vocabulary: torch.Tensor | None
 
-    def __init__(self, embedding: torch.Tensor, negatives: int = 1500, vocabulary: Sequence[int] | None = None):
+    def __init__(self, embedding: torch.Tensor, negatives: int = 1500, pieces: WordPieces | None = None):
         super().__init__()
         self.negatives = negatives
-        ids = None if vocabulary is None else torch.tensor(sorted(vocabulary))
+        self.pieces = pieces
+        ids = None if pieces is None else torch.tensor(sorted(pieces.scores))
         self.register_buffer("vocabulary", ids, persistent=False)
         self.blank = nn.Parameter(torch.zeros(embedding.shape[1]))
         # a token that equals its embedding starts with a logit of about 10

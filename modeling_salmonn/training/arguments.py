@@ -78,8 +78,8 @@ class SalmonnTrainingArguments(TrainingArguments):
     alignment_epochs: float = 0.0  # of the warm start, which needs `feature_cache`
     alignment_learning_rate: float = 1e-3  # of the warm start
     alignment_batch_size: int = 64  # of the warm start
-    # Words that are said are spelled in pieces with so many occurrences in the training rows; 0: in those of the
-    # language model's tokenizer, of which clips have too few each where there are fewer than some 100 hours of them.
+    # Words that are said are spelled in pieces that occur so often in the training rows, or as an earlier stage has
+    # spelled them. With 0 in the tokenizer's own pieces, most of which are too rare in some hours of speech.
     alignment_min_count: int = 0
     sample_new_tokens: int = 60  # longest sample answer that is logged at each evaluation; 0 for no samples
     probes: str | None = None  # JSON lines with `path`, `caption` and `story`, for the curves of task over-fitting

@@ -25,7 +25,7 @@ from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, load_rows, load_stream
 from modeling_salmonn.data.sampling import task_shares
 from modeling_salmonn.data.sources import DataSource, parse_sources
-from modeling_salmonn.data.word_pieces import WordPieces
+from modeling_salmonn.data.word_pieces import frequent_pieces
 from modeling_salmonn.hub.assembly import assemble_model, build_processor, load_config
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.audio_segments_salmonn import AudioLayout
@@ -37,7 +37,7 @@ from modeling_salmonn.training.checkpoints import last_complete_checkpoint, refu
 from modeling_salmonn.training.dry_run import dry_run
 from modeling_salmonn.training.overfitting import OverfittingCallback
 from modeling_salmonn.training.stages import prepare_stage
-from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer
+from modeling_salmonn.training.trainer import ALIGNMENT_FILE, SalmonnTrainer, read_word_pieces
 from modeling_salmonn.training.warm_start import warm_start_stage
 
 
@@ -71,13 +71,12 @@ def build_trainer(arguments: SalmonnTrainingArguments, resumed: bool = False) ->
     model = load_model(arguments, processor)
     prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
     cache = build_cache(arguments, model, processor, [train_data, *eval_data.values()])
-    pieces = build_word_pieces(arguments, processor, train_data)
-    head = build_alignment_head(arguments, model, pieces)
+    head = build_alignment_head(arguments, model, processor, train_data)
     if head is not None and cache is not None and arguments.alignment_epochs and not resumed:
         train_rows, eval_rows = _readable_rows([train_data]), _readable_rows(eval_data.values())
-        warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows, pieces)
+        warm_start_stage(arguments, model, head, cache, processor.tokenizer, train_rows, eval_rows)
     uses_head = arguments.alignment_weight > 0
-    collator = SalmonnCollator(processor, cache, uses_head, pieces)
+    collator = SalmonnCollator(processor, cache, uses_head, None if head is None else head.pieces)
     trainer = SalmonnTrainer(
         model=model,
         args=arguments,
@@ -239,28 +238,28 @@ def build_cache(
     return cache
 
 
-def build_word_pieces(
-    arguments: SalmonnTrainingArguments, processor: SalmonnProcessor, train_data: ExampleSet | ExampleStream
-) -> WordPieces | None:
-    """What the words of the training rows are spelled in for the alignment loss; `None`: the tokenizer's pieces."""
-    if not arguments.alignment_min_count or isinstance(train_data, ExampleStream):
-        return None
-    texts = [row["alignment_text"] for row in train_data.rows if row.get("alignment_text")]
-    return WordPieces(texts, processor.tokenizer, arguments.alignment_min_count)
-
-
 def build_alignment_head(
-    arguments: SalmonnTrainingArguments, model: SalmonnForConditionalGeneration, pieces: WordPieces | None = None
+    arguments: SalmonnTrainingArguments,
+    model: SalmonnForConditionalGeneration,
+    processor: SalmonnProcessor,
+    train_data: ExampleSet | ExampleStream,
 ) -> AlignmentHead | None:
     """The head of the alignment loss, as an earlier stage has left it or fresh; `None` if there is no such loss."""
     if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
         return None
-    vocabulary = None if pieces is None else pieces.ids
-    head = AlignmentHead(model.get_input_embeddings().weight, vocabulary=vocabulary)
+    embedding = model.get_input_embeddings().weight
     trained = Path(arguments.model or "") / ALIGNMENT_FILE
     if arguments.model is not None and trained.is_file():
-        head.load_state_dict(load_file(trained))
-    return head
+        pieces = read_word_pieces(trained, processor.tokenizer)
+        if pieces is not None or not arguments.alignment_min_count:
+            head = AlignmentHead(embedding, pieces=pieces)
+            head.load_state_dict(load_file(trained))
+            return head
+    pieces = None
+    if arguments.alignment_min_count and isinstance(train_data, ExampleSet):  # streams are refused
+        texts = [row["alignment_text"] for row in train_data.rows if row.get("alignment_text")]
+        pieces = frequent_pieces(texts, processor.tokenizer, arguments.alignment_min_count)
+    return AlignmentHead(embedding, pieces=pieces)
 
 
 def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:

@@ -13,16 +13,19 @@ from typing import Any
 
 import torch
 from accelerate.utils import save_fsdp_optimizer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
 from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
 from modeling_salmonn.data.alignment_labels import count_targets
 from modeling_salmonn.data.examples import ExampleSet
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 from modeling_salmonn.staged_saving_salmonn import replace_files
+from modeling_salmonn.training.alignment import AlignmentHead
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.checkpoints import MarkingTrainer, read_weights
 from modeling_salmonn.training.stages import load_trained, sharded_layers, trained_parameters
@@ -31,6 +34,7 @@ from modeling_salmonn.weight_names_salmonn import part_of
 
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
 ALIGNMENT_FILE = "alignment_head.safetensors"
+WORD_PIECES = "word_pieces"  # in its metadata, where words are spelled in pieces of their own
 
 
 class FrozenInputs(TrainerCallback):
@@ -70,7 +74,7 @@ class SalmonnTrainer(MarkingTrainer):
     model: Any
     optimizer: Any
 
-    def __init__(self, *, alignment_head: nn.Module | None = None, **kwargs: Any):
+    def __init__(self, *, alignment_head: AlignmentHead | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.alignment_head = alignment_head
         self._step_targets: torch.Tensor | None = None  # of the alignment loss, in the step that is being made
@@ -207,7 +211,9 @@ class SalmonnTrainer(MarkingTrainer):
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             if self.alignment_head is not None:
-                save_file(self.alignment_head.state_dict(), folder / ALIGNMENT_FILE)
+                pieces = self.alignment_head.pieces
+                metadata = {} if pieces is None else {WORD_PIECES: pieces.to_json()}
+                save_file(self.alignment_head.state_dict(), folder / ALIGNMENT_FILE, metadata)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -231,6 +237,13 @@ class SalmonnTrainer(MarkingTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def read_word_pieces(file: Path, tokenizer: PreTrainedTokenizerBase) -> WordPieces | None:
+    """What the words were spelled in for an alignment head; `None`: in the tokenizer's own pieces."""
+    with safe_open(file, "pt") as head:
+        text = (head.metadata() or {}).get(WORD_PIECES)
+    return None if text is None else WordPieces.from_json(tokenizer, text)
 
 
 def _is_own_file(name: str) -> bool:

@@ -82,7 +82,6 @@ def warm_start_stage(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Iterable[Mapping[str, Any]],
     eval_rows: Iterable[Mapping[str, Any]],
-    pieces: WordPieces | None = None,
 ) -> None:
     """The warm start that the arguments of a stage ask for, before the stage's own training; model and head in place.
 
@@ -115,7 +114,7 @@ def warm_start_stage(
         bf16=arguments.bf16,
         resume_from_checkpoint=str(checkpoint) if checkpoint else None,
     )
-    trainer = warm_start(model, head, cache, tokenizer, train_clips, eval_clips, own, pieces=pieces)
+    trainer = warm_start(model, head, cache, tokenizer, train_clips, eval_clips, own)
     if arguments.should_save:
         write_bytes(finished, save({name: value.contiguous() for name, value in trainer.model.state_dict().items()}))
 
@@ -162,20 +161,18 @@ def warm_start(
     eval_rows: Sequence[Mapping[str, Any]],
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
-    pieces: WordPieces | None = None,
 ) -> Trainer:
     """Train the connector of a model, and the head, in place; the language model is not run.
 
     Rows have a `path` that the cache holds, and `alignment_text` or `alignment_words`; arguments are those of
-    `alignment_arguments`; `pieces` spell what is said, and their ids are the head's vocabulary then. Returns the
-    trainer with its log, whose model is the `ConnectorAligner`.
+    `alignment_arguments`. Returns the trainer with its log, whose model is the `ConnectorAligner`.
     """
     aligner = ConnectorAligner(model, head)
     aligner.requires_grad_(True)  # whatever an earlier stage has frozen
     trainer = AlignmentTrainer(
         model=aligner,
         args=arguments,
-        data_collator=AlignmentCollator(cache, tokenizer, pieces),
+        data_collator=AlignmentCollator(cache, tokenizer, head.pieces),
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=list(callbacks),

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
-from modeling_salmonn.data.word_pieces import WordPieces
+from modeling_salmonn.data.word_pieces import WordPieces, frequent_pieces
 
 
 MIN_COUNT = 20
@@ -35,7 +35,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def pieces(tokenizer: PreTrainedTokenizerFast) -> WordPieces:
-    return WordPieces(TEXTS, tokenizer, MIN_COUNT)
+    return frequent_pieces(TEXTS, tokenizer, MIN_COUNT)
 
 
 def test_frequent_words_are_single_pieces(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
@@ -53,16 +53,16 @@ def test_rare_word_is_spelled_in_frequent_pieces(tokenizer: PreTrainedTokenizerF
 
 def test_every_piece_but_letters_is_frequent(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
     used = Counter(token for text in TEXTS for token in pieces.encode(text))
-    long = [token for token in pieces.ids if len(tokenizer.convert_ids_to_tokens(token)) > 1]
+    long = [token for token in pieces.scores if len(tokenizer.convert_ids_to_tokens(token)) > 1]
     assert len(long) >= 8
     assert min(used[token] for token in long) >= MIN_COUNT
-    assert set(used) <= set(pieces.ids)
+    assert set(used) <= set(pieces.scores)
 
 
 @pytest.mark.parametrize("text", ["nobody walks", "thinking", "a talking bird sang on"])
 def test_text_of_known_letters_is_read_back(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces, text: str) -> None:
     assert tokenizer.decode(pieces.encode(text)) == f" {text}"
-    assert set(pieces.encode(text)) <= set(pieces.ids)
+    assert set(pieces.encode(text)) <= set(pieces.scores)
 
 
 def test_word_of_unknown_letters_keeps_the_tokenizers_spelling(
@@ -73,13 +73,19 @@ def test_word_of_unknown_letters_keeps_the_tokenizers_spelling(
 
 def test_nothing_is_spelled_as_nothing(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
     assert pieces.encode("  ") == []
-    assert WordPieces([], tokenizer, MIN_COUNT).encode("dog") == tokenizer(" dog")["input_ids"]
+    assert frequent_pieces([], tokenizer, MIN_COUNT).encode("dog") == tokenizer(" dog")["input_ids"]
 
 
 def test_worker_processes_spell_alike(pieces: WordPieces) -> None:
     copy = pickle.loads(pickle.dumps(pieces))
-    assert copy.ids == pieces.ids
+    assert copy.scores == pieces.scores
     assert copy.encode("talked nobody") == pieces.encode("talked nobody")
+
+
+def test_what_is_written_spells_alike(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
+    again = WordPieces.from_json(tokenizer, pieces.to_json())
+    assert again.scores == pieces.scores
+    assert again.encode("talked nobody") == pieces.encode("talked nobody")
 
 
 def test_labels_spell_what_is_said_alone(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:

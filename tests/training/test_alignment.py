@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from byte_tokenizer import byte_tokenizer
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_processor
 from transformers import TrainingArguments
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache
+from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
 from modeling_salmonn.training.warm_start import warm_start
 
@@ -36,6 +38,12 @@ def aligned_head(embedding: torch.Tensor) -> AlignmentHead:
             torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(1)), dim=0)
         )
         head.log_scale.fill_(3.0)
+    return head
+
+
+def head_with_pieces(embedding: torch.Tensor, *ids: int) -> AlignmentHead:
+    head = AlignmentHead(embedding, pieces=WordPieces(byte_tokenizer(), dict.fromkeys(ids, -1.0)))
+    head.load_state_dict(aligned_head(embedding).state_dict())  # the pieces are no weights
     return head
 
 
@@ -87,18 +95,16 @@ def test_greedy_reading_removes_repeats_and_blanks(embedding: torch.Tensor) -> N
     assert head.greedy(tokens, torch.tensor([5, 2]), embedding) == [[5, 5, 7], [3]]
 
 
-def test_head_with_a_vocabulary_reads_nothing_else(embedding: torch.Tensor) -> None:
-    head = AlignmentHead(embedding, vocabulary=[7, 3, 9])
-    head.load_state_dict(aligned_head(embedding).state_dict())  # the vocabulary is no weight
+def test_head_with_pieces_reads_nothing_else(embedding: torch.Tensor) -> None:
+    head = head_with_pieces(embedding, 3, 7, 9)
     tokens = speak(head, embedding, [9, None, 7, 7, 3, 5])
     heard, last = (head.greedy(tokens, torch.tensor([6]), embedding)[0][place] for place in (slice(0, 3), -1))
     assert heard == [9, 7, 3]
     assert last in (3, 7, 9)
 
 
-def test_pieces_of_a_vocabulary_compete_beside_the_targets(embedding: torch.Tensor) -> None:
-    head = AlignmentHead(embedding, vocabulary=[7, 3, 9])
-    head.load_state_dict(aligned_head(embedding).state_dict())
+def test_pieces_compete_beside_the_targets(embedding: torch.Tensor) -> None:
+    head = head_with_pieces(embedding, 3, 7, 9)
     tokens, counts = speak(head, embedding, [5, None]), torch.tensor([2])
     first, again = (head(tokens, counts, torch.tensor([[5]]), NONE, embedding) for _ in range(2))
     assert first == again < 0.1  # nothing is drawn at random
