@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn import AudioTextPipeline
 from modeling_salmonn.commands.options import (
     BatchSize,
     Device,
@@ -20,8 +20,9 @@ from modeling_salmonn.commands.options import (
 )
 from modeling_salmonn.data.clip_files import find_clips, is_one_clip
 from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
-from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
-from modeling_salmonn.hub.quantization import Quantization, quantization_config
+from modeling_salmonn.hub.devices import AUTO, process_state
+from modeling_salmonn.hub.loading import load_pipeline
+from modeling_salmonn.hub.quantization import Quantization
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.serving.answer_files import SRT, files_of, format_of, require_own_files, write_answers
@@ -147,19 +148,6 @@ def _ask_many(
         first = failures[0]
         typer.echo(f"{len(failures)} failed, the first one {first['path']}: {first['error']}", err=True)
         raise typer.Exit(1)
-
-
-def load_pipeline(model: str, device: str, dtype: str, quantize: Quantization | None = None) -> AudioTextPipeline:
-    """The pipeline of the installed package; code that comes with the model is not run."""
-    processor = SalmonnProcessor.from_pretrained(model, trust_remote_code=False)
-    place = resolve_device(device)
-    if quantize is None:
-        loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
-        return AudioTextPipeline(model=loaded, processor=processor, device=place)
-    loaded = SalmonnForConditionalGeneration.from_pretrained(
-        model, dtype=dtype, quantization_config=quantization_config(quantize), device_map={"": place}
-    )
-    return AudioTextPipeline(model=loaded, processor=processor)  # it is where it belongs
 
 
 def require_explainable(num_beams: int | None, stream: bool, picture: Path) -> None:
