@@ -71,7 +71,7 @@ def ask(
 
     On several devices: accelerate launch -m modeling_salmonn ask FOLDER QUESTION --output answers.jsonl ...
     """
-    if os.path.exists(question):
+    if os.path.exists(question):  # a pattern that the shell expanded, and no question behind it
         raise ValueError(f"The question comes last, and {question} is a file or a folder; put the question behind it.")
     if output is not None:
         if stream or explain is not None:
@@ -131,11 +131,12 @@ def _ask_many(
     form = format_of(output, output_format)
     clips = find_clips(names)
     files = files_of(output, form, clips)
+    # beside the output and by its name, so that the same command finds it after a kill
     journal = output.with_name(f"{output.name}.journal")
     require_own_files(files, journal)
     state = process_state()  # before the model is loaded: it gives each process an accelerator of its own
     pipe = load_pipeline(model, device, dtype, quantize)
-    if form == SRT:
+    if form == SRT:  # times of an answer are those of its window, which the model hears as one segment
         longest = pipe.processor.feature_extractor.audio_layout.longest_segment
         asking = replace(asking, window_seconds=longest / MEL_FRAMES_PER_SECOND)
     answered = ask_clips(pipe, clips, asking, journal, batch_size, num_workers)
@@ -146,6 +147,7 @@ def _ask_many(
     typer.echo(f"{len(clips) - len(failures)} of {len(clips)} clips answered: {output}")
     if failures:
         first = failures[0]
+        # the file is complete, but scripts have to see that answers are missing
         typer.echo(f"{len(failures)} failed, the first one {first['path']}: {first['error']}", err=True)
         raise typer.Exit(1)
 

@@ -30,7 +30,7 @@ def demo(
     quantize: Quantize = None,
 ) -> None:
     """Chat about clips in a browser."""
-    require_matplotlib()
+    require_matplotlib()  # of spectrograms: told now, not at the first clip
     pipe = load_pipeline(model, device, dtype, quantize)
     chat = ClipChat(pipe, max_seconds, round(max_megabytes * 2**20), max_new_tokens)
     page = DemoPage(chat, Path(model).name)

@@ -29,4 +29,5 @@ def serve(
     """Serve a model to OpenAI's clients: chat completions about audio, transcriptions, streams."""
     served = ServedModel(model, device, dtype, max_audio_seconds, quantize)
     application = build_app(served, max_body_mib * 2**20, max_requests)
+    # at this level the address is told, which a port of 0 leaves open until then
     uvicorn.run(application, host=host, port=port, log_level="info")
