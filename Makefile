@@ -103,7 +103,7 @@ test-quantization:
 	$(MAKE) setup VENV=.venv-quantized
 	.venv-quantized/bin/pip install --quiet $(addprefix -c ,$(LOCK)) --editable ".[quantization]"
 	.venv-quantized/bin/python -m pytest tests/hub/test_quantization.py tests/model/test_lora_saving.py \
-		tests/commands/test_ask_command.py
+		tests/commands/test_ask_command.py tests/commands/test_ask_many_command.py tests/serving/test_server.py
 
 # The page of the demo in docs/, in a Chromium: apt-get install chromium-driver.
 demo-screenshot: $(SMOL)

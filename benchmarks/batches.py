@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from modeling_salmonn.commands.ask import load_pipeline
+from modeling_salmonn.hub.loading import load_pipeline
 
 
 RATE = 16000

@@ -19,9 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from modeling_salmonn.commands.ask import load_pipeline
 from modeling_salmonn.data.rows import load_rows
 from modeling_salmonn.evaluation.metrics import english_normaliser
+from modeling_salmonn.hub.loading import load_pipeline
 
 
 WAYS = ("float32", "bfloat16", "int8", "int4")

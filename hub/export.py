@@ -4,6 +4,8 @@ Engines such as vLLM differ from transformers in three ways, which the folder ta
 - they read every safetensors file beside the weights: the adapter is merged, or lies in a folder of its own
 - their `AutoModel` is the model without its head
 - every id of a prompt lies within the vocabulary: the table of embeddings gets a row for the placeholder
+
+A folder with quantised weights is for transformers, and only the first holds for it: engines quantise by themselves.
 """
 
 import os
@@ -14,10 +16,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from modeling_salmonn.checkpoint_files_salmonn import ADAPTER_CONFIG_FILE, CONFIG_FILE, write_hashes
+from modeling_salmonn.checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    HASHES_FILE,
+    sha256,
+)
+from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.files import write_json
 from modeling_salmonn.hub import endpoint_handler
 from modeling_salmonn.hub.model_card import write_model_card
+from modeling_salmonn.hub.quantization import Quantization, quantised, quantization_config
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder, require_salmonn
 from modeling_salmonn.lora_scale_salmonn import checked_scale
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
@@ -37,6 +47,7 @@ def export_model(
     adapter_apart: bool = False,
     lora_scales: Sequence[float] = (),
     dtype: str | None = None,
+    quantize: Quantization | None = None,
 ) -> list[Path]:
     """Write a serving folder.
 
@@ -46,20 +57,21 @@ def export_model(
         adapter_apart: keep the adapter out of the weights, in the folder `adapter`, so that it is chosen per request.
         lora_scales: scales to write such folders for besides the trained one, `adapter@2.0` for 2.0.
         dtype: "float32", "bfloat16" or "float16" of the weights; that of `model` if not given.
+        quantize: smaller weights of the language model; see `quantization_config`. `AutoModel` then is the model with
+            its head, as in every saved folder.
 
     Returns:
         The folders of the adapters.
 
     Raises:
-        ValueError: if `output` holds files, there is no adapter to keep apart or to scale, or a scale is 0.
+        ValueError: if `output` holds files, there is no adapter to keep apart or to scale, a scale is 0, or the model
+            is quantised already.
+        ImportError: if the library for `quantize` is missing.
     """
     output = Path(output)
-    require_new_folder(output)
-    require_salmonn(model)
-    if lora_scales and not adapter_apart:
-        raise ValueError("A merged adapter has one scale, the trained one; scales need --adapter-apart.")
-    if any(checked_scale(scale) == 0 for scale in lora_scales):
-        raise ValueError("Scale 0 is the model without its adapter: ask for the served model itself.")
+    _require_exportable(model, output, adapter_apart, lora_scales)
+    if quantize is not None:
+        quantization_config(quantize)  # a missing library is told before the model is loaded
     source = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype or "auto")
     processor = SalmonnProcessor.from_pretrained(model)
     if adapter_apart and not source.has_lora:
@@ -71,17 +83,36 @@ def export_model(
             source._forget_adapters()
         elif source.has_lora:
             source.merge_lora()
-        give_placeholder_a_row(source)
-        source.save_pretrained(folder)
+        if quantize is None:
+            give_placeholder_a_row(source)
+            source.save_pretrained(folder)
+            _name_base_class(folder / CONFIG_FILE)
+        else:
+            quantised(source, quantize).save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_hashes(folder)
-        _name_base_class(folder / CONFIG_FILE)
-        _copy_companions(Path(model), folder, answers_alike=dtype is None and not adapter_apart)
+        _add_hashes(folder, adapters)
+        answers_alike = dtype is None and quantize is None and not adapter_apart
+        _copy_companions(Path(model), folder, answers_alike)
         if not (folder / "README.md").exists():
             write_model_card(folder, output.name, source.config)
         for file in folder.rglob("*.safetensors"):  # written for the owner alone, whereas servers run as others
             file.chmod(0o644)
     return [output / name for name in adapters]
+
+
+def _require_exportable(model: str, output: Path, adapter_apart: bool, lora_scales: Sequence[float]) -> None:
+    """Refuse what the files and the options tell before the model is loaded."""
+    require_new_folder(output)
+    require_salmonn(model)
+    if lora_scales and not adapter_apart:
+        raise ValueError("A merged adapter has one scale, the trained one; scales need --adapter-apart.")
+    if any(checked_scale(scale) == 0 for scale in lora_scales):
+        raise ValueError("Scale 0 is the model without its adapter: ask for the served model itself.")
+    if getattr(SalmonnConfig.from_pretrained(model), "quantization_config", None) is not None:
+        raise ValueError(
+            f"{model} is quantised already (quantization_config in its {CONFIG_FILE}) and cannot be written again; "
+            "export the model that it was made of."
+        )
 
 
 def give_placeholder_a_row(model: SalmonnForConditionalGeneration) -> None:
@@ -120,10 +151,26 @@ def _save_adapters(model: SalmonnForConditionalGeneration, folder: Path, scales:
         file = folder / folder_name / ADAPTER_CONFIG_FILE
         settings = read_json(file)
         # engines know no other way to a scale than alpha / r
-        alpha = scale * settings["r"]
-        settings |= {"lora_alpha": int(alpha) if alpha == int(alpha) else alpha, "use_rslora": False}
+        settings |= {"lora_alpha": _whole(scale * settings["r"]), "use_rslora": False}
+        # layers with ranks of their own have the same scale, as all layers of an adapter
+        ranks = settings.get("rank_pattern") or {}
+        settings["alpha_pattern"] = {pattern: _whole(scale * rank) for pattern, rank in ranks.items()}
         write_json(file, settings)
     return list(folders)
+
+
+def _whole(number: float) -> float:
+    """The number, without a decimal point where it needs none."""
+    return int(number) if number == int(number) else number
+
+
+def _add_hashes(folder: Path, adapters: Sequence[str]) -> None:
+    """Add those of the adapters to the hashes that were written with the weights."""
+    hashes = read_json(folder / HASHES_FILE)
+    for name in adapters:
+        file = f"{name}/{ADAPTER_FILE}"
+        hashes[file] = sha256(folder / file)
+    write_json(folder / HASHES_FILE, hashes)
 
 
 def _name_base_class(file: Path) -> None:

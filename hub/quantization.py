@@ -3,7 +3,6 @@
 Which parts stay as they are is the model's business; see `modeling_salmonn.quantization_salmonn`.
 """
 
-import os
 from typing import Any, Literal
 
 import torch
@@ -44,24 +43,24 @@ def quantization_config(name: Quantization) -> Any:
     raise ValueError(f"There is no quantisation {name!r}; there are int8 and int4.")
 
 
-def save_quantised(model: str | os.PathLike, output: str | os.PathLike, name: Quantization) -> None:
-    """Write a model with smaller weights; its adapter becomes part of them, since both apart cannot be loaded again.
+def quantised(plain: SalmonnForConditionalGeneration, name: Quantization) -> SalmonnForConditionalGeneration:
+    """A model with smaller weights, to be saved before it answers.
+
+    The weights of bitsandbytes are rounded once more when they first answer on some CPUs.
 
     Args:
-        model: folder or Hub id of a SALMONN.
-        output: folder for the model; the processor is left to the caller.
+        plain: without adapter, which could not be loaded again from one folder with such weights; left as it is.
         name: see `quantization_config`.
     """
-    quantisation = quantization_config(name)  # what is missing is told first
-    plain = SalmonnForConditionalGeneration.from_pretrained(model)
-    if plain.has_lora:
-        plain.merge_lora()
-    weights, config = plain.state_dict(), plain.config
-    quantised = SalmonnForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=plain.dtype, quantization_config=quantisation
+    small: SalmonnForConditionalGeneration = SalmonnForConditionalGeneration.from_pretrained(
+        None,
+        config=plain.config,
+        state_dict=plain.state_dict(),
+        dtype=plain.dtype,
+        quantization_config=quantization_config(name),
     )
-    quantised.generation_config = plain.generation_config
-    quantised.save_pretrained(output)
+    small.generation_config = plain.generation_config
+    return small
 
 
 def _missing(library: str, name: str) -> str:

@@ -39,7 +39,7 @@ from modeling_salmonn.evaluation.instruction_following import (
     why_copied,
 )
 from modeling_salmonn.evaluation.text_statistics import end_at_sentence, repeats_itself, split_words
-from modeling_salmonn.hub.weights_hash import weights_hash
+from modeling_salmonn.hub.weights_hash import answering_record
 
 
 ANSWERS_FILE, REJECTED_FILE, RECORD_FILE = "answers.jsonl", "rejected.jsonl", "writing.json"
@@ -122,7 +122,7 @@ def write_answers(
     settings = replace(settings, lora_scale=discounted_scale(answerer, settings.lora_scale))
     chosen = choose_clips(clips, settings.seed)
     record = asdict(settings) | {
-        "model": weights_hash(answerer.model),
+        "model": answering_record(answerer.model),
         "clips": content_hash(sorted(chosen, key=lambda row: row["path"])),
         "prompts": content_hash(used_prompts(chosen, prompts)),
     }

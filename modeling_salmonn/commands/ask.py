@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn import AudioTextPipeline
 from modeling_salmonn.commands.options import (
     BatchSize,
     Device,
@@ -20,8 +20,9 @@ from modeling_salmonn.commands.options import (
 )
 from modeling_salmonn.data.clip_files import find_clips, is_one_clip
 from modeling_salmonn.data.pictures import require_matplotlib, require_picture_path
-from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
-from modeling_salmonn.hub.quantization import Quantization, quantization_config
+from modeling_salmonn.hub.devices import AUTO, process_state
+from modeling_salmonn.hub.loading import load_pipeline
+from modeling_salmonn.hub.quantization import Quantization
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND
 from modeling_salmonn.serving.answer_files import SRT, files_of, format_of, require_own_files, write_answers
@@ -70,7 +71,7 @@ def ask(
 
     On several devices: accelerate launch -m modeling_salmonn ask FOLDER QUESTION --output answers.jsonl ...
     """
-    if os.path.exists(question):
+    if os.path.exists(question):  # a pattern that the shell expanded, and no question behind it
         raise ValueError(f"The question comes last, and {question} is a file or a folder; put the question behind it.")
     if output is not None:
         if stream or explain is not None:
@@ -130,11 +131,12 @@ def _ask_many(
     form = format_of(output, output_format)
     clips = find_clips(names)
     files = files_of(output, form, clips)
+    # beside the output and by its name, so that the same command finds it after a kill
     journal = output.with_name(f"{output.name}.journal")
     require_own_files(files, journal)
     state = process_state()  # before the model is loaded: it gives each process an accelerator of its own
     pipe = load_pipeline(model, device, dtype, quantize)
-    if form == SRT:
+    if form == SRT:  # times of an answer are those of its window, which the model hears as one segment
         longest = pipe.processor.feature_extractor.audio_layout.longest_segment
         asking = replace(asking, window_seconds=longest / MEL_FRAMES_PER_SECOND)
     answered = ask_clips(pipe, clips, asking, journal, batch_size, num_workers)
@@ -145,21 +147,9 @@ def _ask_many(
     typer.echo(f"{len(clips) - len(failures)} of {len(clips)} clips answered: {output}")
     if failures:
         first = failures[0]
+        # the file is complete, but scripts have to see that answers are missing
         typer.echo(f"{len(failures)} failed, the first one {first['path']}: {first['error']}", err=True)
         raise typer.Exit(1)
-
-
-def load_pipeline(model: str, device: str, dtype: str, quantize: Quantization | None = None) -> AudioTextPipeline:
-    """The pipeline of the installed package; code that comes with the model is not run."""
-    processor = SalmonnProcessor.from_pretrained(model, trust_remote_code=False)
-    place = resolve_device(device)
-    if quantize is None:
-        loaded = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype)
-        return AudioTextPipeline(model=loaded, processor=processor, device=place)
-    loaded = SalmonnForConditionalGeneration.from_pretrained(
-        model, dtype=dtype, quantization_config=quantization_config(quantize), device_map={"": place}
-    )
-    return AudioTextPipeline(model=loaded, processor=processor)  # it is where it belongs
 
 
 def require_explainable(num_beams: int | None, stream: bool, picture: Path) -> None:

@@ -22,6 +22,7 @@ def convert(
     adapter_only: Annotated[
         bool, typer.Option("--adapter-only", help="Write only what was trained, and name the bases.")
     ] = False,
+    # shapes of weights do not tell the heads; 12 are those of BERT-base, whose config the research code takes
     qformer_heads: Annotated[int, typer.Option(min=1, help="Heads of the Q-Former.")] = 12,
     dtype: Dtype = "float32",
 ) -> None:

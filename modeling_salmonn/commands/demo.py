@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.commands.ask import load_pipeline
 from modeling_salmonn.commands.options import Device, Host, MaxNewTokens, Model, Quantize, SavedDtype
 from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.hub.devices import AUTO
+from modeling_salmonn.hub.loading import load_pipeline
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.serving.clip_chat import ClipChat
 from modeling_salmonn.serving.demo import DemoPage, launch_demo
@@ -30,7 +30,7 @@ def demo(
     quantize: Quantize = None,
 ) -> None:
     """Chat about clips in a browser."""
-    require_matplotlib()
+    require_matplotlib()  # of spectrograms: told now, not at the first clip
     pipe = load_pipeline(model, device, dtype, quantize)
     chat = ClipChat(pipe, max_seconds, round(max_megabytes * 2**20), max_new_tokens)
     page = DemoPage(chat, Path(model).name)

@@ -70,6 +70,7 @@ def evaluate(
     if not process_state().is_main_process:
         return
     typer.echo(comparison({Path(model).name: summary}), nl=False)
+    # told last: the table shows which tasks there were, but an evaluation of nothing is a failure
     if not any(entry["rows"] for entry in summary.values()):
         raise ValueError(f"No clip could be read; see {output / BAD_CLIPS_FILE}.")
     if card is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modeling_salmonn.commands.options import Model
+from modeling_salmonn.commands.options import Model, Quantize
 from modeling_salmonn.hub.convert import DTYPES
 from modeling_salmonn.hub.export import export_model
 
@@ -38,9 +38,18 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(callback=check_dtype, help="Type of the weights; that of MODEL if not given.")
     ] = None,
+    quantize: Quantize = None,
 ) -> None:
-    """Write a folder for serving engines such as vLLM, which load it without this package."""
-    adapters = export_model(model, output, adapter_apart=adapter_apart, lora_scales=lora_scale or (), dtype=dtype)
-    typer.echo(f"Wrote {output}: vllm serve {output} --trust-remote-code")
+    """Write a folder for serving engines such as vLLM, which load it without this package.
+
+    With --quantize, a folder of smaller weights for transformers, where AutoModel loads it.
+    """
+    adapters = export_model(
+        model, output, adapter_apart=adapter_apart, lora_scales=lora_scale or (), dtype=dtype, quantize=quantize
+    )
+    if quantize is None:
+        typer.echo(f"Wrote {output}: vllm serve {output} --trust-remote-code")
+    else:
+        typer.echo(f"Wrote {output}: AutoModel.from_pretrained({str(output)!r}, trust_remote_code=True)")
     for folder in adapters:
         typer.echo(f"  adapter {folder}")

@@ -39,6 +39,7 @@ def explain_error(error: Exception) -> str:
 
 def _extra_of(error: Exception) -> str | None:
     """The extra of the command that the error came through."""
+    # several extras bring some libraries, so that the library alone does not tell which one is meant
     for frame, _ in walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__"))
         for module, extra in EXTRA_OF_MODULE.items():

@@ -35,6 +35,7 @@ def push(
     if not source.is_dir():
         raise ValueError(f"There is no folder {folder}; give the folder of a SALMONN model.")
     require_repo_id(repo)
+    # the owner of a bare name is asked of the Hub, which needs a token; a dry run needs none
     repo_id = repo if dry_run else full_repo_id(api, repo)
     if trained_only:
         with adapter_only(source) as reduced:
@@ -53,7 +54,7 @@ def publish(api: HfApi, folder: Path, repo_id: str, private: bool, revision: str
     show(files, console)
     if dry_run:
         return
-    enable_progress_bars()
+    enable_progress_bars()  # which are off in all commands, but uploads take long
     open_repository(api, repo_id, private, revision)
     commit = upload(api, repo_id, files, revision)
     typer.echo(f"Uploaded to {api.endpoint}/{repo_id}/tree/{commit}; to load exactly this:")

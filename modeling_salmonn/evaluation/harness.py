@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, int, str]
 KEYS = ("task", "row", "part")
-ANSWER_FIELDS = {"task": str, "row": int, "part": str, "instruction": str, "answer": str}
+ANSWER_FIELDS = {"task": str, "row": int, "part": str, "instruction": str, "new_tokens": int, "answer": str}
 ANSWER = "answer"  # the part of a row that counts; the others are what a model that does not follow might say
 ANSWERS_FILES, SETTINGS_FILE, BAD_CLIPS_FILE = "answers-*.jsonl", "settings.json", "bad_clips.txt"
 REPLACED_FILES = ("summary.json", "summary.md")  # once the settings are there; all others are added to
@@ -179,16 +179,18 @@ def answer_jobs(
         num_workers: processes that read clips and make inputs beside the model.
 
     Returns:
-        The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction` and `answer`.
+        The rows of all journals that belong to the jobs: `task`, `row`, `part`, `path`, `instruction`, `new_tokens`
+        and `answer`.
 
     Raises:
-        ValueError: if a row lacks a field of its instruction, or has an answer to another instruction.
+        ValueError: if a row lacks a field of its instruction, or has an answer to another instruction or of another
+            longest length.
     """
     state = process_state()
     bad_clips = BadClips(sys.maxsize, output / BAD_CLIPS_FILE)  # they are counted, and end nothing
     maker = ExampleMaker(prompts or load_prompts(), ClipReader(answerer.extractor, bad_clips))
     answered = read_answers(output)
-    _require_same_instructions(maker, jobs, answered, output)
+    _require_same_questions(maker, jobs, answered, output)
     pending = [job for job in jobs if job.key not in answered]
     pending.sort(key=lambda job: (job.new_tokens, job.seconds))
     state.wait_for_everyone()  # all have read what there was
@@ -264,6 +266,7 @@ def _answer_batch(
                 "part": job.part,
                 "path": clip_name(job.row.get("path")),
                 "instruction": instruction,
+                "new_tokens": job.new_tokens,
                 "answer": answer.text,
                 "finished": answer.finished,
             }
@@ -275,7 +278,7 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _require_same_instructions(
+def _require_same_questions(
     maker: ExampleMaker, jobs: Sequence[Job], answered: Mapping[Key, Row], output: Path
 ) -> None:
     for job in jobs:  # also those without an answer: a row that lacks a field is told before any work
@@ -285,6 +288,12 @@ def _require_same_instructions(
             raise ValueError(
                 f"{output} holds answers of the task {job.task.name!r} to the instruction {given!r}, not to "
                 f"{instruction!r}; choose another folder, or delete this one."
+            )
+        length = answered[job.key]["new_tokens"] if job.key in answered else job.new_tokens
+        if length != job.new_tokens:
+            raise ValueError(
+                f"{output} holds answers of the task {job.task.name!r} of at most {length} tokens, not "
+                f"{job.new_tokens}; choose another folder, or delete this one."
             )
 
 

@@ -31,7 +31,7 @@ from modeling_salmonn.evaluation.summary import (
     summarise,
 )
 from modeling_salmonn.hub.devices import AUTO, default_workers, process_state
-from modeling_salmonn.hub.weights_hash import weights_hash
+from modeling_salmonn.hub.weights_hash import answering_record
 
 
 TABLE_FILE = "summary.md"
@@ -108,9 +108,9 @@ def evaluate(
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
     # A model may change in its folder.
-    weights = weights_hash(answerer.model) if isinstance(answerer, Answerer) else None
-    used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams, "dtype": settings.dtype}
-    claim_answers(output, rows, model=model, weights=weights, **used)
+    record = answering_record(answerer.model) if isinstance(answerer, Answerer) else {"dtype": settings.dtype}
+    used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams}
+    claim_answers(output, rows, model=model, **used, **record)
     jobs = make_jobs(tasks_for(answerer, tasks), rows, settings.limit, settings.seed)
     decoding = Decoding(lora_scale=settings.lora_scale, num_beams=settings.num_beams)
     workers = settings.num_workers

@@ -19,7 +19,7 @@ from modeling_salmonn.data.answers import decode_answers
 from modeling_salmonn.data.clips import USUAL_SECONDS, header_seconds
 from modeling_salmonn.data.files import Journal, Kinds, claim_folder
 from modeling_salmonn.hub.devices import default_workers, process_state
-from modeling_salmonn.hub.weights_hash import weights_hash
+from modeling_salmonn.hub.weights_hash import answering_record
 from modeling_salmonn.pipeline_salmonn import AudioTextPipeline
 from modeling_salmonn.serving.prepared_clips import PreparedBatch, PreparedClips, Window
 
@@ -34,7 +34,7 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapse
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked, and how; all that answers depend on.
+    """What is asked, and how; with `answering_record` all that answers depend on.
 
     Args:
         question: the instruction.
@@ -82,8 +82,7 @@ def ask_clips(
         ValueError: if the journal has answers to something else, or is damaged.
     """
     state = process_state()
-    record = asdict(asking) | {"weights": weights_hash(pipe.model), "dtype": str(pipe.model.dtype)}
-    claim_folder(journal, SETTINGS_FILE, record, [ROW_FILES])
+    claim_folder(journal, SETTINGS_FILE, asdict(asking) | answering_record(pipe.model), [ROW_FILES])
     known = read_rows(journal)
     pending = [clip for clip in clips if not known.is_answered(clip)]
     lengths = _lengths(pending, shown=state.is_main_process)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.context_length_salmonn import max_positions
-from modeling_salmonn.hub.devices import resolve_device
+from modeling_salmonn.hub.loading import load_pipeline
+from modeling_salmonn.hub.quantization import Quantization
 from modeling_salmonn.lora_scale_salmonn import checked_scale
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 
@@ -45,18 +45,20 @@ class ServedModel:
         device: see `resolve_device`.
         dtype: of the weights, or `auto`.
         max_audio_seconds: longest clip.
+        quantize: smaller weights of the language model; see `quantization_config`.
     """
 
     force_model = None
 
-    def __init__(self, path: str, device: str, dtype: str, max_audio_seconds: float):
+    def __init__(
+        self, path: str, device: str, dtype: str, max_audio_seconds: float, quantize: Quantization | None = None
+    ):
         self.name = Path(path).resolve().name if Path(path).is_dir() else path
-        self.processor = SalmonnProcessor.from_pretrained(path, trust_remote_code=False)
+        pipe: Any = load_pipeline(path, device, dtype, quantize)
+        self.model, self.processor = pipe.model.eval(), pipe.processor
         extractor = self.processor.feature_extractor
         extractor.allow_paths = False
         extractor.max_audio_seconds = min(max_audio_seconds, extractor.max_audio_seconds or max_audio_seconds)
-        model = SalmonnForConditionalGeneration.from_pretrained(path, dtype=dtype)
-        self.model: Any = model.to(resolve_device(device)).eval()
 
     def get_gen_models(self) -> list[dict[str, Any]]:
         """The list of models, as transformers' server asks for it."""

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -272,8 +273,11 @@ def test_folder_with_answers_of_other_settings_raises(
         write_answers(answerer, clips, tmp_path, PROMPTS, WritingSettings(answers=2, seed=5, **STORIES))
     with pytest.raises(ValueError, match=r"other settings: clips \S+ instead of \S+;"):
         write_answers(answerer, clips[:2], tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
-    with pytest.raises(ValueError, match=r"other settings: model \S+ instead of \S+;"):
+    with pytest.raises(ValueError, match=r"other settings: weights \S+ instead of \S+;"):
         write_answers(other, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
+    halved = Answerer(deepcopy(answerer.model).bfloat16(), answerer.processor)
+    with pytest.raises(ValueError, match=r"other settings: dtype 'torch.float32' instead of 'torch.bfloat16'"):
+        write_answers(halved, clips, tmp_path, PROMPTS, WritingSettings(answers=1, **STORIES))
     assert files(tmp_path) == expected
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,10 @@ def test_ask_runs_as_a_command(saved_folder: Path, wav_file: Path) -> None:
     command = Path(sysconfig.get_path("scripts")) / "salmonn"
     arguments = ["ask", wav_file, QUESTION, "--model", saved_folder, "--max-new-tokens", "6"]
     result = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
     assert result.stdout == expected_answer(saved_folder, wav_file, max_new_tokens=6) + "\n"
+    if find_spec("torchao") is None:  # which tells at import what of its own does not fit the machine
+        assert result.stderr == ""
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["whole", "stream"])

@@ -183,12 +183,39 @@ def test_finished_run_answers_nothing_again_and_new_clips_alone(
     assert [Path(row["path"]).name for row in read_rows(output)] == ["0.wav", "1.wav"]
 
 
-def test_answers_to_something_else_are_never_taken(ask: Callable[..., Any], clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_scale": 1}, "lora_scale None instead of 1.0"),
+        ({"num_beams": 2}, "num_beams None instead of 2"),
+        ({"max_new_tokens": 7}, "max_new_tokens 6 instead of 7"),
+        ({"dtype": "bfloat16"}, "dtype 'torch.float32' instead of 'torch.bfloat16'"),
+        ({"quantize": "int8"}, "quantization None instead of 'torchao'"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_answers_to_something_else_are_never_taken(
+    changes: dict[str, Any], message: str, ask: Callable[..., Any], clips: Path, tmp_path: Path
+) -> None:
+    if "quantize" in changes:
+        pytest.importorskip("torchao", reason="make test-quantization installs it")
     output = tmp_path / "answers.jsonl"
     ask(clips / "0.wav", output=output)
     before = output.read_bytes()
-    assert_one_line_error(ask(clips / "0.wav", output=output, lora_scale=1), "lora_scale None instead of 1.0")
+    assert_one_line_error(ask(clips / "0.wav", output=output, **changes), message)
     assert output.read_bytes() == before
+
+
+def test_answers_by_other_settings_of_the_model_are_never_taken(
+    ask: Callable[..., Any], saved_folder: Path, clips: Path, tmp_path: Path
+) -> None:
+    model, output = Path(shutil.copytree(saved_folder, tmp_path / "model")), tmp_path / "answers.jsonl"
+    original = (model / "generation_config.json").read_bytes()
+    (model / "generation_config.json").write_text(json.dumps(json.loads(original) | {"repetition_penalty": 1.5}))
+    assert ask(clips / "0.wav", output=output, model=model).exit_code == 0
+    (model / "generation_config.json").write_bytes(original)
+    result = ask(clips / "0.wav", output=output, model=model)
+    assert_one_line_error(result, "repetition_penalty 1.5 instead of None")
 
 
 def test_files_of_others_are_not_written_over(ask: Callable[..., Any], clips: Path, tmp_path: Path) -> None:

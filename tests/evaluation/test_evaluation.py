@@ -125,6 +125,20 @@ def test_answers_to_another_instruction_raise(finished: Path, saved_folder: Path
         evaluate(str(saved_folder), [task], read_data([str(data)]), finished, RuleJudge())
 
 
+def test_answers_of_another_length_raise(finished: Path, saved_folder: Path, data: Path) -> None:
+    task = replace(load_tasks(data.parent / "tasks.yaml")["words"], new_tokens=6)
+    with pytest.raises(ValueError, match=r"answers of the task 'words' of at most 5 tokens, not 6; choose another"):
+        evaluate(str(saved_folder), [task], read_data([str(data)]), finished, RuleJudge())
+
+
+def test_answers_by_other_settings_of_the_model_raise(finished: Path, saved_folder: Path, data: Path) -> None:
+    answerer = Answerer.from_pretrained(str(saved_folder))
+    answerer.model.generation_config.repetition_penalty = 1.5
+    tasks = [load_tasks(data.parent / "tasks.yaml")["words"]]
+    with pytest.raises(ValueError, match=r"other settings: repetition_penalty None instead of 1\.5; choose another"):
+        evaluate(str(saved_folder), tasks, read_data([str(data)]), finished, RuleJudge(), answerer=answerer)
+
+
 def test_rows_without_a_field_of_their_instruction_raise_before_any_is_answered(
     saved_folder: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -326,7 +340,7 @@ def test_summary_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     ],
 )
 def test_answer_of_another_form_is_told_with_its_line(changes: Any, message: str, tmp_path: Path) -> None:
-    answer = {"task": "asr", "row": 0, "part": "answer", "instruction": "Write.", "answer": "Words."}
+    answer = {"task": "asr", "row": 0, "part": "answer", "instruction": "Write.", "new_tokens": 5, "answer": "Words."}
     write_jsonl(tmp_path / "answers-0.jsonl", [answer, answer | {"row": 1} | changes])
     with pytest.raises(ValueError, match=message):
         read_answers(tmp_path)

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SAMPLING_RATE, make_clip
+from conftest import SAMPLING_RATE, make_clip, tiny_model
+from model_bases import randomise_adapter
+from peft import LoraConfig
 from safetensors import safe_open
 from saved_folders import INSTRUCTION
 
-from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.doctor import examine, is_healthy
 from modeling_salmonn.hub.export import export_model
 
@@ -45,6 +48,8 @@ def merged(saved_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_exported_folder_is_healthy_and_fits_engines(form: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(form)
     assert is_healthy(examine(str(folder)))
+    weights = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors")}
+    assert json.loads((folder / "hashes.json").read_text()).keys() == weights
     assert [file.name for file in folder.glob("*.safetensors")] == ["model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_salmonn.SalmonnModel"
@@ -66,6 +71,33 @@ def test_adapter_apart_answers_as_the_source_at_its_scale(
 
 def test_export_without_adapter_folder_answers_at_scale_zero(saved_folder: Path, apart: Path) -> None:
     assert greedy(apart) == greedy(saved_folder, scale=0.0)
+
+
+@pytest.mark.parametrize("rslora", [False, True], ids=["alpha / r", "alpha / sqrt(r)"])
+def test_ranks_and_alphas_of_single_layers_keep_to_the_scale(
+    rslora: bool, bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor, tmp_path: Path
+) -> None:
+    model = tiny_model(bucket_config)
+    layer, power = "layers.0.self_attn.q_proj", 0.5 if rslora else 1.0
+    config = LoraConfig(
+        r=4,
+        lora_alpha=2 * 4**power,
+        rank_pattern={layer: 9},
+        alpha_pattern={layer: 2 * 9**power},
+        use_rslora=rslora,
+        target_modules=r".*language_model.*\.[qv]_proj",
+    )
+    model.add_adapter(config)
+    randomise_adapter(model)
+    source, output = tmp_path / "source", tmp_path / "out"
+    model.save_pretrained(source)
+    bucket_processor.save_pretrained(source)
+    export_model(str(source), output, adapter_apart=True, lora_scales=[0.5])
+    for adapter, scale in (("adapter", None), ("adapter@0.5", 0.5)):
+        assert greedy(output, output / adapter) == greedy(source, scale=scale)
+    settings = json.loads((output / "adapter@0.5" / "adapter_config.json").read_text())
+    assert (settings["lora_alpha"], settings["alpha_pattern"]) == (2, {layer: 4.5})
+    assert not settings["use_rslora"]
 
 
 def test_placeholder_is_never_the_most_likely_token(merged: Path) -> None:
@@ -95,13 +127,11 @@ def test_classes_of_an_export_in_a_process_without_this_package(
     assert result.stdout.split() == [expected, "False"], result.stderr
 
 
-def test_failed_export_leaves_nothing(saved_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill_disk(*args: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("modeling_salmonn.hub.export.write_hashes", fill_disk)
-    with pytest.raises(OSError, match="No space left"):
-        export_model(str(saved_folder), tmp_path / "out")
+def test_failed_export_leaves_nothing(saved_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(saved_folder, tmp_path / "source")
+    (source / "golden_answers.json").write_text('{"cases": [{"audio": "clips/absent.wav"}]}')
+    with pytest.raises(FileNotFoundError, match=r"absent\.wav"):
+        export_model(str(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,16 +1,22 @@
 """Smaller weights: which modules get them, what is answered, saving and loading."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import assert_one_line_error, run
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model
 from transformers import AutoModel, BitsAndBytesConfig, GPTQConfig
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
-from modeling_salmonn.hub.quantization import quantization_config, save_quantised
+from modeling_salmonn.hub.doctor import examine, is_healthy
+from modeling_salmonn.hub.export import export_model
+from modeling_salmonn.hub.quantization import quantization_config
 from modeling_salmonn.quantization_salmonn import KEPT_MODULES, keep_audio_parts
 
 
@@ -33,11 +39,12 @@ def wide_folder(bucket_processor: SalmonnProcessor, tmp_path_factory: pytest.Tem
     config.text_config.head_dim = 16
     folder = tmp_path_factory.mktemp("wide")
     tiny_model(config, lora=True).save_pretrained(folder)
+    bucket_processor.save_pretrained(folder)
     return folder
 
 
-def greedy(model: SalmonnForConditionalGeneration, processor: SalmonnProcessor, **options: Any) -> list[int]:
-    inputs = processor(text="What do you hear?", audio=CLIP)
+def greedy(model: Any, processor: SalmonnProcessor, audio: Any = CLIP, **options: Any) -> list[int]:
+    inputs = processor(text="What do you hear?", audio=audio)
     return model.generate(**inputs, max_new_tokens=8, **options)[0].tolist()
 
 
@@ -77,20 +84,58 @@ def test_lora_scale_works_on_quantised_layers(
     assert greedy(model, bucket_processor, lora_scale=0.0) != trained
 
 
-def test_saved_model_answers_as_before(
-    name: str, wide_folder: Path, bucket_processor: SalmonnProcessor, tmp_path: Path
+def test_exported_model_answers_as_before_in_a_process_without_this_package(
+    name: str, wide_folder: Path, bucket_processor: SalmonnProcessor, wav_file: Path, tmp_path: Path
 ) -> None:
     merged = AutoModel.from_pretrained(wide_folder)
     merged.merge_lora()
     merged.save_pretrained(tmp_path / "merged")
-    expected = AutoModel.from_pretrained(tmp_path / "merged", quantization_config=quantization_config(name))
-    save_quantised(wide_folder, tmp_path / "saved", name)
-    model = AutoModel.from_pretrained(tmp_path / "saved")
-    assert quantised_modules(model) == quantised_modules(expected) != set()
-    assert greedy(model, bucket_processor) == greedy(expected, bucket_processor)
-    assert not model.has_lora
-    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("saved", "merged")]
+    before = AutoModel.from_pretrained(tmp_path / "merged", quantization_config=quantization_config(name))
+    output = tmp_path / "out"
+    result = run("export", wide_folder, output, "--quantize", name)
+    assert result.stdout == f"Wrote {output}: AutoModel.from_pretrained('{output}', trust_remote_code=True)\n"
+    code = (
+        "import sys, transformers; path, clip = sys.argv[1:]; "
+        "model = transformers.AutoModel.from_pretrained(path, trust_remote_code=True); "
+        "processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=True); "
+        "inputs = processor(text='What do you hear?', audio=clip); "
+        "print(model.generate(**inputs, max_new_tokens=8)[0].tolist(), 'modeling_salmonn' in sys.modules, sep='\\n')"
+    )
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", code, str(output), str(wav_file)]
+    asked = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    answer, has_package = asked.stdout.splitlines()[-2:] or (asked.stderr, "")
+    assert json.loads(answer) == greedy(before, bucket_processor, str(wav_file))
+    assert has_package == "False"
+
+
+def test_exported_model_is_smaller_and_healthy(name: str, wide_folder: Path, tmp_path: Path) -> None:
+    for folder, quantize in (("small", name), ("plain", None)):
+        export_model(str(wide_folder), tmp_path / folder, quantize=quantize)  # type: ignore[arg-type]
+    assert is_healthy(examine(str(tmp_path / "small")))
+    assert quantised_modules(AutoModel.from_pretrained(tmp_path / "small"))
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("small", "plain")]
     assert sizes[0] < sizes[1]
+
+
+def test_adapter_apart_from_exported_model_answers_at_any_scale(
+    name: Any, wide_folder: Path, bucket_processor: SalmonnProcessor, tmp_path: Path
+) -> None:
+    before = AutoModel.from_pretrained(wide_folder, quantization_config=quantization_config(name))
+    export_model(str(wide_folder), tmp_path / "out", adapter_apart=True, quantize=name)
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert not model.has_lora
+    model.load_adapter(str(tmp_path / "out" / "adapter"))
+    for options in ({}, {"lora_scale": 1.0}, {"lora_scale": 0.0}):
+        assert greedy(model, bucket_processor, **options) == greedy(before, bucket_processor, **options)
+
+
+def test_export_of_a_quantised_model_fails_in_a_line(name: Any, wide_folder: Path, tmp_path: Path) -> None:
+    export_model(str(wide_folder), tmp_path / "small", quantize=name)
+    for options in ((), ("--quantize", name)):
+        result = run("export", tmp_path / "small", tmp_path / "out", *options)
+        assert_one_line_error(result, "is quantised already")
 
 
 @pytest.mark.parametrize(

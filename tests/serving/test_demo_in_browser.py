@@ -15,8 +15,8 @@ import soundfile
 from conftest import SAMPLING_RATE, make_clip
 
 from modeling_salmonn import AudioTextPipeline
-from modeling_salmonn.commands.ask import load_pipeline
 from modeling_salmonn.hub import build_smol
+from modeling_salmonn.hub.loading import load_pipeline
 
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")

@@ -18,6 +18,7 @@ from conftest import ROOT, SAMPLING_RATE, make_clip
 from salmonn_server import running_server, serve_command
 
 from modeling_salmonn import AudioTextPipeline, SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.hub.loading import load_pipeline
 
 
 openai = pytest.importorskip("openai")
@@ -254,6 +255,15 @@ def test_overload_is_refused_and_ends(saved_folder: Path, tmp_path: Path) -> Non
         waiting.close()
         patient = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=3)
         assert answer_of(ask(patient))
+
+
+def test_smaller_weights_are_served(saved_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="make test-quantization installs it")
+    clip = encoded_clip(1)
+    with running_server(serve_command(saved_folder, "--quantize", "int8"), tmp_path / "log.txt") as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        answer = answer_of(ask(client, input_audio(clip)))
+    assert answer == expected(load_pipeline(str(saved_folder), "cpu", "auto", "int8"), clip)
 
 
 def fetch(address: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
