@@ -250,7 +250,8 @@ def write_model_index(
                 task_name=task,
                 dataset_type=hub_id or data,
                 dataset_name=data,
-                dataset_config=data if hub_id else None,
+                # a public data set is for one task; own data without a configuration would make one task of all
+                dataset_config=data if hub_id else task,
                 metric_type=name,
                 metric_name=name,
                 metric_value=rounded.pop("value"),

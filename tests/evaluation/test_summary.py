@@ -190,6 +190,19 @@ def test_card_keeps_other_scores_and_replaces_its_own(tmp_path: Path) -> None:
     assert ModelCard.load(card).data.license == "mit"
 
 
+def test_card_tells_tasks_on_the_same_data_apart(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("Text.\n")
+    summary = {
+        task: {"rows": 4, "metrics": {"bleu": {"value": value, "low": 0.0, "high": 9.0}}}
+        for task, value in (("en2de", 2.5), ("en2fr", 3.5))
+    }
+    write_model_index(card, "tiny", "test", summary)
+    write_model_index(card, "tiny", "test", summary)  # read again, each is found to be the same
+    results = ModelCard.load(card).data.eval_results
+    assert [(result.task_name, result.metric_value) for result in results] == [("en2de", 2.5), ("en2fr", 3.5)]
+
+
 def test_references_of_a_task_are_those_it_names(tmp_path: Path) -> None:
     task = Task("quiz", "Answer.", ["contains_answer"], reference="answers")
     jobs = make_jobs([task], [{"task": "quiz", "path": "a.wav", "answers": ["seven", "7"]}])

@@ -19,8 +19,8 @@ def free_port() -> int:
 
 @contextmanager
 def served_demo(pipe: AudioTextPipeline, name: str, max_new_tokens: int) -> Iterator[str]:
-    """The URL of a page that takes clips of 20 s and files of 1 MB."""
-    page = DemoPage(ClipChat(pipe, max_seconds=20, max_bytes=2**20, max_new_tokens=max_new_tokens), name)
+    """The URL of a page with the limits that the command has if it is not told others."""
+    page = DemoPage(ClipChat(pipe, max_seconds=60, max_bytes=20 * 2**20, max_new_tokens=max_new_tokens), name)
     try:
         yield launch_demo(page, "127.0.0.1", free_port())
     finally:

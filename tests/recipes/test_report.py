@@ -1,11 +1,15 @@
 """The report of salmonn-smol."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
-from recipes.salmonn_smol.report import gather_report, write_report
+from modeling_salmonn.hub.build_smol import SHIPPED
+from modeling_salmonn.hub.model_card import unstated_parts
+from recipes.salmonn_smol.report import gather_report, write_report, write_scores
 
 
 def write_summary(folder: Path, value: float) -> None:
@@ -25,6 +29,29 @@ def test_report_gathers_columns_and_rounds(tmp_path: Path, capsys: pytest.Captur
     write_report(tmp_path, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert "| asr | wer | 9 | 12.3 % (6.2 to 24.7) | 25.0 % (12.5 to 50.0) |" in capsys.readouterr().out
+
+
+def test_card_beside_the_report_gets_the_scores_of_what_is_shipped(tmp_path: Path) -> None:
+    for column, value in (("stage 1", 0.5), ("stage 2", 0.25)):
+        write_summary(tmp_path / "evaluations" / column / "test", value)
+    card = Path(shutil.copy(SHIPPED / "README.md", tmp_path))
+    write_report(tmp_path / "evaluations", tmp_path / "report.json")
+    scores = [(score.dataset_name, score.metric_value) for score in ModelCard.load(card).data.eval_results]
+    assert scores == [("salmonn-smol test", 0.25)]  # and none of earlier weights
+    assert "| salmonn-smol test | asr | wer | 9 | 0.25 | 0.125 to 0.5 |\n<!-- end -->" in card.read_text()
+
+
+def test_shipped_card_has_the_scores_of_the_shipped_report(tmp_path: Path) -> None:
+    card = Path(shutil.copy(SHIPPED / "README.md", tmp_path))
+    write_scores(card, json.loads((SHIPPED / "report.json").read_text()))
+    assert card.read_text() == (SHIPPED / "README.md").read_text()
+
+
+def test_shipped_card_leaves_nothing_to_guess() -> None:
+    card = ModelCard.load(SHIPPED / "README.md", ignore_metadata_errors=False)
+    assert unstated_parts(card) == []
+    assert card.data.base_model
+    assert card.data.model_name == "salmonn-smol"
 
 
 def test_report_of_nothing_raises(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 pytestmark = pytest.mark.slow
 
 CLIPS = Path(build_smol.__file__).parent / "salmonn-smol" / "clips"
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 300  # of a machine that does much else
 NEW_TOKENS = 60
 OPTIONS = (
     "--headless=new",
@@ -157,9 +157,9 @@ def test_conversation_about_an_example(visitor: Visitor, pipe: AudioTextPipeline
     expected = greedy(pipe, "speech", question)
     visitor.wait_for(lambda: [" ".join(text.split()) for text in visitor.said("bot")] == [expected])
     assert visitor.question() == ""
-    visitor.ask("Does this voice sound like a man or a woman?")
+    visitor.ask("Which words are important?")
     visitor.wait_for(lambda: len(visitor.said("bot")) == 2 and not visitor.find("#conversation .pending"))
-    assert visitor.said("user") == [question, "Does this voice sound like a man or a woman?"]
+    assert visitor.said("user") == [question, "Which words are important?"]
     clip = visitor.picture()
     visitor.click("#explain")
     visitor.wait_for(lambda: visitor.picture() not in ("", clip))
@@ -214,12 +214,12 @@ def test_what_cannot_be_done_is_told(visitor: Visitor, tmp_path: Path) -> None:
 
 
 def test_clip_that_is_too_long_is_told(visitor: Visitor, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "long.flac", 0 * make_clip(21), SAMPLING_RATE)
+    soundfile.write(tmp_path / "long.flac", 0 * make_clip(61), SAMPLING_RATE)
     visitor.upload(tmp_path / "long.flac")
-    visitor.wait_for(lambda: visitor.is_told("The clip is longer than 20 s; cut it."))
+    visitor.wait_for(lambda: visitor.is_told("The clip is longer than 60 s; cut it."))
 
 
 def test_file_that_is_too_large_is_told(visitor: Visitor, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "large.wav", make_clip(20), 48000, subtype="FLOAT")
+    (tmp_path / "large.wav").write_bytes(bytes(20 * 2**20 + 1))
     visitor.upload(tmp_path / "large.wav")
     visitor.wait_for(lambda: visitor.is_told("exceed the maximum allowed size"))
