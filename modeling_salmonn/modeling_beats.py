@@ -91,6 +91,11 @@ class BeatsAttention(nn.Module):
             self.gate_proj = nn.Linear(self.head_dim, 8)  # four outputs for each of the two gates
             self.gate_scale = nn.Parameter(torch.ones(1, self.num_heads, 1, 1))
 
+    def split_heads(self, projection: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Heads of a projection: `(B, T, D)` to `(B, heads, T, head_dim)`."""
+        # vLLM merges and shards the projections that it finds in `forward`, but not the bias that each head has
+        return projection(hidden_states).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
     def gate(self, query: torch.Tensor) -> torch.Tensor:
         """Factor `(B, heads, T, 1)` of the bias: two sigmoids, each of the sum of four outputs."""
         gates = self.gate_proj(query).unflatten(-1, (2, 4)).sum(-1).sigmoid()  # (B, heads, T, 2)
@@ -122,10 +127,9 @@ class BeatsAttention(nn.Module):
         mask_buffer: torch.Tensor | None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], self.num_heads, self.head_dim)  # (B, T, heads, head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query = self.split_heads(self.q_proj, hidden_states)
+        key = self.split_heads(self.k_proj, hidden_states)
+        value = self.split_heads(self.v_proj, hidden_states)
 
         mask = self.bias_mask(query, position_bias, attention_mask, mask_buffer)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)

@@ -38,15 +38,17 @@ class SalmonnQFormerAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, heads, T, head_dim)
+    def split_heads(self, projection: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+        """Heads of a projection: `(B, T, D)` to `(B, heads, T, head_dim)`."""
+        # vLLM merges and shards keys and values that it finds in `forward`, but not the queries
+        return projection(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(
         self, hidden_states: torch.Tensor, source: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self.split_heads(self.query(hidden_states))
-        key = self.split_heads(self.key(source))
-        value = self.split_heads(self.value(source))
+        query = self.split_heads(self.query, hidden_states)
+        key = self.split_heads(self.key, source)
+        value = self.split_heads(self.value, source)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)

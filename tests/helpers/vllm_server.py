@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-SECONDS_TO_START = 480
+# Only a deadline: among many other programs it took a quarter of an hour.
+SECONDS_TO_START = 1800
 # What the figures of a small model on a CPU need; the model answers as `base`.
 OPTIONS = ["--trust-remote-code", "--host", "127.0.0.1", "--served-model-name", "base", "--dtype", "float32"]
 OPTIONS += ["--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"]
@@ -47,6 +48,7 @@ def running_vllm(
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     environment |= {"DO_NOT_TRACK": "1", "VLLM_PLUGINS": plugins}
+    environment |= {"VLLM_ENGINE_READY_TIMEOUT_S": str(SECONDS_TO_START)}
     if package is not None:
         environment["PYTHONPATH"] = str(package)
     command = [python.parent / "vllm", "serve", model, "--port", str(port), *OPTIONS, *options]

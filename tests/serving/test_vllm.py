@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import soxr
 from conftest import ROOT
-from vllm_server import has_vllm, running_vllm
+from vllm_server import SECONDS_TO_START, has_vllm, running_vllm
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.export import export_model
@@ -53,7 +53,7 @@ def client(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     options = ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--lora-modules", *adapters]
     log = tmp_path_factory.mktemp("vllm") / "log.txt"
     with running_vllm(PYTHON, exported, log, *options) as address:
-        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=SECONDS_TO_START)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def plugin_client(exported: Path, package: Path, tmp_path_factory: pytest.TempPa
     options = ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"salmonn={exported / 'adapter'}"]
     options += ["--mm-processor-kwargs", "{}"]
     with running_vllm(PYTHON, exported, log, *options, package=package, plugins="salmonn") as address:
-        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+        yield openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=SECONDS_TO_START)
     assert "SalmonnForVllm" in log.read_text()
 
 
@@ -219,6 +219,14 @@ def test_plugin_wants_an_instruction_for_translations(plugin_client: Any) -> Non
         plugin_client.audio.translations.create(model="salmonn", file=("clip.wav", joined(16000, "speech")))
 
 
+def run_beside_vllm(code: str, package: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run code with vLLM and this package."""
+    environment = os.environ | {"PYTHONPATH": str(package), "VLLM_PLUGINS": ""}
+    return subprocess.run(
+        [PYTHON, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.parametrize("count", [3, 5, 8])
 def test_plugin_refuses_a_wrong_number_of_audio_tokens(count: int, package: Path, tmp_path: Path) -> None:
     """8 is a multiple of the 4 wanted, which the generic backend takes for several tokens of each placeholder."""
@@ -228,8 +236,20 @@ def test_plugin_refuses_a_wrong_number_of_audio_tokens(count: int, package: Path
         "assert [len(part) for part in model._split_embeddings(torch.zeros(4, 2), [1, 3])] == [1, 3]\n"
         f"model._split_embeddings(torch.zeros({count}, 2), [1, 3])"
     )
-    environment = os.environ | {"PYTHONPATH": str(package), "VLLM_PLUGINS": ""}
-    done = subprocess.run(
-        [PYTHON, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_beside_vllm(code, package, tmp_path)
     assert f"ValueError: The encoders gave {count} audio tokens for 4 placeholders" in done.stderr
+
+
+def test_vllm_shards_the_language_model_alone(exported: Path, package: Path, tmp_path: Path) -> None:
+    """What vLLM merges, it shards under tensor parallelism, but not the biases of BEATs' heads or lone queries."""
+    code = (
+        "import torch; from modeling_salmonn import SalmonnConfig\n"
+        "from modeling_salmonn.modeling_salmonn import SalmonnModel\n"
+        "from vllm.model_executor.models.transformers.fuser import get_fusers\n"
+        f"with torch.device('meta'): model = SalmonnModel(SalmonnConfig.from_pretrained({str(exported)!r}))\n"
+        "merged = [name for name, module in model.named_modules() for fuser in get_fusers(module) "
+        "if fuser.redefines_forward]\n"
+        "print({name.split('.')[0] for name in merged})"
+    )
+    done = run_beside_vllm(code, package, tmp_path)
+    assert "{'language_model'}" in done.stdout, done.stderr
