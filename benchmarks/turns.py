@@ -61,7 +61,7 @@ def run_benchmark(parser: argparse.ArgumentParser, make_cases: Callable[[argpars
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", help="the cases with this in their names, instead of all")
-    parser.add_argument("--repeats", type=int, default=3, help="turns, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, after one to warm up; 0: that one alone counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)  # where it puts what cases return
@@ -201,10 +201,10 @@ def _difference(outputs: list[torch.Tensor]) -> float:
 
 
 def _summary(timings: list[list[Timing]], flop: float, peak: dict[str, float]) -> dict[str, Any]:
-    """Of the turns of a case, without the first: the fastest, and the median of the ratios; memory is that of all."""
+    """Of the turns of a case, but the first: the fastest, and the median of the ratios; memory is that of all."""
     row: dict[str, Any] = {}
     for clock in CLOCKS:
-        mine, *others = [[getattr(timing, clock) for timing in times[1:]] for times in timings]
+        mine, *others = [[getattr(timing, clock) for timing in times[1:] or times] for times in timings]
         row[clock] = min(mine)
         row[f"fraction_of_peak_{clock}"] = flop / min(mine) / peak[clock] if flop else None
         for other in others:
