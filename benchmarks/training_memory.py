@@ -156,7 +156,7 @@ def _make_traceable(model: nn.Module, mode: FakeTensorMode) -> None:
     """Put tensors without content, that say that they are on a CPU, in the place of those on the meta device."""
     made: dict[int, torch.Tensor] = {}
 
-    def trace(tensor: torch.Tensor) -> torch.Tensor:
+    def trace(tensor: torch.Tensor) -> Any:
         if id(tensor) not in made:  # tied weights stay tied
             content = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
             is_weight = isinstance(tensor, nn.Parameter)
