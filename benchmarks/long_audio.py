@@ -1,6 +1,7 @@
 """Long clips: time and memory of reading a file into features, and of making audio tokens of features.
 
     python benchmarks/long_audio.py --minutes 30 --encoded-minutes 4 --against ../before
+    python benchmarks/long_audio.py --encoded-minutes 30 --max-encoder-batch 1
 
 The memory is what a case takes beyond what the process held before; the model is made in between.
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 import soundfile
 import torch
+from operations import beats_flop, qformer_flop, speech_flop
 from sizes import SAMPLING_RATE, add_sizes, build_config, build_extractor, build_model, make_clips
 from turns import Case, run_benchmark
 
@@ -31,7 +33,10 @@ class Workload:
 
     @cached_property
     def model(self) -> Any:
-        return build_model(self.args)
+        model = build_model(self.args)
+        if self.args.max_encoder_batch is not None:
+            model.config.max_encoder_batch = self.args.max_encoder_batch
+        return model
 
     @cached_property
     def features(self) -> Any:
@@ -49,11 +54,23 @@ class Workload:
     def encode(self) -> torch.Tensor:
         return self.model.get_audio_features(**self.features).pooler_output
 
+    def encoding_flop(self) -> float:
+        """Of all full segments of the encoded minutes: both encoders, Q-Former and projection."""
+        config = build_config(self.args)
+        layout = config.audio_layout
+        segments = layout.split(60 * 100 * self.args.encoded_minutes)  # mel frames of 10 ms
+        frames = [segment.padded_frames for segment in segments]
+        flop = sum(speech_flop(config.speech_config, count) for count in frames)
+        if config.audio_config is not None:
+            flop += sum(beats_flop(config.audio_config, count) for count in frames)
+        windows = sum(layout.num_windows(segment) for segment in segments)
+        return flop + qformer_flop(config, windows, layout.window_frames)
+
     def cases(self) -> list[Case]:
         return [
             Case(f"features of a file of {self.args.minutes} min", self.extract),
             Case("making the model", self.prepare),
-            Case(f"audio tokens of {self.args.encoded_minutes} min", self.encode),
+            Case(f"audio tokens of {self.args.encoded_minutes} min", self.encode, self.encoding_flop()),
         ]
 
 
@@ -62,6 +79,7 @@ def main() -> None:
     add_sizes(parser)
     parser.add_argument("--minutes", type=int, default=30)
     parser.add_argument("--encoded-minutes", type=int, default=4)
+    parser.add_argument("--max-encoder-batch", type=int, help="segments encoded at once, instead of the model's own")
     run_benchmark(parser, lambda args: Workload(args).cases())
 
 

@@ -11,7 +11,7 @@ from modeling_salmonn import SalmonnConfig, SalmonnFeatureExtractor, SalmonnForC
 
 SAMPLING_RATE = 16000
 PROMPT_TOKENS = 32  # instruction and template around the audio tokens
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SPEECH_FIELDS = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
 SPEECH = {
@@ -35,6 +35,7 @@ TEXT = {
     "smollm2-135m": ("llama", 576, 30, 9, 3, 1536, 49152, True),
     "qwen2-0.5b": ("qwen2", 896, 24, 14, 2, 4864, 151936, True),
     "llama-7b-like": ("llama", 4096, 32, 32, 32, 11008, 32000, False),
+    "llama-13b-like": ("llama", 5120, 40, 40, 40, 13824, 32000, False),
 }
 
 
@@ -43,12 +44,15 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speech", choices=SPEECH, default="tiny")
     parser.add_argument("--audio", choices=AUDIO, default="base")
     parser.add_argument("--text", choices=TEXT, default="smollm2-135m")
+    parser.add_argument("--text-layers", type=int, help="of the language model, instead of its own number")
     parser.add_argument("--segment-seconds", type=int, nargs="+", default=[30], help="what segments are padded to")
 
 
 def build_config(args: argparse.Namespace) -> SalmonnConfig:
     """The configuration of a model of these sizes."""
     text = dict(zip(TEXT_FIELDS, TEXT[args.text], strict=True))
+    if args.text_layers is not None:
+        text["num_hidden_layers"] = args.text_layers
     return SalmonnConfig(
         speech_config=dict(zip(SPEECH_FIELDS, SPEECH[args.speech], strict=True)),
         audio_config=AUDIO[args.audio],
@@ -62,7 +66,9 @@ def build_config(args: argparse.Namespace) -> SalmonnConfig:
 def build_model(args: argparse.Namespace) -> SalmonnForConditionalGeneration:
     """A model with random weights, the same for the same options."""
     torch.manual_seed(0)
-    return AutoModel.from_config(build_config(args), dtype=DTYPES[args.dtype]).to(args.device).eval()
+    with torch.device(args.device):  # 7B take minutes on a CPU
+        model = AutoModel.from_config(build_config(args), dtype=DTYPES[args.dtype])
+    return model.to(args.device).eval()
 
 
 def build_extractor(config: SalmonnConfig) -> SalmonnFeatureExtractor:

@@ -27,18 +27,25 @@ from sizes import DTYPES
 
 HERE = Path(__file__).resolve().parent.parent
 PEAK_SIZES = (512, 1024, 2048)  # square matrix products, about as large as those of the encoders
+ACCELERATOR_PEAK_SIZES = (4096, 8192)  # smaller ones do not fill it
+DESCRIBED = ("name", "flop", "audio_seconds", "new_tokens")  # what the parent gets to know of a case
 CLOCKS = ("seconds", "cpu_seconds")
 MEMORY_RESET = Path("/proc/self/clear_refs")  # Linux forgets the highest memory so far when "5" is written to it
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a call that returns a tensor to compare, the operations it needs, and whether it trains."""
+    """What is timed: a call that returns a tensor to compare, the operations it needs, and whether it trains.
+
+    Where seconds of audio or new tokens are given, the table has how many of them are done in a second.
+    """
 
     name: str
     run: Callable[[], torch.Tensor]
     flop: float = 0.0
     has_gradients: bool = False
+    audio_seconds: float = 0.0
+    new_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,25 @@ class Timing:
     seconds: float
     cpu_seconds: float
     memory_mb: float
+
+
+class MemoryGauge:
+    """How far memory rises from now on, in MB: that of a GPU if there is one at work, otherwise of this process."""
+
+    def __init__(self, device: str):
+        self.is_on_gpu = torch.device(device).type == "cuda"
+        if self.is_on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device) / 1e6
+        else:
+            self.before = _memory_mb("VmRSS")
+            if MEMORY_RESET.exists():
+                MEMORY_RESET.write_text("5")
+        self.device = device
+
+    def rise_mb(self) -> float:
+        highest = torch.cuda.max_memory_allocated(self.device) / 1e6 if self.is_on_gpu else _memory_mb("VmHWM")
+        return max(0.0, highest - self.before)
 
 
 def run_benchmark(parser: argparse.ArgumentParser, make_cases: Callable[[argparse.Namespace], list[Case]]) -> None:
@@ -61,7 +87,7 @@ def run_benchmark(parser: argparse.ArgumentParser, make_cases: Callable[[argpars
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", help="the cases with this in their names, instead of all")
-    parser.add_argument("--repeats", type=int, default=3, help="turns, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, after one to warm up; 0: that one alone counts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)  # where it puts what cases return
@@ -129,14 +155,15 @@ class _Worker:
 
 def _serve(cases: list[Case], args: argparse.Namespace) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    print(json.dumps([{"name": case.name, "flop": case.flop} for case in cases]), file=answers, flush=True)
+    described = [{name: getattr(case, name) for name in DESCRIBED} for case in cases]
+    print(json.dumps(described), file=answers, flush=True)
     for question in sys.stdin:
         if question.strip() == "peak":
             answer = matrix_product_peak(DTYPES[args.dtype], args.device)
         else:
             index = int(question)
             with torch.set_grad_enabled(cases[index].has_gradients):
-                timing, output = _time(cases[index].run)
+                timing, output = _time(cases[index].run, args.device)
             torch.save(output.detach().float().cpu(), args.worker / f"{index}.pt")
             answer = asdict(timing)
         print(json.dumps(answer), file=answers, flush=True)
@@ -145,9 +172,10 @@ def _serve(cases: list[Case], args: argparse.Namespace) -> None:
 def matrix_product_peak(dtype: torch.dtype, device: str) -> dict[str, float]:
     """The fastest matrix product of this moment in FLOP/s, by wall clock and by processor time."""
     best = dict.fromkeys(CLOCKS, 0.0)
-    for size in PEAK_SIZES:
+    sizes = PEAK_SIZES if torch.device(device).type == "cpu" else PEAK_SIZES + ACCELERATOR_PEAK_SIZES
+    for size in sizes:
         left = torch.ones(size, size, dtype=dtype, device=device)  # the right one transposed, as in linear layers
-        timings = [_time(lambda: torch.matmul(left, left.T))[0] for _ in range(3)]  # noqa: B023  called at once
+        timings = [_time(lambda: torch.matmul(left, left.T), device)[0] for _ in range(3)]  # noqa: B023  called at once
         for clock in CLOCKS:
             fastest = min(getattr(timing, clock) for timing in timings)
             best[clock] = max(best[clock], 2 * size**3 / fastest)
@@ -156,16 +184,20 @@ def matrix_product_peak(dtype: torch.dtype, device: str) -> dict[str, float]:
     return best
 
 
-def _time(run: Callable[[], torch.Tensor]) -> tuple[Timing, torch.Tensor]:
-    before = _memory_mb("VmRSS")
-    if MEMORY_RESET.exists():
-        MEMORY_RESET.write_text("5")
+def _time(run: Callable[[], torch.Tensor], device: str) -> tuple[Timing, torch.Tensor]:
+    _wait_for(device)
+    memory = MemoryGauge(device)
     cpu, wall = time.process_time(), time.perf_counter()
     output = run()
-    if output.is_cuda:
-        torch.cuda.synchronize()
+    _wait_for(device)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return Timing(seconds, cpu_seconds, max(0.0, _memory_mb("VmHWM") - before)), output
+    return Timing(seconds, cpu_seconds, memory.rise_mb()), output
+
+
+def _wait_for(device: str) -> None:
+    """An accelerator is told what to do, and does it later."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _memory_mb(field: str) -> float:
@@ -191,7 +223,7 @@ def _take_turns(workers: Sequence[_Worker], repeats: int) -> dict[str, Any]:
     peak = {clock: max(values[clock] for values in peaks) for clock in CLOCKS}
     rows = []
     for case, of_checkouts, difference in zip(cases, timings, differences, strict=True):
-        row = case | _summary(of_checkouts, case["flop"], peak)
+        row = case | _summary(case, of_checkouts, peak)
         rows.append(row if len(workers) == 1 else row | {"largest_difference": difference})
     return {"peak_flop_per_second": peak, "peaks": peaks, "rows": rows}
 
@@ -200,16 +232,20 @@ def _difference(outputs: list[torch.Tensor]) -> float:
     return float((outputs[0] - outputs[-1]).abs().max())
 
 
-def _summary(timings: list[list[Timing]], flop: float, peak: dict[str, float]) -> dict[str, Any]:
-    """Of the turns of a case, without the first: the fastest, and the median of the ratios; memory is that of all."""
+def _summary(case: dict[str, Any], timings: list[list[Timing]], peak: dict[str, float]) -> dict[str, Any]:
+    """Of the turns of a case, but the first: the fastest, and the median of the ratios; memory is that of all."""
     row: dict[str, Any] = {}
+    flop = case["flop"]
     for clock in CLOCKS:
-        mine, *others = [[getattr(timing, clock) for timing in times[1:]] for times in timings]
+        mine, *others = [[getattr(timing, clock) for timing in times[1:] or times] for times in timings]
         row[clock] = min(mine)
         row[f"fraction_of_peak_{clock}"] = flop / min(mine) / peak[clock] if flop else None
         for other in others:
             row[f"against_{clock}"] = min(other)
             row[f"times_as_fast_{clock}"] = statistics.median(b / a for a, b in zip(mine, other, strict=True))
+    for amount in ("audio_seconds", "new_tokens"):
+        if case[amount]:
+            row[f"{amount}_per_second"] = case[amount] / row["seconds"]
     row["memory_mb"] = max(timing.memory_mb for timing in timings[0])
     if len(timings) > 1:
         row["against_memory_mb"] = max(timing.memory_mb for timing in timings[1])
@@ -220,6 +256,9 @@ COLUMNS = {
     "seconds": ("s", ".3f"),
     "cpu_seconds": ("CPU s", ".3f"),
     "fraction_of_peak_cpu_seconds": ("of peak", ".0%"),
+    "fraction_of_peak_seconds": ("by s", ".0%"),
+    "audio_seconds_per_second": ("RTFx", ".1f"),
+    "new_tokens_per_second": ("tokens/s", ".1f"),
     "memory_mb": ("MB", ".0f"),
     "against_seconds": ("other: s", ".3f"),
     "against_cpu_seconds": ("CPU s", ".3f"),
@@ -234,10 +273,11 @@ def _print_table(result: dict[str, Any], title: str) -> None:
     peak = result["peak_flop_per_second"]
     caption = f"matrix product: {peak['seconds'] / 1e9:.1f} GFLOP/s, {peak['cpu_seconds'] / 1e9:.1f} by CPU s"
     table = Table("case", title=title, caption=caption)
-    shown = {name: column for name, column in COLUMNS.items() if name in result["rows"][0]}
+    rows = result["rows"]
+    shown = {name: column for name, column in COLUMNS.items() if any(name in row for row in rows)}
     for header, _ in shown.values():
         table.add_column(header, justify="right")
-    for row in result["rows"]:
-        cells = ["" if row[name] is None else format(row[name], style) for name, (_, style) in shown.items()]
+    for row in rows:
+        cells = ["" if row.get(name) is None else format(row[name], style) for name, (_, style) in shown.items()]
         table.add_row(row["name"], *cells)
     Console(width=150).print(table)

@@ -324,9 +324,11 @@ class SalmonnModel(SalmonnPreTrainedModel):
         layout = self.audio_layout
         # (segments, windows, window_frames, features): a view
         views = fused.unfold(1, layout.window_frames, layout.stride_frames).transpose(2, 3)
-        counts = torch.tensor([layout.num_windows(segment) for segment in group.segments])
-        keep = torch.arange(views.shape[1]) < counts[:, None]
-        return views.flatten(0, 1) if keep.all() else views[keep.to(views.device)]
+        counts = [layout.num_windows(segment) for segment in group.segments]
+        if min(counts) == views.shape[1]:
+            return views.flatten(0, 1)
+        keep = torch.arange(views.shape[1]) < torch.tensor(counts)[:, None]
+        return views[keep.to(views.device)]
 
     @staticmethod
     def _gather_encoder_outputs(clips: int, groups: list[SegmentGroup], encoded: list[Any]) -> dict[str, Any]:

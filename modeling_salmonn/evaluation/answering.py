@@ -1,4 +1,7 @@
-"""Answers of a model in batches: greedy or sampled, at any LoRA scale, the same ones for the same seed."""
+"""Answers of a model in batches: greedy or sampled, at any LoRA scale, the same ones for the same seed.
+
+A clip is encoded once, however often and at however many scales it is asked about.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from transformers import BatchFeature
 from modeling_salmonn.data.answers import Answer, decode_answers
 from modeling_salmonn.data.collator import SalmonnCollator
 from modeling_salmonn.data.examples import Example
+from modeling_salmonn.evaluation.encoded_clips import EncodedClips
 from modeling_salmonn.hub.devices import AUTO, resolve_device
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
@@ -57,7 +61,7 @@ class Answerer:
     """A model that answers batches of examples.
 
     Args:
-        model: is put into eval mode.
+        model: is put into eval mode; its encoders and its connector must stay as they are.
         processor: the model's.
     """
 
@@ -65,6 +69,7 @@ class Answerer:
         self.model = model.eval()
         self.processor = processor
         self.collator = SalmonnCollator(processor)
+        self.encoded_clips = EncodedClips(self.model)
 
     @classmethod
     def from_pretrained(cls, model: str, dtype: str = "float32", device: str = AUTO) -> "Answerer":
@@ -105,7 +110,7 @@ class Answerer:
 
     def answer_prepared(self, prepared: BatchFeature, decoding: Decoding, seed: object = 0) -> list[Answer]:
         """Answers to a batch of which `prepare` has made the inputs; otherwise as `answer`."""
-        inputs = prepared.to(self.model.device)
+        inputs = self.encoded_clips.encode(prepared)
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(str(seed)).getrandbits(63))
             output = self.model.generate(**inputs, **decoding.options())

@@ -110,7 +110,9 @@ def probe_losses(
     instructions: Mapping[str, str],
     device: torch.device,
 ) -> dict[tuple[str, str], float]:
-    """Mean loss in nats per token of each answer of a probe under each instruction, all in one batch.
+    """Mean loss in nats per token of each answer of a probe under each instruction.
+
+    The clip is read and encoded once: its audio tokens go from the first pair to a batch of all others.
 
     Args:
         model: in eval mode, unwrapped.
@@ -120,18 +122,29 @@ def probe_losses(
         device: of the model.
     """
     pairs = [(kind, name) for kind in kinds if probe.get(kind) for name in instructions]
-    inputs = processor(
-        text=[instructions[name] for _, name in pairs],
-        audio=[[probe["path"]] for _ in pairs],
-        text_target=[probe[kind] for kind, _ in pairs],
-    ).to(device)
+    texts = [instructions[name] for _, name in pairs]
+    answers = [probe[kind] for kind, _ in pairs]
+    first = processor(text=texts[:1], audio=[[probe["path"]]], text_target=answers[:1]).to(device)
+    found, tokens = _answer_losses(model, first)
+    if len(pairs) > 1:
+        frames = [[int(first["input_features_mask"].sum())]] * (len(pairs) - 1)  # mel frames of the clip
+        others = processor(text=texts[1:], audio_frames=frames, text_target=answers[1:]).to(device)
+        found += _answer_losses(model, others, tokens.expand(len(frames), -1, -1))[0]
+    return dict(zip(pairs, found, strict=True))
+
+
+def _answer_losses(
+    model: Any, inputs: Mapping[str, Any], audio_embeds: torch.Tensor | None = None
+) -> tuple[list[float], torch.Tensor]:
+    """Mean loss of each answer of a batch, and the audio tokens `(audio_tokens, hidden)` that were heard."""
     kept = keep_label_positions(dict(inputs))
     targets = kept.pop("shift_labels")
     kept.pop("labels")
-    logits = model(**kept).logits  # (target tokens of all answers, vocabulary)
-    losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    # (target tokens of all answers, vocabulary)
+    output = model(**kept, audio_embeds=audio_embeds)
+    losses = nn.functional.cross_entropy(output.logits.float(), targets, reduction="none")
     of_each = losses.split(kept["logits_to_keep"].sum(1).tolist())
-    return {pair: float(own.mean()) for pair, own in zip(pairs, of_each, strict=True)}
+    return [float(own.mean()) for own in of_each], output.audio_hidden_states
 
 
 def story_margin(losses: Mapping[tuple[str, str], float]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_processor
+from counted_segments import counted_segments
 from overfitted import CAPTION, CLIPS, PROMPTS, STORY, TRANSCRIPT, Overfitted, overfitted_model
 from workspace import quick_config, write_jsonl
 
@@ -139,6 +140,16 @@ def test_stories_are_kept_as_a_manifest_for_training(
     made = maker.make(rows[0], random.Random(0))
     assert (made["instruction"], made["answer"], made["task"]) == ("Tell a story.", STORY, "story")
     assert len(made["audio"]) == 8000
+
+
+def test_clips_are_encoded_once_for_transcript_caption_and_tries(
+    answerer: Answerer, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = WritingSettings(**(NOISE | {"min_words": 1000, "tries": 2, "answers": 1, "batch_size": 3}))
+    fresh = Answerer(answerer.model, answerer.processor)
+    with counted_segments() as counts, pytest.raises(ValueError, match="No answer about"):
+        write_answers(fresh, clips, tmp_path, PROMPTS, settings)
+    assert counts == {"speech": len(clips), "audio": len(clips)}
 
 
 def test_scale_is_half_of_the_trained_one_by_default(

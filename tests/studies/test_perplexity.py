@@ -12,6 +12,7 @@ import torch
 from byte_tokenizer import byte_tokenizer
 from command_line import run
 from conftest import SAMPLING_RATE, make_clip
+from counted_segments import counted_segments
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
@@ -78,6 +79,12 @@ def own_loss(folder: Path, clip: Path, instruction: str, answer: str) -> float:
     model = SalmonnForConditionalGeneration.from_pretrained(folder).eval()
     processor = SalmonnProcessor.from_pretrained(folder)
     return float(model(**processor(text=[instruction], audio=[[str(clip)]], text_target=[answer])).loss)
+
+
+def test_clip_of_a_probe_is_encoded_once(saved_folder: Path, probes: Path, tmp_path: Path) -> None:
+    with counted_segments() as counts:
+        measure_perplexities({"before": str(saved_folder)}, read_probes_of_kinds(str(probes)), tmp_path)
+    assert counts == {"speech": 3, "audio": 3}  # each has two answers under five instructions
 
 
 @pytest.mark.parametrize("name", ["before", "after"])

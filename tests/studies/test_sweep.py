@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from command_line import run
 from conftest import tiny_model, tiny_processor
+from counted_segments import counted_segments
 from evaluated_clips import write_data
 
 from modeling_salmonn import SalmonnConfig
@@ -86,6 +87,15 @@ def test_every_scale_has_answers_of_its_own(swept: Path) -> None:
     assert folders == ["scale-0", "scale-2", "scale-4"]
     said = [{key: row["answer"] for key, row in read_answers(swept / name).items()} for name in folders]
     assert said[0] != said[1] != said[2] != said[0]
+
+
+def test_clips_are_encoded_once_for_all_scales_tasks_and_fallbacks(
+    saved_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    tasks = choose_tasks(load_tasks(data.parent / "tasks.yaml"), ["words", "tale"])
+    with counted_segments() as counts:
+        sweep_scales(str(saved_folder), tasks, read_data([str(data)]), tmp_path, RuleJudge(), SCALES)
+    assert counts == {"speech": 4, "audio": 4}  # of four clips, asked 10 times at each of three scales
 
 
 def test_finished_sweep_answers_nothing(swept: Path, saved_folder: Path, data: Path) -> None:

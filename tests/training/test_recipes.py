@@ -49,6 +49,14 @@ def test_recipe_is_valid_and_opens_with_its_command(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", LARGE, ids=name_of)
+def test_large_models_are_trained_in_little_memory(recipe: Path) -> None:
+    arguments = parse_arguments([str(recipe)])
+    assert arguments.gradient_checkpointing
+    assert (arguments.dtype, arguments.bf16) == ("bfloat16", True)
+    assert arguments.prediction_loss_only  # logits of answers alone
+
+
+@pytest.mark.parametrize("recipe", LARGE, ids=name_of)
 def test_large_models_keep_the_optimiser_of_the_research_code(recipe: Path) -> None:
     arguments = parse_arguments([str(recipe)])
     assert (arguments.learning_rate, arguments.weight_decay) == (3e-5, 0.05)

@@ -174,6 +174,21 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_no_graph_of_encode
     assert not any(graphs)
 
 
+def test_encoders_of_the_recipes_run_in_half_precision_and_keep_no_graph(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments(tmp_path, dtype="bfloat16", bf16=True, gradient_checkpointing=True, max_steps=1)
+    trainer = build_trainer(arguments)
+    weights, states = set(), []
+    for encoder in (trainer.model.model.speech_encoder, trainer.model.model.audio_encoder):
+        weights |= {parameter.dtype for parameter in encoder.parameters()}
+        encoder.layers[0].register_forward_hook(lambda module, inputs, output: states.append(output))
+    trainer.train()
+    assert weights == {torch.bfloat16}
+    assert states
+    for output in states:
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert (hidden.dtype, hidden.grad_fn) == (torch.bfloat16, None)
+
+
 def test_low_precision_bases_are_trained_in_mixed_precision(workspace: Workspace, tmp_path: Path) -> None:
     arguments = workspace.arguments(
         tmp_path,
