@@ -3,7 +3,8 @@
     python benchmarks/decoding.py --threads 1
     python benchmarks/decoding.py --threads 1 --model .venv/salmonn-smol --clip hub/salmonn-smol/clips/speech.opus
 
-- the first rows are what a single token needs: all weights of the language model read once, and its matrix products
+- the first rows are what a single token needs: all weights of the language model read once, its matrix products, and
+  its attention to the prompt (`--only token` shows them alone)
 - the other rows are `generate`, from the audio tokens of a clip, which is encoded before, to the last new token
 - `--compile` adds compiled steps, which on a CPU need a C++ compiler; their first turn, which warms up and is in the
   JSON, holds the compiling (transformers compiles greedy search and sampling, not beams)
@@ -76,10 +77,23 @@ class Decoding:
 
     def products(self) -> torch.Tensor:
         """The linear layers of one step, each on a vector of ones."""
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.args.device)
+        like = self.inputs["audio_embeds"]
         for layer in self.linear_layers():
-            total = layer(torch.ones(1, 1, layer.in_features, dtype=layer.weight.dtype)).sum() + total
+            ones = torch.ones(1, 1, layer.in_features, dtype=like.dtype, device=like.device)
+            total = layer(ones).sum() + total
         return total
+
+    def attention(self) -> torch.Tensor:
+        """The attention of one step in all layers, to as many keys as the prompt has."""
+        config = self.merged.config.text_config
+        heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        like = self.inputs["audio_embeds"]
+        query = torch.ones(1, heads, 1, width, dtype=like.dtype, device=like.device)
+        keys = query.expand(1, heads, self.inputs["input_ids"].shape[1], width).contiguous()
+        for _ in range(config.num_hidden_layers):
+            query = nn.functional.scaled_dot_product_attention(query, keys, keys)
+        return query
 
     def linear_layers(self) -> list[nn.Linear]:
         language_model = self.merged.model.language_model
@@ -87,10 +101,10 @@ class Decoding:
         return [*layers, self.merged.lm_head]
 
     def cases(self) -> list[Case]:
-        cases = [Case("products of a token", self.products)]
+        cases = [Case("products of a token", self.products), Case("attention of a token", self.attention)]
         if not self.args.quantize:
             weights = [layer.weight for layer in self.linear_layers()]
-            cases.insert(0, Case("weights read once", lambda: torch.stack([weight.sum() for weight in weights])))
+            cases.insert(0, Case("weights of a token", lambda: torch.stack([weight.sum() for weight in weights])))
             cases.append(Case("greedy, adapter beside", lambda: self.generate(self.adapted)))
         for name, options in WAYS.items():
             cases.append(self.case(name, options))
