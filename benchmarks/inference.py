@@ -5,16 +5,21 @@
 
 - a random model of real sizes; the stages are the package's own modules, the last row is all of them
 - operations are those that the audio needs: a row shows how far its stage is from this machine's matrix product
+- `--compile` adds a row in which this checkout decodes by compiled steps, and the other one as ever; the first turn,
+  which warms up and is in the JSON, holds the compiling
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
+from decoding import compile_config
 from operations import beats_flop, qformer_flop, spectrum_flop, speech_flop, text_flop
 from sizes import SAMPLING_RATE, add_sizes, build_extractor, build_model, make_clips, make_prompt
-from turns import Case, run_benchmark
+from turns import HERE, Case, run_benchmark
 
+import modeling_salmonn
 from modeling_salmonn.processing.audio_features_salmonn import kaldi_fbank, log_mel
 
 
@@ -49,6 +54,11 @@ class Workload:
         count = self.args.new_tokens
         return self.model.generate(self.ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, **audio)
 
+    def generate_compiled(self) -> torch.Tensor:
+        if not Path(modeling_salmonn.__file__).is_relative_to(HERE):  # of the checkout to compare with
+            return self.generate(**self.extract())
+        return self.generate(**self.extract(), cache_implementation="static", compile_config=compile_config())
+
     def cases(self) -> list[Case]:
         """A case for each stage, those of the audio first."""
         config, parts, extractor = self.model.config, self.model.model, self.extractor
@@ -73,6 +83,9 @@ class Workload:
             Case("prefill and decode", lambda: self.generate(audio_embeds=self.audio_embeds), answer),
             Case("= samples to answer", lambda: self.generate(**self.extract()), speech + beats + qformer + answer),
         ]
+        if self.args.compile:
+            total = speech + beats + qformer + answer
+            cases.append(Case("= samples to answer, compiled", self.generate_compiled, total))
         if config.audio_config is not None:
             names = ("audio_input_features", "audio_input_features_mask")
             cases.insert(4, Case("BEATs", lambda: self.encode(*names), beats))
@@ -84,6 +97,7 @@ def main() -> None:
     add_sizes(parser)
     parser.add_argument("--clip-seconds", type=float, default=5.0, help="at most the longest segment")
     parser.add_argument("--new-tokens", type=int, default=40)
+    parser.add_argument("--compile", action="store_true", help="decode by compiled steps too")
     run_benchmark(parser, lambda args: Workload(args).cases())
 
 

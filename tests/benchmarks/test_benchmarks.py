@@ -13,6 +13,10 @@ SMALLEST = ["--speech", "smallest", "--audio", "smallest", "--text", "smallest"]
 TIMING = ["--repeats", "1", "--threads", "1"]
 BENCHMARKS = {
     "inference.py": ([*SMALLEST, "--clip-seconds", "2", "--new-tokens", "3"], ["BEATs", "= samples to answer"]),
+    "decoding.py": (
+        [*SMALLEST, "--clip-seconds", "2", "--new-tokens", "3"],
+        ["weights of a token", "attention of a token", "greedy, adapter beside", "greedy, prompt lookup", "4 beams"],
+    ),
     "mixed_batch.py": ([*SMALLEST, "--clip-seconds", "1", "2", "--new-tokens", "3"], ["= samples to answers"]),
     "long_audio.py": ([*SMALLEST, "--minutes", "1", "--encoded-minutes", "1"], ["features of a file of 1 min"]),
     "training.py": ([*SMALLEST, "--clip-seconds", "1", "2"], ["encoders", "training step"]),

@@ -1,5 +1,6 @@
 """What is said to compile as one graph does: decoding, text, and each encoder on its own."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,24 @@ def test_decoding_is_one_graph() -> None:
     compiled._compile_all_devices = True  # without it, a CPU decodes as ever
     found = model.generate(**inputs, max_new_tokens=6, cache_implementation="static", compile_config=compiled)
     assert found.tolist() == expected.tolist()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="steps for a CPU are compiled by g++")
+def test_products_as_sums_answer_as_ever(
+    bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    """docs/speed.md has these options."""
+    inputs = bucket_processor(text="Hm?", audio=make_clip(1.0), sampling_rate=SAMPLING_RATE)
+    options = {"max_new_tokens": 6, "output_logits": True, "return_dict_in_generate": True}
+    expected = bucket_model.generate(**inputs, **options)
+    sums = {"decompose_mm_pass": {"cpu_max_other_dimension_decomposition": 2**20}}
+    compiled = CompileConfig(fullgraph=True, dynamic=False, mode=None, options={"post_grad_fusion_options": sums})
+    compiled._compile_all_devices = True
+    found = bucket_model.generate(**inputs, **options, cache_implementation="static", compile_config=compiled)
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    assert torch.allclose(torch.stack(found.logits), torch.stack(expected.logits), atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 1
 
 
