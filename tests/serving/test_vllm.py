@@ -243,12 +243,14 @@ def test_plugin_refuses_a_wrong_number_of_audio_tokens(count: int, package: Path
 def test_vllm_shards_the_language_model_alone(exported: Path, package: Path, tmp_path: Path) -> None:
     """What vLLM merges, it shards under tensor parallelism, but not the biases of BEATs' heads or lone queries."""
     code = (
-        "import torch; from modeling_salmonn import SalmonnConfig\n"
+        "import torch; from types import SimpleNamespace; from modeling_salmonn import SalmonnConfig\n"
         "from modeling_salmonn.modeling_salmonn import SalmonnModel\n"
-        "from vllm.model_executor.models.transformers.fuser import get_fusers\n"
+        "from vllm.model_executor.models.transformers.fuser import Fusers\n"
         f"with torch.device('meta'): model = SalmonnModel(SalmonnConfig.from_pretrained({str(exported)!r}))\n"
-        "merged = [name for name, module in model.named_modules() for fuser in get_fusers(module) "
-        "if fuser.redefines_forward]\n"
+        "config = SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=2))\n"
+        "fusers = Fusers(model, config)\n"
+        "merged = [name for name, module in model.named_modules() "
+        "if any(fuser.redefines_forward for fuser in fusers[module])]\n"
         "print({name.split('.')[0] for name in merged})"
     )
     done = run_beside_vllm(code, package, tmp_path)
