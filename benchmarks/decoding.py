@@ -40,7 +40,7 @@ class Decoding:
         ids, features = self.load() if args.model else self.build()
         if args.quantize:
             self.quantise()
-        self.inputs = {name: value.to(args.device) for name, value in ids.items()}
+        self.inputs: dict[str, Any] = {name: value.to(args.device) for name, value in ids.items()}
         with torch.no_grad():
             tokens = self.merged.get_audio_features(**features.to(args.device)).pooler_output
         self.inputs["audio_embeds"] = tokens[None]
