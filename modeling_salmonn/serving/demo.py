@@ -108,9 +108,9 @@ class DemoPage:
             self.answer, [self.question, *inputs], [self.conversation, self.question], show_progress="hidden"
         )
         self.stop.click(None, cancels=answering, **hidden)
-        self.clip.change(self.show_clip, self.clip, self.picture, concurrency_limit=None, **hidden)
-        # another clip, another conversation
-        self.clip.change(list, None, self.conversation, cancels=answering, queue=False, **hidden)
+        # Another clip, another conversation: the old one is gone before the clip is seen, and can be asked about.
+        changed = self.clip.change(list, None, self.conversation, cancels=answering, queue=False, **hidden)
+        changed.then(self.show_clip, self.clip, self.picture, concurrency_limit=None, **hidden)
         self.task.input(lambda instruction: instruction, self.task, self.question, queue=False, **hidden)
         self.explain.click(self.show_explanation, inputs, self.picture, **hidden)
 
