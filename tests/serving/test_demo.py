@@ -16,7 +16,8 @@ import httpx
 from demo_server import served_demo
 from gradio_client import Client, handle_file
 
-from modeling_salmonn.serving.demo import finished_turns
+from modeling_salmonn.serving.clip_chat import ClipChat
+from modeling_salmonn.serving.demo import DemoPage, finished_turns, own_uploads
 
 
 QUESTION = "What do you hear?"
@@ -57,6 +58,15 @@ def test_each_user_is_answered_at_the_scale_that_was_asked_for(
     expected = [pipe(dict(CLIP), lora_scale=scale, **options)[0]["generated_text"] for scale in scales]
     assert answers == expected
     assert len(set(answers)) > 1
+
+
+def test_demos_keep_their_files_apart(pipe: AudioTextPipeline) -> None:
+    folders = []
+    for _ in range(2):
+        with own_uploads():
+            folders.append(DemoPage(ClipChat(pipe, 20, 2**20), "tiny").clip.GRADIO_CACHE)
+    assert len(set(folders)) == 2
+    assert not any(Path(folder).exists() for folder in folders)
 
 
 def test_question_is_shown_before_its_answer(url: str, wav_file: Path) -> None:
