@@ -11,7 +11,7 @@ from modeling_salmonn.hub.devices import AUTO
 from modeling_salmonn.hub.loading import load_pipeline
 from modeling_salmonn.pipeline_salmonn import DEFAULT_NEW_TOKENS
 from modeling_salmonn.serving.clip_chat import ClipChat
-from modeling_salmonn.serving.demo import DemoPage, launch_demo
+from modeling_salmonn.serving.demo import DemoPage, launch_demo, own_uploads
 
 
 app = typer.Typer(add_completion=False)
@@ -33,6 +33,7 @@ def demo(
     require_matplotlib()  # of spectrograms: told now, not at the first clip
     pipe = load_pipeline(model, device, dtype, quantize)
     chat = ClipChat(pipe, max_seconds, round(max_megabytes * 2**20), max_new_tokens)
-    page = DemoPage(chat, Path(model).name)
-    typer.echo(f"Open {launch_demo(page, host, port)} in a browser; Ctrl-C ends it.")
-    page.blocks.block_thread()
+    with own_uploads():
+        page = DemoPage(chat, Path(model).name)
+        typer.echo(f"Open {launch_demo(page, host, port)} in a browser; Ctrl-C ends it.")
+        page.blocks.block_thread()

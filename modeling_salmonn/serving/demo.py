@@ -1,8 +1,11 @@
 """The page in a browser: a clip and its spectrogram on the left, the conversation about it on the right."""
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -23,6 +26,7 @@ EXAMPLES = {
 CLIPS = Path(hub.__file__).parent / "salmonn-smol" / "clips"
 WAITING = 16  # questions of all users; a further one is refused
 KEPT_SECONDS = 3600  # of what was uploaded
+UPLOAD_VARIABLE = "GRADIO_TEMP_DIR"
 Message = dict[str, Any]  # of the page: role and content
 PICTURE_WIDTH = 6.5  # inches, for letters of a readable size in half a page
 # Fonts of the machine: the stock themes fetch theirs from elsewhere.
@@ -108,9 +112,9 @@ class DemoPage:
             self.answer, [self.question, *inputs], [self.conversation, self.question], show_progress="hidden"
         )
         self.stop.click(None, cancels=answering, **hidden)
-        self.clip.change(self.show_clip, self.clip, self.picture, concurrency_limit=None, **hidden)
-        # another clip, another conversation
-        self.clip.change(list, None, self.conversation, cancels=answering, queue=False, **hidden)
+        # Another clip, another conversation: the old one is gone before the clip is seen, and can be asked about.
+        changed = self.clip.change(list, None, self.conversation, cancels=answering, queue=False, **hidden)
+        changed.then(self.show_clip, self.clip, self.picture, concurrency_limit=None, **hidden)
         self.task.input(lambda instruction: instruction, self.task, self.question, queue=False, **hidden)
         self.explain.click(self.show_explanation, inputs, self.picture, **hidden)
 
@@ -154,6 +158,23 @@ class DemoPage:
 
     def _scale(self, scale: float) -> float | None:
         return None if self.chat.trained_scale is None else scale
+
+
+@contextmanager
+def own_uploads() -> Iterator[None]:
+    """A folder for what one page copies and is sent; make the page inside.
+
+    Demos share gradio's folder, where each at its end deletes files that another one still needs.
+    """
+    before = os.environ.get(UPLOAD_VARIABLE)
+    with TemporaryDirectory(prefix="salmonn-demo-") as folder:
+        os.environ[UPLOAD_VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(UPLOAD_VARIABLE)
+            if before is not None:
+                os.environ[UPLOAD_VARIABLE] = before
 
 
 def launch_demo(page: DemoPage, host: str, port: int) -> str:

@@ -7,6 +7,7 @@ write of the page: `make demo-screenshot` renews that of the docs.
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ pytest.importorskip("selenium", reason="selenium is not installed")
 
 from demo_server import served_demo
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 CLIPS = Path(build_smol.__file__).parent / "salmonn-smol" / "clips"
 DEADLINE_SECONDS = 300  # of a machine that does much else
+CLICK_SECONDS = 30  # in which a click has to take effect; those on a page that is still being set up are lost
 NEW_TOKENS = 60
 OPTIONS = (
     "--headless=new",
@@ -58,8 +60,8 @@ class Visitor:
     def find(self, selector: str) -> list[Any]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def wait_for(self, condition: Callable[[], Any]) -> Any:
-        wait = WebDriverWait(self.driver, DEADLINE_SECONDS, ignored_exceptions=[StaleElementReferenceException])
+    def wait_for(self, condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
+        wait = WebDriverWait(self.driver, seconds, ignored_exceptions=[StaleElementReferenceException])
         return wait.until(lambda _: condition())
 
     def click(self, selector: str, text: str = "") -> None:
@@ -98,15 +100,18 @@ class Visitor:
         return any(part in message.text for message in self.find(".toast-body"))
 
     def take_example(self, name: str) -> None:
+        """Click an example until it is shown: seldom, since a second click begins the conversation anew."""
         before = self.picture()
 
         def is_shown() -> bool:
-            if self.picture() in ("", before):
-                self.click(".gallery-item", name)  # again: clicks on a page that is still being set up are lost
-                return False
-            return True
+            return self.picture() not in ("", before)
 
-        self.wait_for(is_shown)
+        for _ in range(DEADLINE_SECONDS // CLICK_SECONDS):
+            self.click(".gallery-item", name)
+            with suppress(TimeoutException):
+                self.wait_for(is_shown, CLICK_SECONDS)
+                return
+        assert is_shown()
 
 
 @pytest.fixture(scope="module")
