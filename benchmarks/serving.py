@@ -24,7 +24,7 @@ from typing import Any
 import openai
 from batches import make_clips
 
-from modeling_salmonn.commands.ask import load_pipeline
+from modeling_salmonn.hub.loading import load_pipeline
 
 
 QUESTION = "What do you hear?"
