@@ -1,6 +1,6 @@
 """Everything that is to be measured on a GPU, one part after the other: a part that has its JSON is not run again.
 
-    python benchmarks/gpu.py results                                  # official sizes, within 25 minutes of an H100
+    python benchmarks/gpu.py results                                  # official sizes
     python benchmarks/gpu.py results --device cpu --sizes smallest    # whether all of it runs
 
 - a part is a benchmark of this folder with its options: `results/PART.json` is what it measured, `PART.txt` its table

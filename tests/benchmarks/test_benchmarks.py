@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 
@@ -105,6 +106,7 @@ def test_part_without_a_result_is_named_and_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU with CUDA here.")
 @pytest.mark.parametrize("part", ["throughput_7b_bfloat16", "stages", "step", "memory"])
 def test_parts_of_the_gpu_script_run_on_a_gpu(tmp_path: Path, part: str) -> None:
     done = run_gpu_parts(tmp_path, "--only", part, "--device", "cuda")
