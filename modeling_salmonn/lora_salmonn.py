@@ -234,6 +234,17 @@ class LoraMixin(PeftAdapterMixin):
         function = partial(checkpoint_in_scale, gradient_checkpointing_func)
         super()._set_gradient_checkpointing(enable, function, **kwargs)
 
+    def enable_input_require_grads(self) -> None:
+        """Have the language model's inputs ask for gradients, as gradient checkpointing with an adapter may need.
+
+        transformers asks for those of all parts: frozen encoders would keep a graph, and run twice, for nothing.
+        """
+        self.base_model.language_model.enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        self.base_model.language_model.disable_input_require_grads()
+
     def merge_lora(self) -> Any:
         """Make the active adapters part of the weights, in place; the model is then a plain one, without adapter.
 

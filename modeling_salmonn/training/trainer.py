@@ -37,16 +37,6 @@ ALIGNMENT_FILE = "alignment_head.safetensors"
 WORD_PIECES = "word_pieces"  # in its metadata, where words are spelled in pieces of their own
 
 
-class FrozenInputs(TrainerCallback):
-    """Undoes what gradient checkpointing does for adapters: without it the frozen encoders would keep a graph.
-
-    Gradients reach the adapter all the same: its weights are inputs of the layers that are computed again.
-    """
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        model.disable_input_require_grads()
-
-
 class HeadGradients(TrainerCallback):
     """Averages the gradients of the alignment head over processes, and clears them after a step.
 
@@ -78,7 +68,6 @@ class SalmonnTrainer(MarkingTrainer):
         super().__init__(**kwargs)
         self.alignment_head = alignment_head
         self._step_targets: torch.Tensor | None = None  # of the alignment loss, in the step that is being made
-        self.add_callback(FrozenInputs())
         if self.is_fsdp_enabled:
             self._set_up_fsdp(self.accelerator.state.fsdp_plugin)
         if alignment_head is not None:

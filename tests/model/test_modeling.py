@@ -355,6 +355,23 @@ def test_gradient_checkpointing_keeps_gradients(bucket_config: Any) -> None:
         assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_frozen_encoders_keep_no_graph_under_gradient_checkpointing(reentrant: bool, bucket_config: Any) -> None:
+    processor = tiny_processor(bucket_config)
+    batch = processor(text="What?", audio=make_clip(1.0), text_target="Birds.", sampling_rate=SAMPLING_RATE)
+    model = tiny_model(bucket_config, lora=True).train()
+    model.model.qformer.requires_grad_(True)
+    model.model.projector.requires_grad_(True)  # with the adapter, all that the stages train
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})  # as plain Trainer does
+    features = {name: value for name, value in batch.items() if "features" in name}
+    assert not any(states.requires_grad for states in model.get_encoder_states(**features))
+    model(**batch).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    model.gradient_checkpointing_disable()
+    assert not model.get_input_embeddings()._forward_hooks
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(bucket_config: Any, dtype: torch.dtype) -> None:
     model, processor = tiny_model(bucket_config), tiny_processor(bucket_config)
