@@ -247,19 +247,16 @@ def build_alignment_head(
     """The head of the alignment loss, as an earlier stage has left it or fresh; `None` if there is no such loss."""
     if arguments.alignment_weight <= 0 and not arguments.alignment_epochs:
         return None
-    embedding = model.get_input_embeddings().weight
     trained = Path(arguments.model or "") / ALIGNMENT_FILE
-    if arguments.model is not None and trained.is_file():
-        pieces = read_word_pieces(trained, processor.tokenizer)
-        if pieces is not None or not arguments.alignment_min_count:
-            head = AlignmentHead(embedding, pieces=pieces)
-            head.load_state_dict(load_file(trained))
-            return head
-    pieces = None
-    if arguments.alignment_min_count and isinstance(train_data, ExampleSet):  # streams are refused
+    is_trained = arguments.model is not None and trained.is_file()
+    pieces = read_word_pieces(trained, processor.tokenizer) if is_trained else None
+    if pieces is None and arguments.alignment_min_count and isinstance(train_data, ExampleSet):  # streams are refused
         texts = [row["alignment_text"] for row in train_data.rows if row.get("alignment_text")]
         pieces = frequent_pieces(texts, processor.tokenizer, arguments.alignment_min_count)
-    return AlignmentHead(embedding, pieces=pieces)
+    head = AlignmentHead(model.get_input_embeddings().weight, pieces=pieces)
+    if is_trained:
+        head.load_state_dict(load_file(trained))
+    return head
 
 
 def find_checkpoint(arguments: SalmonnTrainingArguments) -> str | None:
