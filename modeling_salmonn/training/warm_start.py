@@ -1,6 +1,6 @@
 """Runs the alignment warm start: the connector alone, with plain `Trainer`, on cached encoder states."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_salmonn.data.alignment_labels import alignment_labels
 from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
 from modeling_salmonn.data.files import write_bytes
+from modeling_salmonn.data.sampling import MixtureSampler
 from modeling_salmonn.data.word_pieces import WordPieces
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.alignment import AlignmentHead, ConnectorAligner
@@ -40,11 +41,27 @@ class AlignmentCollator:
         return inputs | alignment_labels(rows, self.tokenizer, self.pieces)
 
 
+class ClipSampler(MixtureSampler):
+    """Draws as many clips as there are in an epoch, by their weights: with equal ones each comes once."""
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        super().__init__(["clips"] * len(weights), {"clips": 1.0}, 1, weights, seed=seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.epoch_rows().tolist()
+
+
 class AlignmentTrainer(MarkingTrainer):
     """`Trainer` for a `ConnectorAligner` that also evaluates the word error rate of its greedy reading."""
 
     data_collator: AlignmentCollator
     model: Any
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "random":  # the clips come in an order of their own
+            return super()._get_train_sampler(train_dataset)
+        clips = self.train_dataset if train_dataset is None else train_dataset
+        return ClipSampler([clip.get("weight", 1.0) for clip in clips], self.args.seed)
 
     def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Mean loss and word error rate (CTC without a language model)."""
@@ -86,7 +103,7 @@ def warm_start_stage(
     """The warm start that the arguments of a stage ask for, before the stage's own training; model and head in place.
 
     With `resume_from_checkpoint` it resumes where it was; one that was finished is read from the output folder. Of the
-    rows, which may be of any task, those with the words of a clip are taken, once for each clip.
+    rows, which may be of any task, those with the words of a clip are taken, once for each clip and by its `weight`.
     """
     folder = Path(str(arguments.output_dir)) / ALIGNMENT_FOLDER
     finished = folder / FINISHED_FILE
@@ -120,7 +137,7 @@ def warm_start_stage(
 
 
 def clips_with_words(rows: Iterable[Mapping[str, Any]], targets: Sequence[str] = TARGETS) -> list[dict[str, Any]]:
-    """The clips that have one of some targets, once each, with nothing but path and targets.
+    """The clips that have one of some targets, once each, with nothing but path, targets and weight.
 
     Clips that are joined or lie within a table are left out: the cache holds single files.
     """
@@ -129,7 +146,7 @@ def clips_with_words(rows: Iterable[Mapping[str, Any]], targets: Sequence[str] =
         path = row.get("path")
         is_single_file = isinstance(path, str) and path != "" and not row.get("expand_wav")
         if is_single_file and any(row.get(name) for name in targets):
-            clips[path] = {name: row[name] for name in ("path", *TARGETS) if row.get(name)}
+            clips[path] = {name: row[name] for name in ("path", *TARGETS, "weight") if row.get(name) is not None}
     return list(clips.values())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from safetensors.torch import load_file
 from workspace import CLIPS, Workspace, make_workspace, quick_config, write_jsonl
 
 from modeling_salmonn.training.run import build_trainer
+from modeling_salmonn.training.warm_start import (
+    AlignmentTrainer,
+    ClipSampler,
+    alignment_arguments,
+    clips_with_words,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +109,30 @@ def test_words_are_spelled_in_frequent_pieces_in_later_stages_too(
     second = build_trainer(workspace.arguments(tmp_path / "second", **later))
     assert second.data_collator.pieces.scores == trainer.data_collator.pieces.scores
     assert torch.equal(second.alignment_head.blank, trainer.alignment_head.blank)
+
+
+def test_clips_are_drawn_by_their_weights(tmp_path: Path) -> None:
+    weights = {"never.wav": 0, "plain.wav": None, "often.wav": 4} | {f"{index}.wav": 1 for index in range(95)}
+    rows = [{"path": path, "alignment_text": "one", "weight": weight} for path, weight in weights.items()]
+    trainer = AlignmentTrainer(
+        model=torch.nn.Linear(1, 1),
+        args=alignment_arguments(tmp_path, 8, 1e-3, seed=0, report_to="none", use_cpu=True),
+        data_collator=list,
+        train_dataset=clips_with_words(rows),
+    )
+    loader = trainer.get_train_dataloader()
+    epochs = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        epochs.append([clip["path"] for batch in loader for clip in batch])
+    assert [len(epoch) for epoch in epochs] == [len(rows)] * 3
+    assert epochs[0] != epochs[1]
+    drawn = Counter(path for epoch in epochs for path in epoch)
+    assert "never.wav" not in drawn
+    assert 2 <= drawn["plain.wav"] <= 3
+    assert 11 <= drawn["often.wav"] <= 12
+
+
+def test_unweighted_clips_come_once_an_epoch() -> None:
+    assert sorted(ClipSampler([1.0] * 20, seed=3)) == list(range(20))
+    assert list(ClipSampler([1.0] * 20, seed=3)) == list(ClipSampler([1.0] * 20, seed=3))
