@@ -46,12 +46,9 @@ def clean_caption(text: str, sound_class: str | None = None) -> str | None:
     if re.fullmatch(r"[A-Z].* .*\.", text):
         return text
     phrase = name_sound(plain_label(text), sound_class)
-    return None if phrase is None else describe(phrase, text)
-
-
-def describe(phrase: str, key: str) -> str:
-    """A sentence around a phrase that names a sound, one of a few by the key."""
-    sentence = SENTENCES[zlib.crc32(key.encode()) % len(SENTENCES)].format(phrase)
+    if phrase is None:
+        return None
+    sentence = SENTENCES[zlib.crc32(text.encode()) % len(SENTENCES)].format(phrase)
     return sentence[0].upper() + sentence[1:]
 
 
@@ -68,19 +65,13 @@ def name_sound(label: str, sound_class: str | None) -> str | None:
 
 
 def rule_phrase(label: str) -> str | None:
-    """The phrase of the first rule that fits."""
+    """The phrase of the first rule that fits, with what its pattern's group found."""
     for pattern, phrase in RULES:
-        found = re.search(pattern, label)
-        if found:
-            return fill_phrase(phrase, found)
+        if found := re.search(pattern, label):
+            word = next((group for group in found.groups() if group), "").replace("_", " ")
+            word = SPOKEN_WORDS.get(word, word)
+            return phrase.replace("{a}", with_article(word)).replace("{0}", word)
     return None
-
-
-def fill_phrase(phrase: str, found: re.Match[str]) -> str:
-    """A phrase with what the pattern's group found for `{0}`, and for `{a}` the same with an article."""
-    word = next((group for group in found.groups() if group), "").replace("_", " ")
-    word = SPOKEN_WORDS.get(word, word)
-    return phrase.replace("{a}", with_article(word)).replace("{0}", word)
 
 
 def names_class(phrase: str, sound_class: str) -> bool:

@@ -69,10 +69,7 @@ def pronounce(words: str | None) -> str | None:
     found = [_pronunciations().get(word, []) for word in words.split()]
     if not all(found):
         return None
-    phones = []
-    for entry in found:
-        phones += [phone.rstrip("012") for phone in entry[0]]
-    return " ".join(phones)
+    return " ".join(phone.rstrip("012") for entry in found for phone in entry[0])
 
 
 @lru_cache(maxsize=1)
@@ -170,11 +167,8 @@ def music_question(tags: Row, rng: random.Random) -> tuple[str, str]:
     if kind == "mode" and tags.get("mode"):
         return "Is this piece in major or in minor?", f"{tags['mode'].capitalize()}."
     if kind == "speed" and tags.get("tempo_bpm"):
-        speed = "Moderate."
-        if tags["tempo_bpm"] < SLOW_BPM:
-            speed = "Slow."
-        elif tags["tempo_bpm"] > FAST_BPM:
-            speed = "Fast."
+        bpm = tags["tempo_bpm"]
+        speed = "Slow." if bpm < SLOW_BPM else "Fast." if bpm > FAST_BPM else "Moderate."
         return "Is this piece slow, moderate or fast?", speed
     return "Which instruments play?", f"{', '.join(tags['instruments']).capitalize()}."
 

@@ -1,6 +1,7 @@
-"""Varied copies of training clips: faster or slower and so higher or lower, brighter or duller, with some noise.
+"""Varied copies of sounds and music: faster or slower and so higher or lower, brighter or duller, with some noise.
 
 A connector that meets the same clips again and again learns them by heart; whatever a clip is, it stays in its copies.
+Speech needs none: there is enough of it.
 """
 
 import random
@@ -14,12 +15,11 @@ from modeling_salmonn.data.mixing import relative_gain
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import AudioFolders, Folder, Jobs, Seed
 from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
-from recipes.salmonn_smol.waveforms import SAMPLING_RATE, fit_peak, read_clip, tilt
+from recipes.salmonn_smol.waveforms import SAMPLING_RATE, fit_peak, read_clip
 
 
-COPIES = {"speech": 2, "event": 1, "music": 2}
-# Voices and sounds change by up to two or three semitones; a piece keeps its tempo.
-SPEEDS = {"speech": (0.87, 1.15), "event": (0.8, 1.25), "music": (0.95, 1.05)}
+COPIES = {"event": 1, "music": 2}
+SPEEDS = {"event": (0.8, 1.25), "music": (0.95, 1.05)}  # a sound changes by up to three semitones, a piece hardly
 MUSIC_SECONDS = (2.5, 4.5)  # its instruments are heard in a part as well
 MOST_TILT = 0.5  # of the sample before: about 10 dB between low and high
 NOISE_SHARE, NOISE_DB = 0.5, (20.0, 45.0)  # how many copies have noise, and how far below the clip it lies
@@ -27,7 +27,7 @@ PEAKS = (0.2, 0.95)
 
 
 class VariantMaker:
-    """Makes the clip of a name such as `speech/000017_1.flac`; the name alone decides how it is varied.
+    """Makes the clip of a name such as `music/000017_1.flac`; the name alone decides how it is varied.
 
     Args:
         rows: clips by their place in the name, from `read_audiofolder`.
@@ -40,18 +40,16 @@ class VariantMaker:
 
     def names(self) -> list[str]:
         """Names of all copies."""
-        names = []
-        for index, row in enumerate(self.rows):
-            kind = row["kind"]
-            names += [f"{kind}/{index:06d}_{copy}.flac" for copy in range(COPIES.get(kind, 0))]
-        return names
+        kinds = [(index, row["kind"]) for index, row in enumerate(self.rows) if row["kind"] in COPIES]
+        return [f"{kind}/{index:06d}_{copy}.flac" for index, kind in kinds for copy in range(COPIES[kind])]
 
     def __call__(self, name: str) -> MadeClip:
         row = self.rows[int(Path(name).stem.split("_")[0])]
         rng = random.Random(f"{self.seed}/{name}")
         samples = read_clip(row["path"])
         if row["kind"] == "music":
-            samples = _cut(samples, rng)
+            length = min(len(samples), round(rng.uniform(*MUSIC_SECONDS) * SAMPLING_RATE))
+            samples = samples[rng.randint(0, len(samples) - length) :][:length]
         varied = fit_peak(vary(samples, SPEEDS[row["kind"]], rng), rng.uniform(*PEAKS))
         kept = {key: value for key, value in row.items() if key not in ("file_name", "path", "seconds")}
         return MadeClip(varied, kept)
@@ -66,7 +64,7 @@ def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -
         rng: of all choices.
     """
     varied = soxr.resample(samples, SAMPLING_RATE * rng.uniform(*speeds), SAMPLING_RATE)
-    varied = tilt(varied, rng.uniform(-MOST_TILT, MOST_TILT))
+    varied = varied - rng.uniform(-MOST_TILT, MOST_TILT) * np.concatenate([varied[:1], varied[:-1]])
     if rng.random() < NOISE_SHARE:
         decibels = -rng.uniform(*NOISE_DB)
         noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(varied), dtype=np.float32)
@@ -74,14 +72,8 @@ def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -
     return varied
 
 
-def _cut(samples: np.ndarray, rng: random.Random) -> np.ndarray:
-    length = min(len(samples), round(rng.uniform(*MUSIC_SECONDS) * SAMPLING_RATE))
-    start = rng.randint(0, len(samples) - length)
-    return samples[start : start + length]
-
-
 def make_variants(folder: Folder, sources: AudioFolders, seed: Seed = 0, jobs: Jobs = 1) -> list[Row]:
-    """Make varied copies of training clips: other speeds, other balance, noise."""
+    """Make varied copies of sounds and music: other speeds, other balance, noise."""
     rows = [row for source in sources for row in read_audiofolder(source)]
     maker = VariantMaker(rows, seed)
     return write_audiofolder(folder, maker.names(), maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

@@ -8,17 +8,11 @@ import soundfile
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
 
 
-def read_clip(path: str | os.PathLike, dtype: str = "float32") -> np.ndarray:
+def read_clip(path: str | os.PathLike) -> np.ndarray:
     """Samples of a clip of an audio folder."""
-    samples, rate = soundfile.read(path, dtype=dtype)
+    samples, rate = soundfile.read(path, dtype="float32")
     assert rate == SAMPLING_RATE, path
     return samples
-
-
-def tilt(audio: np.ndarray, amount: float) -> np.ndarray:
-    """Make a sound brighter (amount above 0) or duller (below 0) by a first-order filter."""
-    shifted = np.concatenate([audio[:1], audio[:-1]])
-    return audio - amount * shifted
 
 
 def fit_peak(audio: np.ndarray, peak: float) -> np.ndarray:
