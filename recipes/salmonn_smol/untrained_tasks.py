@@ -50,7 +50,8 @@ def _task_row(clip: Row, task: str) -> Row:
     missing = [name for name in ("transcript", "answer", *NAMED[task].values()) if not clip.get(name)]
     if missing:
         raise ValueError(f"The row of {clip['path']} lacks {', '.join(missing)}, which {task} needs; add it.")
-    answers, named = clip["answer"], {name: clip[column] for name, column in NAMED[task].items()}
+    answers = clip["answer"]
+    named = {name: clip[column] for name, column in NAMED[task].items()}
     row = {"path": clip["path"], "task": task, "text": answers[0], "answers": answers}
     return row | {"transcript": clip["transcript"]} | named
 
