@@ -98,8 +98,8 @@ def published_card(folder: Path, repo_id: str, config: SalmonnConfig) -> Card:
     """
     file = folder / CARD_FILE
     card = load_card(file) if file.is_file() else new_card(repo_id.rpartition("/")[2], config)
-    card.data.library_name = card.data.library_name or "transformers"
-    card.data.pipeline_tag = card.data.pipeline_tag or "audio-text-to-text"
+    for field, usual in (("library_name", "transformers"), ("pipeline_tag", "audio-text-to-text")):
+        card.data[field] = card.data.get(field) or usual
     card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
     card.data.base_model = card.data.base_model or public_bases(config) or None
     fill_sections(card, repo_id, is_on_hub=True)

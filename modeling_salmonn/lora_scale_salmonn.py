@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import library, nn
 
 
 LARGEST_SCALE = 1e6  # hundreds of thousands of times the trained one, and far from where floats end
@@ -177,11 +177,11 @@ def _factor(like: torch.Tensor, number: int, own: float) -> torch.Tensor:
 
 def _callable_from_graphs() -> Any:
     """`_factor` as an operator that compiled code calls at every run, instead of keeping what it once returned."""
-    if "tags" not in inspect.signature(torch.library.custom_op).parameters:
+    if "tags" not in inspect.signature(library.custom_op).parameters:
         return torch.compiler.disable(_factor)  # an operator of old torch would be kept in CUDA graphs
     namespace = "salmonn_" + hashlib.sha256(__name__.encode()).hexdigest()[:16]  # a saved folder has its own copy
     tag = torch.Tag.cudagraph_unsafe
-    operator = torch.library.custom_op(f"{namespace}::lora_factor", _factor, mutates_args=(), tags=tag)
+    operator = library.custom_op(f"{namespace}::lora_factor", _factor, mutates_args=(), tags=tag)
     operator.register_fake(lambda like, number, own: like.new_empty((), dtype=torch.float32))
     return operator
 

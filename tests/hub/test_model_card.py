@@ -40,7 +40,7 @@ def rewritten(card: ModelCard, folder: Path) -> ModelCard:
 def test_folder_without_a_card_gets_the_template(config: SalmonnConfig, tmp_path: Path) -> None:
     card = rewritten(published_card(tmp_path, "lab/salmonn-7b", config), tmp_path)
     assert card.data.base_model == ["lmsys/vicuna-7b-v1.5"]
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "audio-text-to-text")
+    assert (card.data["library_name"], card.data["pipeline_tag"]) == ("transformers", "audio-text-to-text")
     assert "\n# salmonn-7b\n" in card.text
     assert 'model="lab/salmonn-7b"' in card.text
     assert 'revision="COMMIT"' in card.text
