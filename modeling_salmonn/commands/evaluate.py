@@ -52,6 +52,10 @@ def evaluate(
         int, typer.Option(min=1, help="Beams; 1 is greedy, the research code used 4.")
     ] = EvaluationSettings.num_beams,
     judge: Judge = "rules",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column, such as speaker or seconds: scores for each of its values too; repeatable."),
+    ] = None,
     card: Annotated[Path | None, typer.Option(help="Model card to put the scores into, as model-index.")] = None,
     seed: Seed = EvaluationSettings.seed,
     device: Device = AUTO,
@@ -66,7 +70,7 @@ def evaluate(
         load_card(card)  # what is wrong with it is told before hours of work
     chosen = choose_tasks(load_tasks(include_path), tasks or [ALL])
     settings = EvaluationSettings(limit, batch_size, lora_scale, num_beams, seed, dtype, device, num_workers)
-    summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings)
+    summary = run.evaluate(model, chosen, run.read_data(data), output, parse_judge(judge), settings, by=by or ())
     if not process_state().is_main_process:
         return
     typer.echo(comparison({Path(model).name: summary}), nl=False)

@@ -18,6 +18,7 @@ from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
+from modeling_salmonn.evaluation.breakdown import SECONDS
 from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
 from modeling_salmonn.evaluation.instruction_following import RULES
 from modeling_salmonn.evaluation.judges import Judge
@@ -84,6 +85,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     answerer: Any = None,
     prompts: Mapping[str, list[str]] | None = None,
+    by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate a model on some tasks; what an earlier call has answered is not answered again.
 
@@ -96,15 +98,17 @@ def evaluate(
         settings: how to evaluate.
         answerer: the model, if it is loaded already.
         prompts: instructions that ask for the fallbacks of the following rate; the bundled ones if not given.
+        by: columns of the rows; the rows of each value get scores of their own, see `group_jobs`.
 
     Returns:
         The scores by task; see `summarise`.
 
     Raises:
-        ValueError: if there is nothing to ask, a metric or rule is unknown, or the folder holds answers to something
-            else.
+        ValueError: if there is nothing to ask, a metric or rule is unknown, a column is in no row, or the folder holds
+            answers to something else.
     """
     require_measures(tasks)
+    require_columns(rows, by)
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
     # A model may change in its folder.
@@ -121,7 +125,7 @@ def evaluate(
     if state.is_main_process:
         judge_answers(jobs, answered, judge, output)
     state.wait_for_everyone()
-    summary = summarise(jobs, answered, judge.name, output, settings.seed)
+    summary = summarise(jobs, answered, judge.name, output, settings.seed, by)
     if state.is_main_process:
         write_summary(output, Path(model).name, summary)
     return summary
@@ -138,6 +142,14 @@ def require_measures(tasks: Sequence[Task]) -> None:
             raise ValueError(f"{named} has the rule {task.rule!r}; there are {', '.join(RULES)}.")
         if not task.is_measured:
             raise ValueError(f"{named} measures nothing; give it metrics, or a rule.")
+
+
+def require_columns(rows: Sequence[Row], by: Sequence[str]) -> None:
+    """Refuse, by a `ValueError`, a column to group rows by that none of them has."""
+    columns = {name for row in rows for name, value in row.items() if value is not None} | {SECONDS}
+    unknown = sorted(set(by) - columns)
+    if unknown:
+        raise ValueError(f"No row has {', '.join(unknown)} to group by; the rows have {', '.join(sorted(columns))}.")
 
 
 def write_summary(output: Path, model: str, summary: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from modeling_salmonn.data.files import Journal, write_bytes
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.data.text_files import read_json_object
+from modeling_salmonn.evaluation.breakdown import group_jobs
 from modeling_salmonn.evaluation.captions import CAPTION_METRICS, CaptionMetricError
 from modeling_salmonn.evaluation.harness import ANSWER, KEYS, Job
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, context_of
@@ -58,13 +59,29 @@ def judge_answers(jobs: Sequence[Job], answered: Sequence[Row], judge: Judge, ou
         journal.append(verdict)
 
 
-def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: Path, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    jobs: Sequence[Job],
+    answered: Sequence[Row],
+    judge: str,
+    output: Path,
+    seed: int = 0,
+    by: Sequence[str] = (),
+) -> dict[str, Any]:
     """Scores of each task, of answers as `answer_jobs` returns them and of one judge's verdicts in the output folder.
+
+    Args:
+        jobs: what was asked.
+        answered: the answers.
+        judge: name of the judge.
+        output: folder with `verdicts.jsonl`.
+        seed: of the intervals.
+        by: columns of the rows; the rows of each value get scores of their own, see `group_jobs`.
 
     Returns:
         `{task: {"rows": n, "unreadable": n, "metrics": {name: {"value", "low", "high"}}, ...}}`, where `low` and
         `high` bound the 95 % interval; tasks with a rule also have `judge`, `problems` and how many answers are
-        `unjudged`, those with metrics that could not be computed `missing` with the reasons.
+        `unjudged`, those with metrics that could not be computed `missing` with the reasons, and with columns `by`:
+        `{column: {value: {"rows", ...}}}`.
     """
     verdicts = {}
     for row in Journal(output / VERDICTS_FILE, VERDICT_KEYS, VERDICT_FIELDS).rows:
@@ -75,21 +92,45 @@ def summarise(jobs: Sequence[Job], answered: Sequence[Row], judge: str, output: 
     for job in jobs:
         if job.part == ANSWER:
             asked[job.task.name].append(job)
+
     summary = {}
     for name, own in asked.items():
-        task = own[0].task
-        heard = [job for job in own if job.key in answers]  # clips that cannot be read have no answers
-        entry: dict[str, Any] = {"rows": len(heard), "unreadable": len(own) - len(heard), "metrics": {}}
-        if heard:
-            references = [task.references(job.row) for job in heard]
-            entry |= task_scores(task, references, [answers[job.key] for job in heard], seed)
-        if heard and task.rule is not None:  # a verdict may be missing where the judge was unclear
-            problems = [verdicts[name, job.index] for job in heard if (name, job.index) in verdicts]
-            entry["metrics"] |= following_score(problems, seed)
-            entry |= {"judge": judge, "unjudged": len(heard) - len(problems)}
-            entry["problems"] = dict(Counter(filter(None, problems)).most_common())
-        summary[name] = entry
+        summary[name] = _entry(own, answers, verdicts, judge, seed)
+        groups = {column: group_jobs(own, column) for column in by}
+        if any(groups.values()):
+            summary[name]["by"] = {
+                column: {value: _entry(some, answers, verdicts, judge, seed) for value, some in found.items()}
+                for column, found in groups.items()
+            }
     return summary
+
+
+def _entry(
+    jobs: Sequence[Job], answers: Mapping[Any, str], verdicts: Mapping[Any, str | None], judge: str, seed: int
+) -> dict[str, Any]:
+    """Scores of some jobs of one task."""
+    task = jobs[0].task
+    heard = [job for job in jobs if job.key in answers]  # clips that cannot be read have no answers
+    entry: dict[str, Any] = {"rows": len(heard), "unreadable": len(jobs) - len(heard), "metrics": {}}
+    if heard:
+        references = [task.references(job.row) for job in heard]
+        entry |= task_scores(task, references, [answers[job.key] for job in heard], seed)
+    if heard and task.rule is not None:  # a verdict may be missing where the judge was unclear
+        problems = [verdicts[task.name, job.index] for job in heard if (task.name, job.index) in verdicts]
+        entry["metrics"] |= following_score(problems, seed)
+        entry |= {"judge": judge, "unjudged": len(heard) - len(problems)}
+        entry["problems"] = dict(Counter(filter(None, problems)).most_common())
+    return entry
+
+
+def with_groups(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a summary by task, each followed by those of its groups: `asr`, `asr, speaker 84`."""
+    entries = {}
+    for task, entry in summary.items():
+        entries[task] = entry
+        for column, groups in entry.get("by", {}).items():
+            entries |= {f"{task}, {column} {value}": group for value, group in groups.items()}
+    return entries
 
 
 def task_scores(
@@ -159,17 +200,18 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table: one line for each task and metric, one column for each summary, in its order."""
+    columns = [with_groups(summary) for summary in summaries.values()]
     measured: dict[tuple[str, str], None] = {}  # a set in the order in which they come
-    for summary in summaries.values():
-        for task, entry in summary.items():
+    for entries in columns:
+        for task, entry in entries.items():
             for name in entry["metrics"]:
                 measured[task, name] = None
     lines = [f"| task | metric | rows | {' | '.join(summaries)} |", "|---" * (3 + len(summaries)) + "|"]
     nothing = {"rows": 0, "metrics": {}}
     for task, name in measured:
         rows, scores = 0, []  # of fewer rows where a clip could not be read
-        for summary in summaries.values():
-            entry = summary.get(task, nothing)
+        for entries in columns:
+            entry = entries.get(task, nothing)
             rows = max(rows, entry["rows"])
             scores.append(show(name, entry["metrics"].get(name)))
         lines.append(f"| {task} | {name} | {rows} | {' | '.join(scores)} |")
@@ -216,7 +258,10 @@ def _is_entry(entry: Any) -> bool:
     """Whether this has what tables show of a task."""
     if not isinstance(entry, dict) or not isinstance(entry.get("rows"), int) or "metrics" not in entry:
         return False
-    if not all(isinstance(entry.get(name, {}), dict) for name in ("metrics", "missing", "problems")):
+    if not all(isinstance(entry.get(name, {}), dict) for name in ("metrics", "missing", "problems", "by")):
+        return False
+    groups = entry.get("by", {}).values()
+    if not all(isinstance(found, dict) and all(map(_is_entry, found.values())) for found in groups):
         return False
     for name, found in entry["metrics"].items():
         if not isinstance(found, dict) or name not in (*ALL_METRICS, FOLLOWING_RATE):
@@ -242,7 +287,7 @@ def write_model_index(
         ValueError: if the card cannot be read.
     """
     made = []
-    for task, entry in summary.items():
+    for task, entry in with_groups(summary).items():
         for name, found in entry["metrics"].items():
             rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}  # 0.01 %
             result = EvalResult(

@@ -289,6 +289,12 @@ def test_bundled_tasks_can_be_measured() -> None:
     require_measures(choose_tasks(load_tasks(), ["all"]))
 
 
+def test_column_that_no_row_has_raises_before_any_is_answered(saved_folder: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No row has speakr to group by; the rows have .*path"):
+        evaluate(str(saved_folder), [], read_data([str(data)]), tmp_path / "out", RuleJudge(), by=["speakr"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_rows_of_other_tasks_raise() -> None:
     with pytest.raises(ValueError, match=r"None of the 1 rows is for asr; the rows have the tasks \['song'\]"):
         make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "song", "text": "la"}])

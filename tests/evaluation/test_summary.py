@@ -87,6 +87,65 @@ def test_known_answers_have_known_scores(tmp_path: Path) -> None:
     assert summarise(jobs, answered, "named", tmp_path)["asr"]["metrics"]["wer"]["value"] == pytest.approx(1 / 3)
 
 
+def asr_answers(rows: list[dict[str, Any]], answers: list[str]) -> tuple[list[Job], list[dict[str, Any]]]:
+    jobs = make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "asr", "path": "a.wav"} | row for row in rows])
+    made = [
+        {"task": "asr", "row": job.index, "part": "answer", "instruction": "Write.", "answer": answers[job.index]}
+        for job in jobs
+    ]
+    return jobs, made
+
+
+def test_values_of_a_column_have_scores_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        {"text": "cats see", "speaker": 8, "seconds": 3.9},
+        {"text": "cats see dogs run", "speaker": 12, "seconds": 10.1},
+        {"text": "cats see", "seconds": 4},
+        {"text": "cats see", "speaker": 8, "seconds": 10},
+    ]
+    jobs, answered = asr_answers(rows, ["cats see", "cats see dogs", "cats", "see"])
+    summary = summarise(jobs, answered, "rules", tmp_path, by=["speaker", "seconds", "accent"])
+    found = {
+        column: {value: (entry["rows"], entry["metrics"]["wer"]["value"]) for value, entry in groups.items()}
+        for column, groups in summary["asr"]["by"].items()
+    }
+    assert found["speaker"] == {"12": (1, 0.25), "8": (2, 0.25)}
+    assert found["seconds"] == {"under 4": (1, 0.0), "4 to 10": (2, 0.5), "over 10": (1, 0.25)}
+    assert found["accent"] == {}
+    assert summary["asr"]["metrics"]["wer"]["value"] == pytest.approx(0.3)
+    lines = table({"a": summary}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| asr",
+        "| asr, speaker 12",
+        "| asr, speaker 8",
+        "| asr, seconds under 4",
+        "| asr, seconds 4 to 10",
+        "| asr, seconds over 10",
+    ]
+
+
+def test_following_rate_of_a_group_is_of_its_own_answers(tmp_path: Path) -> None:
+    jobs, answered = answered_jobs(["a long story", "no"])
+    for job, speaker in zip(jobs, ["one"] * 3 + ["two"] * 3, strict=True):
+        job.row["speaker"] = speaker
+    judge_answers(jobs, answered, Stern(), tmp_path)
+    groups = summarise(jobs, answered, "stern", tmp_path, by=["speaker"])["story"]["by"]["speaker"]
+    assert {value: entry["metrics"]["following_rate"]["value"] for value, entry in groups.items()} == {
+        "one": 1.0,
+        "two": 0.0,
+    }
+    assert groups["two"]["problems"] == {"short": 1}
+
+
+def test_scores_of_groups_come_into_a_model_card(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicence: mit\n---\n# A model\n")
+    jobs, answered = asr_answers([{"text": "cats see", "speaker": "eve"}], ["cats"])
+    write_model_index(card, "tiny", "mine", summarise(jobs, answered, "rules", tmp_path, by=["speaker"]))
+    results = ModelCard.load(card).data.eval_results
+    assert {result.task_name: result.metric_value for result in results} == {"asr": 0.5, "asr, speaker eve": 0.5}
+
+
 def test_reference_transcript_also_unmasks_a_copy(tmp_path: Path) -> None:
     asked, heard = "Who calls at ten in the morning?", "A low tone."
     rows = [{"task": "spoken_query", "path": "a.wav"}, {"task": "spoken_query", "path": "b.wav", "transcript": asked}]
