@@ -128,6 +128,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
                 if config_file is not None:  # downloaded: the check names the file
                     check_model_folder(Path(config_file).parent, kwargs.get("variant"))
                 raise
+        # transformers was given no path for a connector on its bases, and would name that "None" in what is saved
+        model.name_or_path = model.config.name_or_path = str(path or "")
         # one report of base and adapter
         info = {name: set(keys) for name, keys in model._base_loading_info.items()}
         for name in ("missing_keys", "unexpected_keys"):

@@ -1,5 +1,6 @@
 """Saving: full and adapter-only folders load equal, whatever they replace."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from model_bases import randomise_adapter, save_bases
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import load_file
 from saved_folders import ADAPTER, ADAPTER_CONFIG, CONNECTOR, WEIGHTS, assert_loads_equal, edited_copy, prompt_logits
+from transformers import AutoModel
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 
@@ -187,6 +189,19 @@ def test_adapter_only_save_over_a_full_folder_replaces_it(
     based_model.save_pretrained(tmp_path, adapter_only=True)
     assert {path.name for path in tmp_path.glob("*.safetensors*")} == {CONNECTOR, ADAPTER}
     assert_loads_equal(tmp_path, based_model)
+
+
+def test_model_of_an_adapter_only_folder_is_saved_without_a_base_of_no_name(
+    based_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    based_model.save_pretrained(tmp_path / "apart", adapter_only=True)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "apart")
+    assert loaded.name_or_path == loaded.config.name_or_path == str(tmp_path / "apart")
+    loaded.save_pretrained(tmp_path / "whole")
+    adapter_config = json.loads((tmp_path / "whole" / ADAPTER_CONFIG).read_text())
+    assert adapter_config["base_model_name_or_path"] is None  # AutoModel would look for "None" on the Hub
+    found = AutoModel.from_pretrained(tmp_path / "whole").state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in based_model.state_dict().items())
 
 
 def test_save_without_adapter_over_a_folder_with_one_replaces_it(tmp_path: Path) -> None:
