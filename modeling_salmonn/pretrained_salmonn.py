@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from .base_weights_salmonn import load_base_weights, require_complete
@@ -28,6 +28,7 @@ from .checkpoint_files_salmonn import (
     ADAPTER_FILES,
     CONFIG_FILE,
     CONNECTOR_FILE,
+    GENERATION_FILE,
     check_model_folder,
     is_own_weight_file,
     local_folder,
@@ -169,6 +170,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         weights = load_base_weights(config, dtype, **hub_kwargs) | load_file(connector)
         require_layers(config.to_dict(), len(weights), str(path))
         kwargs |= {"config": config, "dtype": dtype, "state_dict": weights}
+        # transformers reads it beside whole weights alone
+        if kwargs.get("generation_config") is None and _find_file(path, GENERATION_FILE, file_kwargs):
+            kwargs["generation_config"] = GenerationConfig.from_pretrained(path, **file_kwargs)
         return super().from_pretrained(None, *model_args, **kwargs)
 
     @staticmethod

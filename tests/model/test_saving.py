@@ -1,5 +1,6 @@
 """Saving: full and adapter-only folders load equal, whatever they replace."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from model_bases import randomise_adapter, save_bases
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import load_file
 from saved_folders import ADAPTER, ADAPTER_CONFIG, CONNECTOR, WEIGHTS, assert_loads_equal, edited_copy, prompt_logits
-from transformers import AutoModel
+from transformers import AutoModel, GenerationConfig
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 
@@ -202,6 +203,20 @@ def test_model_of_an_adapter_only_folder_is_saved_without_a_base_of_no_name(
     assert adapter_config["base_model_name_or_path"] is None  # AutoModel would look for "None" on the Hub
     found = AutoModel.from_pretrained(tmp_path / "whole").state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in based_model.state_dict().items())
+
+
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_generation_settings_are_loaded_again(
+    based_model: SalmonnForConditionalGeneration, adapter_only: bool, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(based_model)
+    model.generation_config.update(num_beams=4, no_repeat_ngram_size=6)
+    model.save_pretrained(tmp_path, adapter_only=adapter_only)
+    for loaded in (SalmonnForConditionalGeneration.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        assert (loaded.generation_config.num_beams, loaded.generation_config.no_repeat_ngram_size) == (4, 6)
+    given = GenerationConfig(num_beams=2)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(tmp_path, generation_config=given)
+    assert (loaded.generation_config.num_beams, loaded.generation_config.no_repeat_ngram_size) == (2, None)
 
 
 def test_save_without_adapter_over_a_folder_with_one_replaces_it(tmp_path: Path) -> None:
