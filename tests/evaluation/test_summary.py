@@ -50,6 +50,15 @@ def answered_jobs(answers: list[str]) -> tuple[list[Job], list[dict]]:
     return jobs, made
 
 
+def asr_answers(rows: list[dict[str, Any]], answers: list[str]) -> tuple[list[Job], list[dict[str, Any]]]:
+    jobs = make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "asr", "path": "a.wav"} | row for row in rows])
+    made = [
+        {"task": "asr", "row": job.index, "part": "answer", "instruction": "Write.", "answer": answers[job.index]}
+        for job in jobs
+    ]
+    return jobs, made
+
+
 def test_following_rate_is_of_the_answers_that_were_judged(tmp_path: Path) -> None:
     jobs, answered = answered_jobs(["a long story", "no", "", "another story"])
     judge_answers(jobs, answered, Stern(), tmp_path)
@@ -82,18 +91,8 @@ def test_known_answers_have_known_scores(tmp_path: Path) -> None:
     values = {name: found["value"] for name, found in summary["metrics"].items()}
     assert values == pytest.approx({"diversity": 2.0, "repeat_rate": 1 / 3, "following_rate": 1 / 3})
     assert summary["problems"] == {"loops": 1, "too short": 1}
-    jobs = make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "asr", "path": "a.wav", "text": "Go on now."}])
-    answered = [{"task": "asr", "row": 0, "part": "answer", "instruction": "Write.", "answer": "go on"}]
+    jobs, answered = asr_answers([{"text": "Go on now."}], ["go on"])
     assert summarise(jobs, answered, "named", tmp_path)["asr"]["metrics"]["wer"]["value"] == pytest.approx(1 / 3)
-
-
-def asr_answers(rows: list[dict[str, Any]], answers: list[str]) -> tuple[list[Job], list[dict[str, Any]]]:
-    jobs = make_jobs(choose_tasks(load_tasks(), ["asr"]), [{"task": "asr", "path": "a.wav"} | row for row in rows])
-    made = [
-        {"task": "asr", "row": job.index, "part": "answer", "instruction": "Write.", "answer": answers[job.index]}
-        for job in jobs
-    ]
-    return jobs, made
 
 
 def test_values_of_a_column_have_scores_of_their_own(tmp_path: Path) -> None:
