@@ -30,7 +30,7 @@ SNDFILE_MAGIC = (b"RIFF", b"RF64", b"BW64", b"riff", b"FORM", b"caff", b".snd", 
 
 
 def find_streams(source: EncodedFile) -> list[Stream]:
-    """The streams of a file one after the other; one with all of its bytes if it is of no known kind."""
+    """The streams of a file one after the other; one with all behind the tags if it is of no known kind."""
     position = 0
     while size := tag_size(source, position):  # ID3 tags are put before every kind of file
         position += size
@@ -40,13 +40,15 @@ def find_streams(source: EncodedFile) -> list[Stream]:
         streams = find_ogg_streams(source, position)
     elif magic == b"fLaC":
         streams = find_flac_streams(source, position)
-    elif parse_header(magic) or position:
+    elif parse_header(magic):
         streams = find_mpeg_streams(source, position)
     else:
-        streams = _chunk_streams(source)
+        streams = _chunk_streams(source, position)
+        if position and not streams:  # between the tag of an MP3 and its first frame may be anything
+            streams = find_mpeg_streams(source, position)
     if len(streams) > MOST_STREAMS:
         raise ValueError(f"{source.name} consists of more than {MOST_STREAMS} joined streams; cut it into clips.")
-    return streams or [Stream(splice(source, [(0, source.size)]))]
+    return streams or [Stream(splice(source, [(min(position, source.size), source.size)]))]
 
 
 def is_media(head: bytes) -> bool:
@@ -58,9 +60,8 @@ def is_media(head: bytes) -> bool:
     return is_adts or is_transport_stream or parse_header(head[:4]) is not None
 
 
-def _chunk_streams(source: EncodedFile) -> list[Stream]:
+def _chunk_streams(source: EncodedFile, position: int) -> list[Stream]:
     streams: list[Stream] = []
-    position = 0
     while position < source.size and len(streams) <= MOST_STREAMS:
         found = find_chunk_stream(source, position)
         if found is None:

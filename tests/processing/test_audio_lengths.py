@@ -197,6 +197,26 @@ def test_tags_around_an_mp3_are_no_audio(before: bytes, after: bytes, caplog: py
     assert not caplog.records
 
 
+@pytest.mark.parametrize("container", [*LOSSLESS, "FLAC", "VOC", "NIST"])  # the last two have no streams to find
+@pytest.mark.parametrize("tag", [id3v2(40_000), id3v2(100) + id3v2(30), ape_tag(300)], ids=["large", "two", "ape"])
+def test_tag_before_other_kinds_costs_no_samples(container: str, tag: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    content = encode(2.0, container)
+    assert np.array_equal(load_mono(tag + content, SAMPLING_RATE), load_mono(content, SAMPLING_RATE))
+    assert audio_seconds(tag + content) == 2.0
+    assert not caplog.records
+
+
+def test_tag_before_joined_or_piped_wavs_costs_no_samples() -> None:
+    first, second = encode(1.0), encode(2.0, seed=1)
+    assert seconds_of(id3v2(40_000) + first + second) == 3.0
+    assert seconds_of(id3v2(40_000) + with_wav_size(first, 0)) == 1.0
+
+
+def test_file_that_is_cut_within_its_tag_raises() -> None:
+    with pytest.raises(ValueError, match="audio cannot be decoded"):
+        load_mono(id3v2(40_000)[:500], SAMPLING_RATE)
+
+
 @pytest.mark.parametrize("between", [b"", ID3V1, id3v2(5000), ape_tag(50), bytes(3000), b"\xff\xfb\x90\x44" * 500])
 def test_joined_mp3_streams_are_all_read(between: bytes) -> None:
     first, second = encode_mp3(2.0), encode_mp3(3.0, seed=1)
