@@ -28,6 +28,7 @@ from .prompt_texts_salmonn import (
     as_row,
     as_texts,
     assign_clips,
+    escape_tokens,
     is_audio,
     is_formatted,
     is_list,
@@ -40,8 +41,6 @@ logger = logging.get_logger(__name__)
 
 AUDIO_TOKEN = "<SpeechHere>"
 TRANSCRIPTION_PROMPT = "What does the speaker say? Reply with the words only."
-# Written into text from users where it spells a token of the vocabulary: invisible, and no longer that token.
-ZERO_WIDTH_SPACE = "\u200b"
 
 
 class SalmonnProcessor(ProcessorMixin):
@@ -278,12 +277,8 @@ class SalmonnProcessor(ProcessorMixin):
         return None if None in lengths else sum(seconds for seconds in lengths if seconds is not None)
 
     def escape(self, text: str) -> str:
-        """Text in which no token of the vocabulary is spelled out: placeholders and special tokens stay text."""
-        # The longest first: a shorter one may be a part of it.
-        for token in sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True):
-            if len(token) > 1:
-                text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
-        return text
+        """Text in which no added token but white space is spelled out: placeholders and special tokens stay text."""
+        return escape_tokens(text, self.tokenizer.get_added_vocab())
 
     @property
     def model_input_names(self) -> list[str]:

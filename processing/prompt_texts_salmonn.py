@@ -1,7 +1,7 @@
 """Which texts are whole prompts, which are instructions, and which clips belong to each."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -13,6 +13,8 @@ from .audio_streams_salmonn import MAGIC_BYTES, is_media
 
 
 LONGEST_TEXT = 1_000_000  # characters, more than any language model reads; tokenizers take seconds for them
+# Written into text from users where it spells a token of the vocabulary: invisible, and no longer that token.
+ZERO_WIDTH_SPACE = "\u200b"
 
 
 class FormattedPrompt(str):
@@ -62,6 +64,20 @@ def require_readable(text: str, name: str) -> None:
             f"{name} has half of a character, {text[error.start]!a} at {error.start}; decode it with the encoding "
             "that it was written in."
         ) from error
+
+
+def escape_tokens(text: str, tokens: Iterable[str]) -> str:
+    """Text in which none of the tokens is spelled out.
+
+    Args:
+        text: of a user.
+        tokens: those that must not come from it; white space among them is taken as it is, since it means no more.
+    """
+    for token in sorted(tokens, key=len, reverse=True):  # the longest first: a shorter one may be a part of it
+        is_white_space = token.replace("▁", " ").isspace()  # SentencePiece writes blanks so
+        if len(token) > 1 and not is_white_space:
+            text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
+    return text
 
 
 def as_clips(audio: Any) -> tuple[list[Any], list[int] | None]:

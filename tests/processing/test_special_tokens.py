@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_processor
-from prompting import BOS, EOS, OFFICIAL_PROMPT, assistant, chat, clip_of, placeholders_of, prompts_of, user
+from prompting import AUDIO, BOS, EOS, OFFICIAL_PROMPT, assistant, chat, clip_of, placeholders_of, prompts_of, user
 
 from modeling_salmonn import SalmonnConfig, SalmonnProcessor
 
@@ -146,6 +146,19 @@ def test_escape_hides_every_token_and_can_be_repeated(any_processor: SalmonnProc
     assert special_ids_of(any_processor, ids) == []
     assert escaped.replace("\u200b", "") == f"a{hostile}b"
     assert any_processor.escape(escaped) == escaped
+
+
+@pytest.mark.parametrize("space", ["\n\n", "  ", "\t\t", "▁▁", "\n\n  \n"])
+def test_white_space_stays_where_the_vocabulary_holds_it(bucket_config: SalmonnConfig, space: str) -> None:
+    processor = tiny_processor(bucket_config)
+    processor.tokenizer.add_tokens(["\n\n", "\n\n\n", "  ", "    ", "\t\t", "▁▁"])
+    text = f"One.{space}Two."
+    assert processor.escape(text) == text
+    inputs = processor(text=text, audio=clip_of(), text_target=text)
+    labels = inputs["labels"][0]
+    assert processor.tokenizer.decode(labels[labels != -100]) == f"{text}</s>"
+    assert prompts_of(processor, inputs) == [f"<s>USER: {AUDIO} {text}\nASSISTANT:{text}</s>"]
+    assert processor.escape(f"</s>{space}</s>") == f"<\u200b/s>{space}<\u200b/s>"
 
 
 def test_audio_token_may_be_another(bucket_config: SalmonnConfig) -> None:
