@@ -34,6 +34,7 @@ from .prompt_texts_salmonn import (
     is_list,
 )
 from .staged_saving_salmonn import refuse_unfinished, replace_files
+from .tokenizing_salmonn import TOKENIZING, puts_bos
 from .training_labels_salmonn import IGNORED_LABEL, add_targets, require_placed_masks
 
 
@@ -324,9 +325,7 @@ class SalmonnProcessor(ProcessorMixin):
     def _adds_bos(self, options: dict[str, Any]) -> bool:
         """Whether the tokenizer puts a BOS in front: by itself, and by the options of this call."""
         given = take_options(dict(options), "text_kwargs", ["add_special_tokens"])["add_special_tokens"]
-        if self.tokenizer.bos_token is None or given not in (None, True):
-            return False
-        return self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
+        return self.tokenizer.bos_token is not None and given in (None, True) and puts_bos(self.tokenizer)
 
     def _as_prompts(self, text: Any, num_clips: int | None, owned: Sequence[int] | None, formatted: bool) -> list[str]:
         """Whole prompts: instructions are wrapped with their clips, of which there may be none (`None`)."""
@@ -384,7 +383,15 @@ class SalmonnProcessor(ProcessorMixin):
                 prompts = [prompt.removeprefix(self.tokenizer.bos_token) for prompt in prompts]
         if clips is None:  # once all else has been checked, since it may take long
             clips = self.feature_extractor.load_clips(sources, **reading)
-        return super().__call__(text=prompts, audio=clips or None, **options)
+        if prompts is None:
+            return super().__call__(audio=clips or None, **options)
+        # Lengths are all that prompts need: no thread waits for the features of another.
+        lengths = [LoadedClip(None, clip.num_frames) for clip in clips]
+        with TOKENIZING:
+            inputs = super().__call__(text=prompts, audio=lengths or None, **options)
+        if clips:
+            inputs.update(super().__call__(audio=clips, **options))
+        return inputs
 
 
 __all__ = ["CHATML_CHAT_TEMPLATE", "IGNORED_LABEL", "VICUNA_CHAT_TEMPLATE", "SalmonnProcessor"]

@@ -7,6 +7,8 @@ import transformers
 from packaging.version import Version
 from transformers import BatchFeature
 
+from .tokenizing_salmonn import TOKENIZING
+
 
 IGNORED_LABEL = -100  # of the losses of torch and transformers
 LOWEST_TRANSFORMERS = "5.18"  # earlier ones count the tokens of a clip as one, which misplaces the mask behind it
@@ -47,7 +49,8 @@ def add_targets(
     inputs.pop("attention_mask", None)
     if len(targets) != len(prompts):
         raise ValueError(f"Got {len(targets)} targets for {len(prompts)} texts; pass one target per text.")
-    answers = tokenizer(list(targets), add_special_tokens=False)["input_ids"]
+    with TOKENIZING:
+        answers = tokenizer(list(targets), add_special_tokens=False)["input_ids"]
     rows, labels = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
         answer = [*answer, tokenizer.eos_token_id]
