@@ -35,7 +35,7 @@ from .prompt_texts_salmonn import (
 )
 from .staged_saving_salmonn import refuse_unfinished, replace_files
 from .tokenizing_salmonn import TOKENIZING, puts_bos
-from .training_labels_salmonn import IGNORED_LABEL, add_targets, require_placed_masks
+from .training_labels_salmonn import IGNORED_LABEL, add_targets, require_placed_masks, take_padding
 
 
 logger = logging.get_logger(__name__)
@@ -103,7 +103,7 @@ class SalmonnProcessor(ProcessorMixin):
                 `audio_frames` are the lengths in mel frames (10 ms) of clips that are encoded already, given
                 like `audio` and instead of it: the result then has no features; `text_target` are the answers to
                 learn, one per text: they are added to `input_ids` with the end token, give `labels`, and rows are
-                padded on the right; all options of the tokenizer.
+                padded on the right and never cut; all options of the tokenizer.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` `(batch, length)`, padded on the left, the features
@@ -111,7 +111,7 @@ class SalmonnProcessor(ProcessorMixin):
 
         Raises:
             ValueError: if clips and placeholders, or targets and texts, are not equally many, naming both counts;
-                for audio that cannot be used.
+                for audio that cannot be used, and for targets with `truncation`.
             TypeError: for an unknown option, naming the closest known one.
         """
         options: dict[str, Any] = dict(kwargs)
@@ -127,14 +127,13 @@ class SalmonnProcessor(ProcessorMixin):
             return self._prepare(text, audio, loaded_clips, formatted, options)
         if text is None:
             raise ValueError("text_target needs text: pass the prompts that the targets answer.")
-        # Rows are padded once the targets are in place, always on the right.
-        given = take_options(options, "text_kwargs", ["return_tensors", "padding", "padding_side"])
-        return_tensors = given["return_tensors"] or "pt"
+        padding = take_padding(options)
+        return_tensors = take_options(options, "text_kwargs", ["return_tensors"])["return_tensors"] or "pt"
         options["text_kwargs"] = {**options.get("text_kwargs", {}), "padding": False, "return_tensors": None}
         options["audio_kwargs"] = {**options.get("audio_kwargs", {}), "return_tensors": return_tensors}
         inputs = self._prepare(text, audio, loaded_clips, formatted, options)
         answers = [self.escape(target) for target in as_texts(targets, "text_target")]
-        return add_targets(self.tokenizer, inputs, answers, return_tensors)
+        return add_targets(self.tokenizer, inputs, answers, return_tensors, padding)
 
     def apply_transcription_request(
         self, audio: Any, prompt: str | Sequence[str | None] | None = None, tokenize: bool = True, **kwargs: Any

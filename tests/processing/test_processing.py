@@ -180,6 +180,43 @@ def test_targets_are_padded_on_the_right_whatever_is_asked(bucket_processor: Sal
         assert_same_inputs(bucket_processor(**call, **options), inputs)
 
 
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"padding": "max_length", "max_length": 128}, 128),
+        ({"pad_to_multiple_of": 64}, 64),
+        ({"padding": "max_length", "max_length": 100, "pad_to_multiple_of": 64}, 128),
+        ({"text_kwargs": {"padding": "max_length", "max_length": 128}}, 128),
+        ({"common_kwargs": {"pad_to_multiple_of": 64}, "truncation": False}, 64),
+        ({"padding": "max_length", "max_length": 4}, 50),  # as long as it is: nothing is cut
+    ],
+)
+def test_targets_are_padded_as_asked(bucket_processor: SalmonnProcessor, options: dict[str, Any], length: int) -> None:
+    call: dict[str, Any] = {"text": "What?", "audio": clip_of(), "text_target": "A dog."}
+    shortest, inputs = bucket_processor(**call), bucket_processor(**call, **options)
+    end = shortest["labels"].shape[1]
+    assert inputs["labels"].shape == inputs["input_ids"].shape == inputs["attention_mask"].shape == (1, length)
+    for name in ("input_ids", "labels", "attention_mask"):
+        assert torch.equal(inputs[name][:, :end], shortest[name])
+    assert (inputs["labels"][:, end:] == -100).all()
+    assert (inputs["attention_mask"][:, end:] == 0).all()
+
+
+def test_targets_stay_unpadded_where_that_is_asked(bucket_processor: SalmonnProcessor) -> None:
+    call: dict[str, Any] = {"text": ["a", "b"], "audio": [clip_of(), clip_of()], "padding": False}
+    inputs = bucket_processor(**call, text_target=["yes", "noo"])
+    assert inputs["attention_mask"].all()
+    with pytest.raises(ValueError, match="Unable to create tensor"):
+        bucket_processor(**call, text_target=["yes", "n"])
+
+
+@pytest.mark.parametrize("place", [None, "text_kwargs", "common_kwargs"])
+def test_targets_with_truncation_raise(bucket_processor: SalmonnProcessor, place: str | None) -> None:
+    options: dict[str, Any] = {"truncation": True, "max_length": 64}
+    with pytest.raises(ValueError, match=r"Got truncation=True with text_target, .*; leave truncation out"):
+        bucket_processor(text="Hi", text_target="x" * 500, **({place: options} if place else options))
+
+
 def test_target_may_be_one_string_or_empty(bucket_processor: SalmonnProcessor) -> None:
     inputs = bucket_processor(text="What?", audio=clip_of(), text_target="")
     assert inputs["labels"][0, -2:].tolist() == [-100, EOS]
