@@ -80,7 +80,7 @@ def open_bytes(content: Bytes, name: str) -> EncodedFile:
 
 
 def open_file_object(file: Any, name: str) -> EncodedFile:
-    """What the user has opened, from its start; it is left open, and where it was.
+    """What the user has opened, from its start where it can be sought; it is left open, and then where it was.
 
     Raises:
         ValueError: if it is not open for reading bytes.
@@ -105,8 +105,22 @@ def open_file_object(file: Any, name: str) -> EncodedFile:
 def _read_object(file: Any) -> bytes:
     if _is_device(file):
         raise ValueError("it is a device")
-    if getattr(file, "seekable", bool)():
+    if not _is_seekable(file):
+        return _read_on(file)
+    position = getattr(file, "tell", int)()
+    try:
         file.seek(0)
+        return _read_on(file)
+    finally:
+        file.seek(position)
+
+
+def _is_seekable(file: Any) -> bool:
+    """As it says, or by its methods: a SpooledTemporaryFile of Python 3.10 does not say."""
+    return file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")
+
+
+def _read_on(file: Any) -> bytes:
     content = bytearray()
     while len(content) <= READ_BYTES:
         chunk = file.read(2**20)

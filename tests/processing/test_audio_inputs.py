@@ -5,7 +5,9 @@ import io
 import tempfile
 from array import array
 from collections.abc import Callable
+from contextlib import closing
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,12 +125,53 @@ def test_encoded_audio_is_read_in_every_form(kind: str, extractor: SalmonnFeatur
         assert np.array_equal(extractor.fetch_audio(source), samples)
 
 
-def test_open_file_is_read_from_its_start_and_left_where_it_was(wav_file: Path) -> None:
-    file = io.BytesIO(wav_file.read_bytes())
-    file.seek(0, io.SEEK_END)  # as after writing
-    assert len(load_mono(file, SAMPLING_RATE)) == 24000
-    assert file.tell() == len(wav_file.read_bytes())
-    assert not file.closed
+class PlainFile:
+    """A file that does not say whether it can be sought, as those that Python 3.10 spools."""
+
+    def __init__(self) -> None:
+        self.content = io.BytesIO()
+        self.read, self.write = self.content.read, self.content.write
+        self.seek, self.tell = self.content.seek, self.content.tell
+        self.close = self.content.close
+
+    @property
+    def closed(self) -> bool:
+        return self.content.closed
+
+
+OPENED: dict[str, Callable[[], Any]] = {
+    "bytes_io": io.BytesIO,
+    "temporary": tempfile.TemporaryFile,
+    "named_temporary": tempfile.NamedTemporaryFile,
+    "spooled": tempfile.SpooledTemporaryFile,  # as what is uploaded to FastAPI
+    "rolled_over": partial(tempfile.SpooledTemporaryFile, 1000),
+    "unbuffered": partial(tempfile.TemporaryFile, buffering=0),
+    "plain": PlainFile,
+}
+
+
+@pytest.mark.parametrize("kind", OPENED)
+@pytest.mark.parametrize("position", [0, 100, None])
+def test_open_file_is_read_from_its_start_and_left_where_it_was(
+    kind: str, position: int | None, wav_file: Path
+) -> None:
+    with closing(OPENED[kind]()) as file:
+        file.write(wav_file.read_bytes())
+        if position is not None:  # else at its end, as after writing
+            file.seek(position)
+        before = file.tell()
+        assert len(load_mono(file, SAMPLING_RATE)) == 24000
+        assert file.tell() == before
+        assert not file.closed
+
+
+def test_open_file_that_is_no_audio_is_left_where_it_was() -> None:
+    with tempfile.SpooledTemporaryFile() as file:
+        file.write(b"These are words.")
+        file.seek(6)
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            load_mono(file, SAMPLING_RATE)
+        assert file.read() == b"are words."
 
 
 def test_file_that_cannot_be_sought_is_read(wav_file: Path) -> None:
