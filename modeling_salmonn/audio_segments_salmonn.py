@@ -27,7 +27,8 @@ MEL_FRAMES_PER_ENCODER_FRAME = 2  # Whisper's second convolution has stride 2
 ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // MEL_FRAMES_PER_ENCODER_FRAME
 # Beyond these a length is a mistake (milliseconds for seconds, say), and would only fill the memory.
 LONGEST_SEGMENT_SECONDS = 3600
-LONGEST_CLIP_FRAMES = 24 * 3600 * MEL_FRAMES_PER_SECOND
+LONGEST_CLIP_SECONDS = 24 * 3600
+LONGEST_CLIP_FRAMES = LONGEST_CLIP_SECONDS * MEL_FRAMES_PER_SECOND
 # Segments that are encoded together have at most this many times the audio of the shortest of them.
 LIKE_LENGTHS = 1.3
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modeling_salmonn.data.text_files import kind_of, shown
+from modeling_salmonn.processing.audio_segments_salmonn import LONGEST_CLIP_SECONDS
 from modeling_salmonn.processing.prompt_texts_salmonn import LONGEST_TEXT
 
 
-LONGEST_SECONDS = 7 * 24 * 3600.0  # of a clip: a week; what is beyond counts frames or is no length at all
 SECONDS_COLUMNS = ("seconds", "duration")
 NUMBER_COLUMNS = ("weight", *SECONDS_COLUMNS)
 CLIP_COLUMNS = ("path", "audio")
@@ -57,8 +57,8 @@ def _seconds_problem(value: Any) -> str | None:
     problem = _number_problem(value)
     if problem is not None:
         return f"{problem}, the length in seconds"
-    if value > LONGEST_SECONDS:
-        return "it needs the length in seconds, of a week at most: no frames, samples or milliseconds"
+    if value > LONGEST_CLIP_SECONDS:
+        return "it needs the length in seconds, of a day at most: no frames, samples or milliseconds"
     return None
 
 

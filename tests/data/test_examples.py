@@ -202,6 +202,15 @@ def test_lengths_are_of_audio_and_text(workspace: Workspace, maker: ExampleMaker
     assert ExampleSet(load_rows([DataSource(str(file))]), maker).lengths(LAYOUT) == [5 + 10, 200.0, 11.0]
 
 
+def test_longest_row_that_is_read_can_be_sampled(maker: ExampleMaker, tmp_path: Path) -> None:
+    rows = [{"path": "a.wav", "text": "", "task": "asr", "seconds": seconds} for seconds in (86_400, 86_399.999, 1)]
+    read = ExampleSet(load_rows([DataSource(str(write_jsonl(tmp_path / "rows.jsonl", rows)))]), maker)
+    assert read.lengths(LAYOUT) == [864_000.0, 864_000.0, 10.0]
+    rows[1]["seconds"] = 86_401
+    with pytest.raises(ValueError, match=r"^Line 2 of .*rows\.jsonl: seconds is 86401 .*, of a day at most"):
+        load_rows([DataSource(str(write_jsonl(tmp_path / "rows.jsonl", rows)))])
+
+
 def test_sampler_draws_rows_and_mixtures(workspace: Workspace, maker: ExampleMaker) -> None:
     rows = examples(workspace, maker, made=MadeOnTheFly(overlap=4), task_weights={"asr": 0.0}, group_lengths=LAYOUT)
     drawn = [row for row, _ in rows.sampler(batch_size=2, seed=0)]

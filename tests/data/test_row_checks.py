@@ -44,10 +44,11 @@ NEEDS_NUMBER = "it needs a finite number that is not negative"
         ("weight", True, rf"weight is True \(true or false\), but {NEEDS_NUMBER}"),
         ("seconds", -2.0, f"seconds is -2.0 .*{NEEDS_NUMBER}, the length in seconds"),
         ("seconds", "00:12", f"seconds is '00:12' .*{NEEDS_NUMBER}, the length in seconds"),
-        ("duration", 2**62, "duration is 4611686018427387904 .* of a week at most: no frames, samples or milli"),
+        ("duration", 2**62, "duration is 4611686018427387904 .* of a day at most: no frames, samples or milli"),
+        ("seconds", 100_000, "seconds is 100000 .* it needs the length in seconds, of a day at most"),
         ("speaker", ["a"], "speaker is .* it needs text"),
     ],
-    ids=range(23),
+    ids=range(24),
 )
 def test_value_that_cannot_be_used_is_told_with_its_line(name: str, value: Any, problem: str, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [ROW, ROW | {name: value}])
