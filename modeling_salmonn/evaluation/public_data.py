@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -197,17 +196,16 @@ class Source:
             )
 
 
-def load_public(name: str, folder: str | os.PathLike | None = None, limit: int | None = None) -> list[Row]:
+def load_public(name: str, folder: str | os.PathLike | None = None) -> list[Row]:
     """Rows of a public data set, at least one; those that the Hub's files have the audio of hold it in memory.
 
     Args:
         name: one of `PUBLIC_DATA`.
         folder: a copy of the data set's files in the same layout instead of the Hub's, and the clips where the Hub
             has none.
-        limit: only the first rows, so many of them; what is left out is counted up to there.
     """
     source = open_source(name, folder)
-    rows = list(islice(source.located_rows(), limit))
+    rows = list(source.located_rows())
     left_out = dict(source.left_out)
     if source.missing:
         left_out[f"whose clips are not in {source.folder}, such as {source.missing[0]}"] = len(source.missing)

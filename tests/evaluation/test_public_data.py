@@ -42,11 +42,6 @@ def test_every_reader_and_every_task_is_in_use() -> None:
     assert {entry.task for entry in PUBLIC_DATA.values()} == TASKS_OF_THE_PAPER
 
 
-def test_first_rows_can_be_had_alone(folder: Path) -> None:
-    write_librispeech(folder / "all/test.clean/0000.parquet", "ONE", "TWO", "THREE")
-    assert [row["text"] for row in read("librispeech_clean", folder, limit=2)] == ["ONE", "TWO"]
-
-
 def test_hub_is_read_without_a_folder(tmp_path: Path) -> None:
     write_librispeech(hub_file(tmp_path, "openslr/librispeech_asr", "all/test.other/0000.parquet"), "FROM THE HUB")
     assert [row["text"] for row in read("librispeech_other")] == ["FROM THE HUB"]

@@ -18,9 +18,9 @@ from modeling_salmonn.evaluation.public_data import load_public
 CLIP_SECONDS = 0.1
 
 
-def read(name: str, folder: Path | None = None, **options: Any) -> list[Row]:
+def read(name: str, folder: Path | None = None) -> list[Row]:
     """Rows of a data set whose clips can be read."""
-    rows = load_public(name, folder, **options)
+    rows = load_public(name, folder)
     extractor = SalmonnFeatureExtractor()
     for row in rows:
         for clip in (row["path"], *row.get("expand_wav", ())):
