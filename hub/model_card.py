@@ -19,6 +19,7 @@ from modeling_salmonn.data.text_files import read_text
 
 
 CARD_FILE = "README.md"
+GROUP = "group"  # the detail of a score that is of some rows of a data set alone
 EVAL_RESULTS_FILE = ".eval_results/salmonn.yaml"
 UNSTATED = "not stated yet"
 Card: TypeAlias = Any  # a `ModelCard`, which does not declare the fields of its metadata
@@ -161,7 +162,7 @@ def results_table(results: list[EvalResult]) -> str:
 
 
 def eval_results_yaml(card: Card) -> bytes | None:
-    """The scores on data sets of the Hub, in the form of its leaderboards: `.eval_results/*.yaml`.
+    """The scores on whole data sets of the Hub, in the form of its leaderboards: `.eval_results/*.yaml`.
 
     A leaderboard takes up those whose data set is registered there as a benchmark, with a task of this name.
 
@@ -172,8 +173,9 @@ def eval_results_yaml(card: Card) -> bytes | None:
     """
     entries = []
     for result in card.data.eval_results or []:
-        if HUB_ID.fullmatch(str(result.dataset_type)):
-            details = ", ".join(f"{name} {value}" for name, value in (result.metric_args or {}).items())
+        known = result.metric_args or {}
+        if HUB_ID.fullmatch(str(result.dataset_type)) and GROUP not in known:
+            details = ", ".join(f"{name} {value}" for name, value in known.items())
             notes = f"{result.task_name or result.task_type}: {result.metric_type}"
             entry = EvalResultEntry(
                 dataset_id=result.dataset_type,

@@ -33,6 +33,10 @@ EMOTIONS = {
 }
 
 
+class NothingToScoreError(ValueError):
+    """There is no row, or no reference that can be compared with."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score over a set of answers that follows from statistics summed over its rows."""
@@ -213,7 +217,9 @@ def _with_ones(scores: Iterable[float]) -> np.ndarray:
 
 def _require_some(denominators: np.ndarray) -> None:
     if not (denominators > 0).any():
-        raise ValueError("There are no rows, or no reference has any words; a rate over nothing means nothing.")
+        raise NothingToScoreError(
+            "There are no rows, or no reference has any words; a rate over nothing means nothing."
+        )
 
 
 def mentions(answer: str, wanted: str) -> bool:

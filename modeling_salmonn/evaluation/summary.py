@@ -20,8 +20,8 @@ from modeling_salmonn.evaluation.harness import ANSWER, KEYS, Job
 from modeling_salmonn.evaluation.instruction_following import FALLBACK_TASKS, context_of
 from modeling_salmonn.evaluation.intervals import bootstrap_interval
 from modeling_salmonn.evaluation.judges import Judge, UnclearVerdictError
-from modeling_salmonn.evaluation.metrics import METRICS, Metric
-from modeling_salmonn.hub.model_card import load_card
+from modeling_salmonn.evaluation.metrics import METRICS, Metric, NothingToScoreError
+from modeling_salmonn.hub.model_card import GROUP, load_card
 
 
 SUMMARY_FILE, VERDICTS_FILE = "summary.json", "verdicts.jsonl"
@@ -142,7 +142,7 @@ def task_scores(
         metric = ALL_METRICS[name]
         try:
             metrics[name] = score(metric, metric.statistics(references, answers), seed)
-        except (ImportError, CaptionMetricError) as error:  # it cannot be computed on this machine
+        except (ImportError, CaptionMetricError, NothingToScoreError) as error:  # not here, or not of these rows
             missing[name] = str(error)
     return {"metrics": metrics, "missing": missing} if missing else {"metrics": metrics}
 
@@ -221,9 +221,13 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def missing_lines(summary: Mapping[str, Any]) -> list[str]:
     """What a summary lacks, in sentences."""
     lines = []
-    for task, entry in summary.items():
+    for task, entry in with_groups(summary).items():
+        whole = summary[task.partition(", ")[0]]
         for name, reason in entry.get("missing", {}).items():
-            lines.append(f"{task}: no {name}: {reason}")
+            if entry is whole or name not in whole.get("missing", {}):  # else it is said already
+                lines.append(f"{task}: no {name}: {reason}")
+        if entry is not whole:
+            continue
         if entry.get("unreadable"):
             lines.append(f"{task}: {entry['unreadable']} clips could not be read")
         if entry.get("unjudged"):
@@ -288,6 +292,8 @@ def write_model_index(
     """
     made = []
     for task, entry in with_groups(summary).items():
+        group = {} if task in summary else {GROUP: task.partition(", ")[2]}
+        config = ", ".join([data, *group.values()])
         for name, found in entry["metrics"].items():
             rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}  # 0.01 %
             result = EvalResult(
@@ -296,11 +302,11 @@ def write_model_index(
                 dataset_type=hub_id or data,
                 dataset_name=data,
                 # a public data set is for one task; own data without a configuration would make one task of all
-                dataset_config=data if hub_id else task,
+                dataset_config=config if hub_id else task,
                 metric_type=name,
                 metric_name=name,
                 metric_value=rounded.pop("value"),
-                metric_args=rounded | {"rows": entry["rows"]},
+                metric_args=rounded | {"rows": entry["rows"]} | group,
             )
             made.append(result)
     content = load_card(card)

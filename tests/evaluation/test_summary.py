@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from modeling_salmonn.data.tasks import Task, choose_tasks, load_tasks
@@ -20,6 +21,7 @@ from modeling_salmonn.evaluation.summary import (
     table,
     write_model_index,
 )
+from modeling_salmonn.hub.model_card import eval_results_yaml
 
 
 class Stern:
@@ -143,6 +145,35 @@ def test_scores_of_groups_come_into_a_model_card(tmp_path: Path) -> None:
     write_model_index(card, "tiny", "mine", summarise(jobs, answered, "rules", tmp_path, by=["speaker"]))
     results = ModelCard.load(card).data.eval_results
     assert {result.task_name: result.metric_value for result in results} == {"asr": 0.5, "asr, speaker eve": 0.5}
+
+
+def test_leaderboards_get_the_score_of_the_whole_data_set(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicence: mit\n---\n# A model\n")
+    rows = [{"text": "cats see", "speaker": "eve"}, {"text": "dogs run", "speaker": "ada"}]
+    jobs, answered = asr_answers(rows, ["cats", "dogs run"])
+    summary = summarise(jobs, answered, "rules", tmp_path, by=["speaker"])
+    write_model_index(card, "tiny", "librispeech_clean", summary, "openslr/librispeech_asr")
+    loaded = ModelCard.load(card)
+    scores = {result.dataset_config: result.metric_value for result in loaded.data.eval_results}
+    assert scores == {
+        "librispeech_clean": 0.25,
+        "librispeech_clean, speaker ada": 0.0,
+        "librispeech_clean, speaker eve": 0.5,
+    }
+    entries = yaml.safe_load(eval_results_yaml(loaded))
+    assert [(entry["dataset"]["task_id"], entry["value"]) for entry in entries] == [("librispeech_clean", 0.25)]
+
+
+def test_a_group_without_words_has_no_score_and_the_others_have(tmp_path: Path) -> None:
+    rows = [{"text": "cats see", "speaker": "eve"}, {"text": "Hmm.", "speaker": "ada"}]
+    jobs, answered = asr_answers(rows, ["cats", "Mm"])
+    summary = summarise(jobs, answered, "rules", tmp_path, by=["speaker"])
+    groups = summary["asr"]["by"]["speaker"]
+    assert groups["eve"]["metrics"]["wer"]["value"] == 0.5
+    assert groups["ada"]["metrics"] == {}
+    (line,) = missing_lines(summary)
+    assert line.startswith("asr, speaker ada: no wer: There are no rows, or no reference has any words")
 
 
 def test_reference_transcript_also_unmasks_a_copy(tmp_path: Path) -> None:
