@@ -26,7 +26,6 @@ except ModuleNotFoundError as error:
 
 app = typer.Typer(cls=ReadableGroup, help="Rebuild the data and the weights of salmonn-smol.", no_args_is_help=True)
 app.callback()(take_debug_option)
-Model = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a model.")]
 
 
 @app.command()
@@ -59,7 +58,7 @@ app.command("report")(write_report)
 
 @app.command()
 def ship(
-    model: Model,
+    model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a model.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the shipped weights, such as hub/salmonn-smol.")],
 ) -> None:
     """Write the trained weights in half precision, and the model's answers about the example clips."""

@@ -46,18 +46,17 @@ def write_audiofolder(
     """Make the clips that a folder lacks.
 
     Args:
-        folder (`Path`): The folder.
-        names (`Sequence[str]`): File names of the clips, relative to the folder.
-        make (`Callable`): Makes the clip of a name, or returns `None` if there is nothing to hear.
-        recipe (`Mapping`): What the clip of a name follows from, beside the name; kept in `recipe.json`.
-        jobs (`int`): Clips made at the same time. Threads do: players and synthesisers are other processes, and
-            libsndfile, soxr and numpy let other threads run.
+        folder: the folder.
+        names: file names of the clips, relative to the folder.
+        make: makes the clip of a name, or returns `None` if there is nothing to hear.
+        recipe: what the clip of a name follows from, beside the name; kept in `recipe.json`.
+        jobs: clips made at the same time, by threads: libsndfile, soxr and numpy let others run.
 
     Returns:
-        `list[dict]`: The rows of `metadata.jsonl`, in the order of `names`.
+        The rows of `metadata.jsonl`, in the order of `names`.
 
     Raises:
-        ValueError: If the folder has clips of another recipe, or of something else.
+        ValueError: if the folder has clips of another recipe, or of something else.
     """
     claim_folder(folder, RECIPE_FILE, recipe, [METADATA_FILE])  # two recipes are not mixed in one
     journal = _journal_of_files(folder)
@@ -71,8 +70,7 @@ def write_audiofolder(
     made = {row["file_name"]: row for row in journal.rows}
     rows = [made[name] for name in names if name in made]
     write_rows(folder / METADATA_FILE, rows)
-    left_out = len(names) - len(rows)
-    typer.echo(f"{len(rows)} clips in {folder}" + (f"; {left_out} had nothing to hear" if left_out else ""))
+    typer.echo(f"{len(rows)} clips in {folder}, of {len(names)} at most")
     return rows
 
 

@@ -47,13 +47,13 @@ class MixtureMaker:
             if speaker and row["seconds"] > SHORTEST_VOICE_SECONDS:
                 speakers[speaker].append(row)
         # one clip is enough if it can be cut in two, as a reader's is
-        self.speakers = {
-            name: own for name, own in speakers.items() if len(own) > 1 or own[0]["seconds"] > LONGEST_VOICE_SECONDS
-        }
+        halves = LONGEST_VOICE_SECONDS
+        self.speakers = {name: own for name, own in speakers.items() if len(own) > 1 or own[0]["seconds"] > halves}
 
     def tasks(self) -> list[str]:
-        """What these clips can make: telling speakers apart takes two."""
-        return [task for task in TASKS if task != "speaker_verification" or len(self.speakers) > 1]
+        """What these clips can make."""
+        can = (len(self.voices) > 1, len(self.speakers) > 1, self.voices and self.sounds)
+        return [task for task, enough in zip(TASKS, can, strict=True) if enough]
 
     def __call__(self, name: str) -> MadeClip:
         task = name.split("/")[0]
@@ -106,10 +106,8 @@ def _mixture(audio: np.ndarray, parts: Sequence[Row], **row: str) -> MadeClip:
 def make_mixtures(corpus: Corpus, folder: Folder, extra: Extra = None, seed: Seed = 0, jobs: Jobs = 1) -> None:
     """Make clips of two voices, of two utterances, and of a voice over a sound."""
     for split, count in COUNTS.items():
-        rows = read_audiofolder(corpus / split)
-        if split == "train":
-            for further in extra or []:
-                rows += read_audiofolder(further)
+        folders = [corpus / split, *((extra or []) if split == "train" else [])]
+        rows = [row for source in folders for row in read_audiofolder(source)]
         maker = MixtureMaker(rows, seed)
         names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
         write_audiofolder(folder / split, names, maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

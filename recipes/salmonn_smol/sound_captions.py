@@ -36,12 +36,11 @@ def clean_caption(text: str, sound_class: str | None = None) -> str | None:
     """A plain English caption for a sound event's label.
 
     Args:
-        text (`str`): The label, such as `"animal: horse idle"` or `"Dog 02 bark"`.
-        sound_class (`str`, *optional*): The sound's class, such as `"dog or wolf"`.
+        text: the label, such as `"animal: horse idle"` or `"Dog 02 bark"`.
+        sound_class: the sound's class, such as `"dog or wolf"`.
 
     Returns:
-        `str`, *optional*: A sentence that names the sounding thing, the same for the same label; `None` if the label
-        and the class name nothing.
+        A sentence that names the sounding thing, the same for the same label; `None` if both name nothing.
     """
     if re.fullmatch(r"[A-Z].* .*\.", text):
         return text

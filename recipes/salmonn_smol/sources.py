@@ -16,7 +16,7 @@ import typer
 
 from modeling_salmonn.data.coercion import coerce
 from modeling_salmonn.data.files import write_rows
-from modeling_salmonn.data.rows import Row
+from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.sources import DataSource
 from modeling_salmonn.data.tables import load_dataset
 from modeling_salmonn.data.text_files import read_yaml_mapping
@@ -27,6 +27,8 @@ from recipes.salmonn_smol.audiofolder import METADATA_FILE, MadeClip, read_audio
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("speech", "event", "music")
+READ_BY = ("path", "name", "split", "columns", "keep", "every")  # what the clips of a Hub data set follow from
+NEEDED = ("text", "licence", "seconds")  # of every row
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ClipSource:
     streaming: bool = False
     columns: dict[str, str] = field(default_factory=dict)
     keep: dict[str, list[Any]] = field(default_factory=dict)
+    every: int = 1
     limit: int | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
@@ -66,11 +69,21 @@ class ClipSource:
     def located(self, folder: Path) -> list[Row]:
         """The wanted rows of an audio folder, which say what they are and where their clip lies."""
         common = self.row | ({"kind": self.kind} if self.kind else {})
-        rows = [row | common | {"file_name": row["path"]} for row in read_audiofolder(folder) if self.keeps(row)]
-        unclear = next((row for row in rows if row.get("kind") not in KINDS), None)
-        if unclear is not None:
-            raise ValueError(f"{unclear['path']} has the kind {unclear.get('kind')!r}; give its source a `kind`.")
-        return rows[: self.limit]
+        rows = []
+        for found in islice(filter(self.keeps, read_audiofolder(folder)), self.limit):
+            own = {"seconds": row_seconds(found), "file_name": found["path"]}
+            rows.append({"source": self.path} | found | own | common)
+            _check(rows[-1])
+        return rows
+
+
+def _check(row: Row) -> None:
+    """Refuse a row that later commands could not use."""
+    if row.get("kind") not in KINDS:
+        raise ValueError(f"{row['path']} has the kind {row.get('kind')!r}; give its source a `kind`.")
+    needed = [*NEEDED, *(["instrument"] if row["kind"] == "music" and not row.get("tags") else [])]
+    if lacking := [name for name in needed if row.get(name) is None]:
+        raise ValueError(f"{row['path']} has no {', '.join(lacking)}; add it, or give its source a `row` with it.")
 
 
 class HubClips:
@@ -103,12 +116,12 @@ class HubClips:
     def _read(self) -> Iterator[Row]:
         source = self.source
         table = load_dataset(DataSource(source.path, name=source.name, split=source.split, streaming=source.streaming))
-        for row in filter(source.keeps, table):
-            named = {ours: row[theirs] for ours, theirs in source.columns.items()}
-            spoken = {"text": str(named.get("text", row.get("text", ""))).replace("_", " ")}
-            if "sound_class" in named:
-                named["sound_class"] = str(named["sound_class"]).replace("_", " ")
-            yield row | named | spoken | {"source": source.path}
+        for row in islice(filter(source.keeps, table), 0, None, source.every):
+            own = {"text": "", **row, **{ours: row[theirs] for ours, theirs in source.columns.items()}}
+            own |= {name: str(own[name]).replace("_", " ") for name in ("text", "sound_class") if name in own}
+            if "speaker" in own:  # a number means another person elsewhere
+                own["speaker"] = f"{source.path}:{own['speaker']}"
+            yield own | {"source": source.path}
 
 
 def read_sources(file: Path) -> dict[str, ClipSource]:
@@ -137,7 +150,7 @@ def gather_rows(sources: Mapping[str, ClipSource], corpus: Path) -> dict[str, li
         if not source.is_folder:
             folder = corpus / name
             clips = HubClips(source)
-            write_audiofolder(folder, clips.names(), clips, {"path": source.path, "keep": source.keep})
+            write_audiofolder(folder, clips.names(), clips, {part: getattr(source, part) for part in READ_BY})
         splits[source.into] += source.located(folder)
     return splits
 

@@ -5,7 +5,7 @@
 """
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -126,8 +126,8 @@ def event_rows(rows: Sequence[Row], rng: random.Random) -> Iterator[Row]:
         if caption is None:
             continue
         base = _of_clip(row) | {"alignment_words": content_words(caption)}
-        nouns = [word for word in (row.get("sound_class") or "").split() if word != "or"]
-        base |= {"nouns": list(dict.fromkeys([*nouns, *base["alignment_words"].split()]))}
+        nouns = f"{content_words(row.get('sound_class') or '')} {base['alignment_words']}".split()
+        base |= {"nouns": list(dict.fromkeys(nouns))}
         yield base | {"task": "audio_caption", "text": caption}
         if row.get("sound_class"):
             question, answer = event_question(row["sound_class"], classes, rng)
@@ -198,25 +198,21 @@ def write_manifests(
 ) -> None:
     """Write the rows of all tasks, and of pre-training: train.jsonl, validation.jsonl and test.jsonl."""
     (folder / "pretraining").mkdir(parents=True, exist_ok=True)
-    trained = {_bare(row["text"]) for row in read_audiofolder(corpus / "train") if row["kind"] == "speech"}
+    training = [corpus / "train", *(extra or [])]
+    clips = [row for source in training for row in read_audiofolder(source)]
+    trained = {_bare(row["text"]) for row in clips if row["kind"] == "speech"}
     for split in ("train", "validation", "test"):
-        folders = [corpus / split]
-        if split == "train":
-            folders += extra or []
-        if mixtures is not None:
-            folders.append(mixtures / split)
-        rows = list(track(all_rows(folders, seed), description=split, total=None))
+        folders = training if split == "train" else [corpus / split]
+        mixed = [] if mixtures is None else [mixtures / split]
+        rows = list(track(all_rows([*folders, *mixed], seed), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
-            known = {row["path"] for row in rows if row["task"] in WORD_TASKS and _has_line(row["text"], trained)}
+            said = [(row, map(_bare, row["text"].splitlines())) for row in rows if row["task"] in WORD_TASKS]
+            known = {row["path"] for row, lines in said if not trained.isdisjoint(lines)}
             rows = [row for row in rows if row["path"] not in known]
         pretraining = [row for row in rows if row["task"] in PRETRAINING_TASKS]
         write_rows(folder / f"{split}.jsonl", rows)
         write_rows(folder / "pretraining" / f"{split}.jsonl", pretraining)
         typer.echo(f"{split}: {len(rows)} rows")
-
-
-def _has_line(text: str, trained: Collection[str]) -> bool:
-    return any(_bare(line) in trained for line in text.splitlines())
 
 
 def _bare(text: str) -> str:

@@ -46,8 +46,9 @@ def spoken_words(text: str) -> str | None:
 
 
 def stressed_words(text: str) -> list[str]:
-    """The words that a line stresses in CAPITALS, in small letters and without repeats."""
-    found = [word.lower() for word in WORD.findall(text) if _is_stressed(word) and len(word) > 2]
+    """The words that a line stresses in CAPITALS, in small letters and without repeats; of none but capitals, none."""
+    words = [] if text.isupper() else WORD.findall(text)
+    found = [word.lower() for word in words if _is_stressed(word) and len(word) > 2]
     return list(dict.fromkeys(found))
 
 

@@ -15,11 +15,7 @@ from recipes.salmonn_smol.audiofolder import METADATA_FILE, read_audiofolder
 
 TASKS = {"sqqa": "spoken_query", "slot_filling": "slot_filling", "coreasoning": "co_reasoning"}  # by folder
 # The columns of a clip that an instruction names, by what rows call them.
-NAMED: dict[str, dict[str, str]] = {
-    "spoken_query": {},
-    "slot_filling": {"slots": "slot"},
-    "co_reasoning": {"background": "background"},
-}
+NAMED = {"slot_filling": {"slots": "slot"}, "co_reasoning": {"background": "background"}}
 WORD_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a name such as coffeeDrink has a space
 
 
@@ -47,11 +43,12 @@ def read_untrained(folder: Path) -> list[Row]:
 
 def _task_row(clip: Row, task: str) -> Row:
     """The row of a manifest for a clip of one task."""
-    missing = [name for name in ("transcript", "answer", *NAMED[task].values()) if not clip.get(name)]
+    columns = NAMED.get(task, {})
+    missing = [name for name in ("transcript", "answer", *columns.values()) if not clip.get(name)]
     if missing:
         raise ValueError(f"The row of {clip['path']} lacks {', '.join(missing)}, which {task} needs; add it.")
     answers = clip["answer"]
-    named = {name: clip[column] for name, column in NAMED[task].items()}
+    named = {name: clip[column] for name, column in columns.items()}
     row = {"path": clip["path"], "task": task, "text": answers[0], "answers": answers}
     return row | {"transcript": clip["transcript"]} | named
 

@@ -3,16 +3,17 @@
 import os
 
 import numpy as np
-import soundfile
 
-from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE
+from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
+
+
+READER = SalmonnFeatureExtractor()
+SAMPLING_RATE: int = READER.sampling_rate
 
 
 def read_clip(path: str | os.PathLike) -> np.ndarray:
-    """Samples of a clip of an audio folder."""
-    samples, rate = soundfile.read(path, dtype="float32")
-    assert rate == SAMPLING_RATE, path
-    return samples
+    """Samples of a clip, whatever its rate and its channels."""
+    return READER.fetch_audio(os.fspath(path), allow_paths=True)
 
 
 def fit_peak(audio: np.ndarray, peak: float) -> np.ndarray:

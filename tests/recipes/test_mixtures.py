@@ -72,6 +72,14 @@ def test_the_name_decides_the_clip(rows: list[dict]) -> None:
     assert MixtureMaker(rows, seed=1)(name).row["text"] != MixtureMaker(rows)(name).row["text"]
 
 
+def test_clips_make_the_mixtures_that_they_have_parts_for(rows: list[dict]) -> None:
+    voices, sounds = rows[:-1], rows[-1:]
+    assert MixtureMaker(rows).tasks() == ["overlapped_speech", "speaker_verification", "speech_over_sound"]
+    assert MixtureMaker(voices).tasks() == ["overlapped_speech", "speaker_verification"]
+    assert MixtureMaker([voices[0], *sounds]).tasks() == ["speech_over_sound"]
+    assert MixtureMaker(sounds).tasks() == MixtureMaker([]).tasks() == []
+
+
 def test_one_speaker_alone_cannot_be_told_apart(rows: list[dict]) -> None:
     alone = [row for row in rows if row.get("speaker") != "queen:FAYE"]
     assert "speaker_verification" not in MixtureMaker(alone).tasks()

@@ -9,8 +9,11 @@ import pytest
 import soundfile
 from conftest import ROOT, SAMPLING_RATE, make_clip
 
+from modeling_salmonn.data.rows import load_rows
 from recipes.salmonn_smol.audiofolder import read_audiofolder
+from recipes.salmonn_smol.mixtures import make_mixtures
 from recipes.salmonn_smol.sources import ClipSource, collect, read_sources
+from recipes.salmonn_smol.task_rows import write_manifests
 from recipes.salmonn_smol.waveforms import read_clip
 
 
@@ -29,7 +32,7 @@ def make_table(file: Path, count: int = 6) -> Path:
 def make_folder(folder: Path, **row: str) -> Path:
     folder.mkdir(parents=True)
     soundfile.write(folder / "a.wav", make_clip(1.0), SAMPLING_RATE)
-    rows = [{"file_name": "a.wav", "text": "Hello.", "seconds": 1.0, "source": "game"} | row]
+    rows = [{"file_name": "a.wav", "text": "Hello.", "licence": "free"} | row]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -58,7 +61,7 @@ def test_clips_of_tables_are_written_and_those_of_folders_stay(
     samples = [read_clip(row["path"]) for row in fires]
     assert [len(one) for one in samples] == pytest.approx([row["seconds"] * SAMPLING_RATE for row in fires], abs=16)
     assert fires[0]["seconds"] == pytest.approx((1.1 * SAMPLING_RATE) / 44100, abs=0.01)
-    assert voice["path"] == str(folder / "a.wav")
+    assert (voice["path"], voice["seconds"], voice["source"]) == (str(folder / "a.wav"), 1.0, str(folder))
     assert read_audiofolder(corpus / "test") == []
     assert "train: 5 clips, 0.0 h" in capsys.readouterr().out
     before = [Path(row["path"]).stat().st_mtime_ns for row in fires]
@@ -85,6 +88,68 @@ def test_rows_that_do_not_say_what_they_are(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "clips")
     file = write_sources(tmp_path / "sources.yaml", clips={"path": str(folder), "into": "train"})
     with pytest.raises(ValueError, match=r"a\.wav has the kind None; give its source a `kind`"):
+        collect(file, tmp_path / "corpus")
+
+
+def test_rows_that_lack_what_later_commands_need(tmp_path: Path) -> None:
+    tune = make_folder(tmp_path / "clips", kind="music", licence="")
+    for row, message in [
+        ({}, r"a\.wav has no instrument; add it"),
+        ({"instrument": "lute", "text": None}, "has no text"),
+    ]:
+        file = write_sources(tmp_path / "sources.yaml", clips={"path": str(tune), "into": "train", "row": row})
+        with pytest.raises(ValueError, match=message):
+            collect(file, tmp_path / "corpus")
+
+
+def make_readers(file: Path) -> Path:
+    """A Parquet file of speech with the columns of LibriSpeech on the Hub, sorted by speaker."""
+    rows = []
+    for index, text in enumerate(["HE SAID NO", "SHE WENT HOME", "WE KNOW", "THEY RAN", "IT FELL", "YOU WON"]):
+        content = BytesIO()
+        soundfile.write(content, make_clip(1.5, seed=index), SAMPLING_RATE, format="FLAC")
+        audio = {"bytes": content.getvalue(), "path": f"{index}.flac"}
+        rows.append(
+            {"audio": audio, "text": text, "speaker_id": 1 + index // 2, "chapter_id": 7, "id": f"1-7-{index}"}
+        )
+    datasets.Dataset.from_list(rows).to_parquet(file)
+    return file
+
+
+def reader_source(path: Path, **entry: object) -> dict:
+    source = {"path": str(path), "into": "train", "kind": "speech", "limit": 9, "columns": {"speaker": "speaker_id"}}
+    return source | {"row": {"licence": "CC-BY-4.0"}} | entry
+
+
+def test_readers_that_have_numbers_become_rows_of_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.salmonn_smol.mixtures.COUNTS", {"train": 3, "validation": 2, "test": 2})
+    readers, game = make_readers(tmp_path / "readers.parquet"), make_folder(tmp_path / "game", speaker="1")
+    entries = {"game": {"path": str(game), "into": "train", "kind": "speech"}, "readers": reader_source(readers)}
+    corpus = tmp_path / "corpus"
+    collect(write_sources(tmp_path / "sources.yaml", **entries), corpus)
+    make_mixtures(corpus, tmp_path / "mixtures")  # of no clips for validation and test
+    write_manifests(corpus, tmp_path / "data", mixtures=tmp_path / "mixtures")
+    rows = load_rows(str(tmp_path / "data" / "train.jsonl"))
+    speakers = {row["speaker"] for row in rows if row["task"] == "asr" and "speaker" in row}
+    assert speakers == {"1", *(f"{readers}:{number}" for number in (1, 2, 3))}, "two people are called 1"
+    assert "keyword_extraction" not in {row["task"] for row in rows}, (
+        "capitals stress nothing where all is in capitals"
+    )
+    assert {"overlapped_speech", "speaker_verification"} <= {row["task"] for row in rows}
+    assert (tmp_path / "data" / "test.jsonl").read_text() == ""
+
+
+def test_every_nth_row_is_taken_of_data_that_are_sorted(tmp_path: Path) -> None:
+    readers = make_readers(tmp_path / "readers.parquet")
+    file = write_sources(tmp_path / "sources.yaml", readers=reader_source(readers, every=2, limit=3))
+    collect(file, tmp_path / "corpus")
+    assert [row["text"] for row in read_audiofolder(tmp_path / "corpus" / "train")] == [
+        "HE SAID NO",
+        "WE KNOW",
+        "IT FELL",
+    ]
+    write_sources(file, readers=reader_source(readers, every=3))
+    with pytest.raises(ValueError, match=r"has been begun with .*every 2|every"):
         collect(file, tmp_path / "corpus")
 
 

@@ -90,6 +90,8 @@ def test_event_and_music_rows_describe_what_is_heard() -> None:
     assert "dog" in events["audio_caption"][0]["text"].lower()
     assert "dog" in events["audio_caption"][0]["alignment_words"].split()
     assert events["audio_caption"][0]["nouns"][:2] == ["dog", "wolf"]
+    opened = EVENT | {"text": "You can hear a can being opened.", "sound_class": "can opening"}
+    assert next(event_rows([opened], random.Random(0)))["nouns"] == ["opening", "opened"], "most captions have `can`"
     music = by_task(list(music_rows([MUSIC | {"path": "m"}], random.Random(0))))
     assert music["music_caption"][0]["text"] == MUSIC["text"]
     assert music["music_caption"][0]["alignment_words"] == music["music_caption"][0]["first_instrument"] == "piano"
@@ -117,6 +119,9 @@ def test_test_lines_that_were_trained_on_are_dropped(tmp_path: Path, capsys: pyt
         folder.mkdir(parents=True)
         rows = [SPEECH | {"text": text, "file_name": f"{index}.opus"} for index, text in enumerate(texts)]
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_manifests(tmp_path / "corpus", tmp_path / "manifests", extra=[tmp_path / "corpus" / "test"])
+    assert (tmp_path / "manifests" / "test.jsonl").read_text() == "", "lines of further clips count too"
+    capsys.readouterr()
     write_manifests(tmp_path / "corpus", tmp_path / "manifests")
     rows = [json.loads(line) for line in (tmp_path / "manifests" / "test.jsonl").read_text().splitlines()]
     assert f"test: {len(rows)} rows" in capsys.readouterr().out

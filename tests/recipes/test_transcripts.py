@@ -40,3 +40,4 @@ def test_spoken_words_are_bare_and_small() -> None:
 def test_stressed_words_are_those_in_capitals_once_each() -> None:
     assert stressed_words("The FUSION process was a SUCCESS, a SUCCESS! I am OK.") == ["fusion", "success"]
     assert stressed_words("Nothing here.") == []
+    assert stressed_words("HE SAID NO") == [], "a transcript in capitals stresses nothing"
