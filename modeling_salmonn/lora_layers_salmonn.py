@@ -19,6 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.integrations.accelerate import load_offloaded_parameter
 
+from .weight_names_salmonn import BASES, FIXED_POSITIONS, is_adapter_name, part_of, plain_name
+
 
 # Options of `LoraConfig` that the saved files hold in full. Others train weights that are not written, change those of
 # the base, or do not follow `lora_scale`.
@@ -143,6 +145,24 @@ def fetch_offloaded(model: Any, state_dict: dict[str, torch.Tensor]) -> dict[str
     for key, tensor in state_dict.items():
         fetched[key] = load_offloaded_parameter(model, key) if is_offloaded(tensor) else tensor
     return fetched
+
+
+def trained_base_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of bases that are trained, as they require gradients.
+
+    torch has those of all weights required: before an adapter or a stage freezes any, that says nothing.
+    """
+    trained = []
+    has_chosen = False
+    for name, parameter in model.named_parameters():
+        if is_adapter_name(name):
+            has_chosen = True
+        elif part_of(name) in BASES and not name.endswith(FIXED_POSITIONS):
+            if parameter.requires_grad:
+                trained.append(plain_name(name))
+            elif not is_quantised(parameter):  # which never requires any
+                has_chosen = True
+    return trained if has_chosen else []
 
 
 def require_saved_options(config: Any) -> None:
@@ -289,6 +309,17 @@ def require_savable(model: Any) -> None:
                     f"{name} has the scaling {layer.scaling[adapter]:g}, but by its lora_alpha it would load with "
                     f"{written:g}; undo that change, or make it part of the weights by model.merge_lora()."
                 )
+
+
+def require_frozen_bases(model: nn.Module) -> None:
+    """Make sure that a folder without the bases loses nothing that was trained."""
+    trained = trained_base_weights(model)
+    if trained:
+        others = f" and {len(trained) - 1} more" if len(trained) > 1 else ""
+        raise ValueError(
+            f"An adapter-only checkpoint takes the bases as they were, but {trained[0]}{others} of them "
+            "may have been trained; save without adapter_only, or call requires_grad_(False) on what has not changed."
+        )
 
 
 def require_unquantised(written: dict[str, torch.Tensor], adapter_only: bool) -> None:

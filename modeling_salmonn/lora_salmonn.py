@@ -25,6 +25,7 @@ from .lora_layers_salmonn import (
     remove_adapter,
     remove_layers,
     require_adapter_name,
+    require_frozen_bases,
     require_linear_layers,
     require_mergeable,
     require_no_foreign_adapters,
@@ -36,15 +37,10 @@ from .lora_layers_salmonn import (
 )
 from .lora_scale_salmonn import add_scalers, checked_scale, checkpoint_in_scale, scaled
 from .versions_salmonn import require_matching_versions
+from .weight_names_salmonn import forget_bases
 
 
 LORA_FIELDS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")  # of the config
-# The part of the model that each id of the config names a base for; merging makes it another one.
-BASES = {
-    "speech_model_id": ("speech_encoder.",),
-    "audio_model_id": ("audio_encoder.",),
-    "text_model_id": ("language_model.", "lm_head"),
-}
 
 
 class LoraMixin(PeftAdapterMixin):
@@ -260,12 +256,9 @@ class LoraMixin(PeftAdapterMixin):
         if not self.has_lora:
             raise ValueError("merge_lora needs a LoRA adapter, but this model has none.")
         require_mergeable(self)
-        merged = [name.removeprefix("model.") for name in merge_layers(self)]
+        merged = merge_layers(self)
         self._forget_adapters()
-        for base, prefixes in BASES.items():
-            if any(name.startswith(prefixes) for name in merged):
-                setattr(self.config, base, None)
-                setattr(self.config, base.replace("_id", "_revision"), None)
+        forget_bases(self.config, [f"{name}.weight" for name in merged])
         if "lm_head" in merged:  # no longer the embeddings', if it was
             self.config.tie_word_embeddings = self.config.text_config.tie_word_embeddings = False
         return self
@@ -284,6 +277,8 @@ class LoraMixin(PeftAdapterMixin):
             require_savable(self)
         else:
             require_no_foreign_adapters(self)
+        if adapter_only:
+            require_frozen_bases(self)
         if self.has_lora or adapter_only:
             require_unquantised(written, adapter_only)
 

@@ -37,12 +37,13 @@ from .checkpoint_files_salmonn import (
     write_hashes,
 )
 from .configuration_salmonn import SalmonnConfig
-from .lora_layers_salmonn import fetch_offloaded
+from .lora_layers_salmonn import fetch_offloaded, trained_base_weights
 from .lora_salmonn import LoraMixin, require_shapes
 from .quantization_salmonn import keep_audio_parts
 from .staged_saving_salmonn import replace_files
 from .weight_names_salmonn import (
     CONNECTOR_PREFIXES,
+    forget_bases,
     is_adapter_name,
     is_training_checkpoint,
     plain_name,
@@ -198,7 +199,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         """Save a folder that `from_pretrained` loads with `trust_remote_code` and without this package.
 
         It answers as the model does, by the active adapter; other adapters are written into folders of their names
-        within it, for `load_adapter`.
+        within it, for `load_adapter`. The config no longer names a base of which weights are trained, that is require
+        gradients although others are frozen.
 
         Args:
             save_directory: folder to write to.
@@ -209,8 +211,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             **kwargs: as for every transformers model (`max_shard_size`, ...).
 
         Raises:
-            ValueError: if `adapter_only` is set and the config does not name the bases, if the folder would answer
-                otherwise than the model (two active adapters, merged layers, quantised weights), or for `push_to_hub`.
+            ValueError: if `adapter_only` is set and the config does not name the bases or they are trained, if the
+                folder would answer otherwise than the model (two active adapters, merged layers, quantised weights),
+                or for `push_to_hub`.
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not upload; call model.push_to_hub(repo_id) instead.")
@@ -219,6 +222,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             self._require_base_ids()
         weights = {plain_name(key): tensor for key, tensor in state_dict.items() if not is_adapter_name(key)}
         self._require_savable(_connector_of(weights) if adapter_only else weights, adapter_only)
+        if not adapter_only:
+            forget_bases(self.config, trained_base_weights(self))
         if is_training_checkpoint(Path(save_directory)):
             weights |= {key: tensor for key, tensor in state_dict.items() if is_adapter_name(key)}
             if self.has_lora:  # beside whose file `Trainer` finds no shards of the best model

@@ -23,6 +23,9 @@ ADAPTER_MARK = ".lora_"
 # What training changes besides LoRA; the only full tensors of an adapter-only checkpoint.
 CONNECTOR_PREFIXES = ("model.ln_speech.", "model.ln_audio.", "model.qformer.", "model.projector.")
 ENCODERS = ("speech_encoder", "audio_encoder")
+# Each part that has a base, and how the fields of the config that name it begin.
+BASES = {"speech_encoder": "speech_model", "audio_encoder": "audio_model", "language_model": "text_model"}
+FIXED_POSITIONS = "speech_encoder.embed_positions.weight"  # Whisper's sinusoids are no weights to train
 TRAINING_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
@@ -46,6 +49,13 @@ def part_of(name: str) -> str:
         if name.startswith(f"model.{encoder}."):
             return encoder
     return "language_model"
+
+
+def forget_bases(config: Any, changed: Iterable[str]) -> None:
+    """Have a config no longer name the bases of weights that have changed, nor their revisions."""
+    for part in BASES.keys() & {part_of(name) for name in changed}:
+        for field in ("id", "revision"):
+            setattr(config, f"{BASES[part]}_{field}", None)
 
 
 def is_training_checkpoint(folder: Path) -> bool:

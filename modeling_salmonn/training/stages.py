@@ -12,11 +12,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from modeling_salmonn.lora_layers_salmonn import trained_base_weights
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
-from modeling_salmonn.weight_names_salmonn import ENCODERS, part_of, plain_name
-
-
-FIXED_POSITIONS = "speech_encoder.embed_positions.weight"  # Whisper's sinusoids are no weights to train
+from modeling_salmonn.weight_names_salmonn import ENCODERS, FIXED_POSITIONS, forget_bases, part_of, plain_name
 
 
 def prepare_stage(
@@ -27,9 +25,9 @@ def prepare_stage(
 ) -> None:
     """Choose what is trained, in place; all of it becomes float32, whatever type the bases have.
 
-    Frozen encoders stay in eval mode from now on, also after `model.train()`. An encoder that is trained is no longer
-    the base that the config names: its id and its revision are cleared, so that checkpoints of this and of later
-    stages hold its weights. A model without an adapter gets a fresh one for `train_lora`.
+    Frozen encoders stay in eval mode from now on, also after `model.train()`. A base that is trained, or was, is
+    no longer the one that the config names: its id and its revision are cleared, so that checkpoints of this and of
+    later stages hold its weights. A model without an adapter gets a fresh one for `train_lora`.
 
     Raises:
         ValueError: if the audio encoder of a model without one is to be trained.
@@ -45,6 +43,7 @@ def prepare_stage(
         trained.add("speech_encoder")
     if train_audio_encoder:
         trained.add("audio_encoder")
+    forget_bases(model.config, trained_base_weights(model))  # before they are frozen again
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in trained and not name.endswith(FIXED_POSITIONS))
         if parameter.requires_grad:
@@ -53,9 +52,7 @@ def prepare_stage(
         module = getattr(model.model, encoder)
         if module is not None:
             keep_in_eval(module, encoder not in trained)
-        if encoder in trained:
-            for field in ("model_id", "model_revision"):
-                setattr(model.config, encoder.replace("encoder", field), None)
+    forget_bases(model.config, trained_base_weights(model))
 
 
 def trained_parameters(model: nn.Module) -> dict[str, list[str]]:

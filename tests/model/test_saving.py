@@ -317,6 +317,48 @@ def test_adapter_only_save_without_base_ids_raises(tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
 
 
+def with_trained_head(model: SalmonnForConditionalGeneration) -> SalmonnForConditionalGeneration:
+    """A copy whose head was trained beside the adapter."""
+    trained = copy.deepcopy(model)
+    trained.lm_head.weight.requires_grad_(True)
+    with torch.no_grad():
+        trained.lm_head.weight += 1.0
+    return trained
+
+
+def test_adapter_only_save_of_trained_bases_raises(
+    based_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    model = with_trained_head(based_model)
+    message = r"but lm_head\.weight of them may have been trained; save without adapter_only, or call requires_grad_"
+    with pytest.raises(ValueError, match=message):
+        model.save_pretrained(tmp_path / "saved", adapter_only=True)
+    assert not (tmp_path / "saved").exists()
+    model.model.speech_encoder.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"but model\.speech_encoder\.conv1\.weight and \d+ more of them"):
+        model.save_pretrained(tmp_path / "saved", adapter_only=True)
+
+
+def test_full_save_does_not_name_trained_bases(based_model: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
+    model = with_trained_head(based_model)
+    model.config.text_model_revision = "main"
+    model.save_pretrained(tmp_path)
+    loaded = assert_loads_equal(tmp_path, model)
+    assert (loaded.config.text_model_id, loaded.config.text_model_revision) == (None, None)
+    assert loaded.config.speech_model_id == based_model.config.speech_model_id
+    assert loaded.config.audio_model_id == based_model.config.audio_model_id
+
+
+def test_full_save_of_a_model_that_nobody_has_trained_names_its_bases(
+    based_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    plain = tiny_model(based_model.config)  # as torch makes it: all of its weights require gradients
+    plain.save_pretrained(tmp_path / "plain")
+    based_model.save_pretrained(tmp_path / "adapted")
+    for folder in ("plain", "adapted"):
+        assert SalmonnConfig.from_pretrained(tmp_path / folder).text_model_id == based_model.config.text_model_id
+
+
 def test_save_does_not_upload(bucket_model: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"call model\.push_to_hub\(repo_id\) instead"):
         bucket_model.save_pretrained(tmp_path, push_to_hub=True)

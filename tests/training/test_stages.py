@@ -90,6 +90,15 @@ def test_trained_encoder_is_no_longer_the_base_of_the_config() -> None:
     assert model.config.audio_model_id == "beats"
 
 
+def test_head_that_was_trained_before_is_no_longer_of_the_base_of_the_config() -> None:
+    model = tiny_model(quick_config(), lora=True)
+    model.config.update({"speech_model_id": "whisper", "text_model_id": "vicuna", "text_model_revision": "main"})
+    model.lm_head.weight.requires_grad_(True)
+    prepare_stage(model)
+    assert (model.config.text_model_id, model.config.text_model_revision) == (None, None)
+    assert model.config.speech_model_id == "whisper"
+
+
 def test_frozen_encoders_stay_in_eval_mode() -> None:
     model = prepared()
     model.train()
