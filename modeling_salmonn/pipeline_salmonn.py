@@ -24,6 +24,7 @@ CLIP_KEYS = ("array", "bytes", "path", "url")
 SINGLE_TYPES = (str, bytes, bytearray, memoryview, Mapping, Chat)  # one item, although they can be iterated over
 READING_PARAMETERS = ("sampling_rate", "allow_paths", "allow_urls")
 BATCHING_PARAMETERS = ("batch_size", "num_workers")  # taken by the base class
+TOKENIZERS = ("tokenizer", "assistant_tokenizer")  # `generate` takes them too, out of its kwargs
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class AudioTextPipeline(Pipeline):
             sampling_rate: rate in Hz of arrays that do not carry their own.
             allow_paths, allow_urls: where clips may come from, as for the feature extractor: `allow_paths=False` for
                 inputs of strangers, who then can read neither local files nor the machine's own network.
-            **kwargs: generation options, such as `max_new_tokens`, `num_beams`, `lora_scale` or `streamer`.
+            **kwargs: generation options, such as `max_new_tokens`, `num_beams`, `stop_strings`, `lora_scale` or
+                `streamer`.
 
         Returns:
             `[{"generated_text": str}]` for one item, a list of these for a list, data set or column, an iterator of
@@ -180,6 +182,8 @@ class AudioTextPipeline(Pipeline):
         # the library's default of 20 tokens would cut answers short
         if "generation_config" not in generate_kwargs and self.model.generation_config.max_new_tokens is None:
             generate_kwargs.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
+        if "custom_generate" not in generate_kwargs:  # which may take none
+            generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)  # for `stop_strings`
         generated = self.model.generate(**model_inputs, **generate_kwargs)
         sequences = getattr(generated, "sequences", generated)  # of `return_dict_in_generate`
         return {"new_tokens": sequences[:, model_inputs["input_ids"].shape[1] :]}
@@ -210,7 +214,7 @@ class AudioTextPipeline(Pipeline):
         if "custom_generate" in options:
             return
         # all that `generate` takes: its settings, its own arguments, and those of the model
-        known = {*vars(GenerationConfig())}
+        known = {*vars(GenerationConfig()), *TOKENIZERS}
         for function in (GenerationMixin.generate, self.model.generate, self.model.forward):
             known |= {*signature(function).parameters}
         for name in options:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from audible_pipeline import audible_pipeline, write_clips
 from conftest import SAMPLING_RATE, make_clip, tiny_model, tiny_processor
 from datasets import Audio, Dataset
-from transformers import GenerationConfig, TextStreamer, pipeline
+from transformers import GenerationConfig, LlamaForCausalLM, TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_salmonn import (
@@ -303,6 +304,36 @@ def test_stream_yields_several_pieces(pipe: AudioTextPipeline) -> None:
     pieces = list(pipe.stream({"text": "Sing."}, **options))
     assert "".join(pieces).strip() == "a a a"
     assert len(pieces) > 1
+
+
+def spell_out(tokenizer: Any, text: str) -> Any:
+    """Has the model answer with a text, again and again."""
+    letters = tokenizer.encode(text, add_special_tokens=False)
+    following = dict(zip(letters, letters[1:] + letters[:1], strict=True))
+    return lambda _, ids: [following.get(int(ids[-1]), letters[0])]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by default", "given"])
+def test_answer_ends_with_a_stop_string(own: bool, pipe: AudioTextPipeline, clips: list[str]) -> None:
+    options: dict[str, Any] = {"text": QUESTION, "max_new_tokens": 20, "stop_strings": ["cd"]}
+    options["prefix_allowed_tokens_fn"] = spell_out(pipe.tokenizer, "abcdef")
+    if own:
+        options["tokenizer"] = pipe.tokenizer
+    assert pipe(clips[0], **options) == [{"generated_text": "abcd"}]
+    assert pipe(clips[:2], **options) == [[{"generated_text": "abcd"}]] * 2
+    assert "".join(pipe.stream(clips[0], **options)).strip() == "abcd"
+
+
+def test_assistant_with_a_tokenizer_of_its_own_answers(
+    pipe: AudioTextPipeline, bucket_config: SalmonnConfig, bucket_processor: SalmonnProcessor
+) -> None:
+    config = deepcopy(bucket_config.text_config)
+    config.update({"vocab_size": config.vocab_size + 4})
+    assistant = LlamaForCausalLM(config).eval()
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    tokenizer = deepcopy(bucket_processor.tokenizer)
+    assisted = pipe({"text": QUESTION}, assistant_model=assistant, assistant_tokenizer=tokenizer, **options)
+    assert assisted == pipe({"text": QUESTION}, **options)
 
 
 def test_stream_is_greedy_where_the_model_searches_with_beams(
