@@ -20,6 +20,7 @@ from .text_stream_salmonn import stream_text
 
 DEFAULT_INSTRUCTION = "Please describe the audio."
 DEFAULT_NEW_TOKENS = 200  # as the research code
+LIBRARY_LENGTH = 20  # tokens with the prompt, the default `max_length` of transformers
 CLIP_KEYS = ("array", "bytes", "path", "url")
 SINGLE_TYPES = (str, bytes, bytearray, memoryview, Mapping, Chat)  # one item, although they can be iterated over
 READING_PARAMETERS = ("sampling_rate", "allow_paths", "allow_urls")
@@ -109,7 +110,7 @@ class AudioTextPipeline(Pipeline):
             allow_paths, allow_urls: where clips may come from, as for the feature extractor: `allow_paths=False` for
                 inputs of strangers, who then can read neither local files nor the machine's own network.
             **kwargs: generation options, such as `max_new_tokens`, `num_beams`, `stop_strings`, `lora_scale` or
-                `streamer`.
+                `streamer`. Without a length, here or in the model's settings, an answer has at most 200 tokens.
 
         Returns:
             `[{"generated_text": str}]` for one item, a list of these for a list, data set or column, an iterator of
@@ -179,8 +180,7 @@ class AudioTextPipeline(Pipeline):
         return _prepare(self.processor, inputs if isinstance(inputs, list) else [inputs], **preprocess)
 
     def _forward(self, model_inputs: dict[str, GenericTensor], **generate_kwargs: Any) -> dict[str, Any]:
-        # the library's default of 20 tokens would cut answers short
-        if "generation_config" not in generate_kwargs and self.model.generation_config.max_new_tokens is None:
+        if self._lacks_length(generate_kwargs):
             generate_kwargs.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
         if "custom_generate" not in generate_kwargs:  # which may take none
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)  # for `stop_strings`
@@ -191,6 +191,14 @@ class AudioTextPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:
         texts = self.processor.batch_decode(model_outputs["new_tokens"], skip_special_tokens=True)
         return [{"generated_text": text.strip()} for text in texts]
+
+    def _lacks_length(self, options: dict[str, Any]) -> bool:
+        """Whether the library's default of 20 tokens would cut answers short."""
+        config = self.model.generation_config
+        if "generation_config" in options or config.max_new_tokens is not None:
+            return False
+        # files of earlier versions may hold that default, of which no prompt with audio leaves anything
+        return options.get("max_length") is None and config.max_length in (None, LIBRARY_LENGTH)
 
     def _check_batching(self, options: dict[str, Any]) -> None:
         batch_size = options.get("batch_size", self._batch_size)

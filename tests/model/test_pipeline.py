@@ -278,6 +278,36 @@ def test_answer_length_is_that_of_the_config_or_the_research_code(
     assert counter.count == expected
 
 
+@pytest.mark.parametrize(
+    ("configured", "options", "expected"),
+    [
+        ({}, {"max_length": 60}, 60),
+        ({"max_length": 70}, {}, 70),
+        ({"max_length": 70}, {"max_length": 60}, 60),
+        ({"max_length": 20}, {}, None),
+        ({}, {"max_length": None}, None),
+    ],
+    ids=["call", "config", "call over config", "default of the library", "none"],
+)
+def test_longest_text_is_that_of_the_call_or_the_config(
+    configured: dict[str, int],
+    options: dict[str, Any],
+    expected: int | None,
+    bucket_config: SalmonnConfig,
+    bucket_processor: SalmonnProcessor,
+) -> None:
+    model = tiny_model(bucket_config)
+    model.generation_config.update(eos_token_id=None, **configured)
+    pipe = pipeline("audio-text", model=model, processor=bucket_processor)
+    counter = CountingStreamer()
+    pipe({"text": QUESTION}, streamer=counter, **options)
+    messages = [{"role": "user", "content": QUESTION}]
+    prompt = bucket_processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    assert counter.count == (200 if expected is None else expected - len(prompt[0]))
+    answer = pipe({"text": QUESTION}, **options)[0]["generated_text"]
+    assert "".join(pipe.stream({"text": QUESTION}, **options)).strip() == answer
+
+
 def test_several_answers_to_an_item_stay_together(pipe: AudioTextPipeline, clips: list[str]) -> None:
     options = {"text": QUESTION, "num_beams": 2, "num_return_sequences": 2}
     alone = [pipe(clip, **options) for clip in clips]
