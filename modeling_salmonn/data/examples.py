@@ -191,11 +191,11 @@ class ExampleSet(Dataset):
         voices = [self.maker.read(self.rows[first]), self.maker.read(self.rows[second])]
         return example | {"audio": join_clips(voices)}
 
-    def _group_speakers(self) -> dict[str, list[int]]:
+    def _group_speakers(self) -> dict[str | float, list[int]]:
         """Rows of each speaker, one of each utterance: a manifest may hold a clip under several tasks."""
-        speakers: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+        speakers: dict[str | float, dict[tuple[str, ...], int]] = defaultdict(dict)
         for index, speaker in enumerate(self.rows.column("speaker")):
-            if speaker:
+            if speaker not in (None, ""):  # 0 is one too
                 utterance = tuple(clip_name(clip) for clip in row_clips(self.rows[index]))
                 speakers[speaker].setdefault(utterance, index)
         return {speaker: list(utterances.values()) for speaker, utterances in speakers.items()}

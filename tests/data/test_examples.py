@@ -126,6 +126,16 @@ def test_speaker_pairs_are_told_apart(workspace: Workspace, maker: ExampleMaker)
     assert min(answers.values()) > 15
 
 
+def test_speakers_may_be_numbers(workspace: Workspace, maker: ExampleMaker, tmp_path: Path) -> None:
+    rows = [
+        {"path": str(workspace.folder / f"clip{clip}.wav"), "text": "x", "task": "asr", "speaker": clip // 2}
+        for clip in range(6)
+    ]
+    file = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"speaker": None}])
+    pairs = ExampleSet(load_rows(str(file)), maker, MadeOnTheFly(verification=1))
+    assert pairs.speakers == {0: [0, 1], 1: [2, 3], 2: [4, 5]}
+
+
 def test_speaker_pairs_are_never_one_clip_twice(workspace: Workspace, maker: ExampleMaker, tmp_path: Path) -> None:
     clips = [("a", 0), ("a", 1), ("b", 2)]
     rows = [
