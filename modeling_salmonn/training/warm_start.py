@@ -139,14 +139,16 @@ def warm_start_stage(
 def clips_with_words(rows: Iterable[Mapping[str, Any]], targets: Sequence[str] = TARGETS) -> list[dict[str, Any]]:
     """The clips that have one of some targets, once each, with nothing but path, targets and weight.
 
-    Clips that are joined or lie within a table are left out: the cache holds single files.
+    What several rows tell of a clip is put together; where they differ, the last one counts. Clips that are joined or
+    lie within a table are left out: the cache holds single files.
     """
-    clips = {}
+    clips: dict[str, dict[str, Any]] = {}
     for row in rows:
-        path = row.get("path")
+        path: Any = row.get("path")
         is_single_file = isinstance(path, str) and path != "" and not row.get("expand_wav")
         if is_single_file and any(row.get(name) for name in targets):
-            clips[path] = {name: row[name] for name in ("path", *TARGETS, "weight") if row.get(name) is not None}
+            told = {name: row[name] for name in ("path", *TARGETS, "weight") if row.get(name) not in (None, "")}
+            clips[path] = clips.get(path, {}) | told
     return list(clips.values())
 
 

@@ -133,6 +133,20 @@ def test_clips_are_drawn_by_their_weights(tmp_path: Path) -> None:
     assert 11 <= drawn["often.wav"] <= 12
 
 
+def test_rows_of_one_clip_are_put_together() -> None:
+    rows = [
+        {"path": "a.wav", "alignment_text": "hello", "alignment_words": None, "weight": 4},
+        {"path": "b.wav", "alignment_text": "one", "weight": 2},
+        {"path": "a.wav", "alignment_text": "", "alignment_words": "dog", "weight": None},
+        {"path": "b.wav", "alignment_text": "two", "weight": 0},
+        {"path": "a.wav", "text": "no target", "weight": 9},
+    ]
+    assert clips_with_words(rows) == [
+        {"path": "a.wav", "alignment_text": "hello", "alignment_words": "dog", "weight": 4},
+        {"path": "b.wav", "alignment_text": "two", "weight": 0},
+    ]
+
+
 def test_unweighted_clips_come_once_an_epoch() -> None:
     assert sorted(ClipSampler([1.0] * 20, seed=3)) == list(range(20))
     assert list(ClipSampler([1.0] * 20, seed=3)) == list(ClipSampler([1.0] * 20, seed=3))
