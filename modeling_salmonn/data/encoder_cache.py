@@ -144,6 +144,11 @@ class EncoderCache:
         return self.folders[name] / content[:2] / f"{content}.safetensors"
 
 
+def is_file_clip(clip: Any) -> bool:
+    """Whether a cache can hold a clip: the path of a file, neither a URL nor audio within a table."""
+    return isinstance(clip, str) and clip != "" and "://" not in clip
+
+
 def pad_states(clips: Sequence[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
     """The model's inputs `encoder_hidden_states` and `input_features_mask` out of what `EncoderCache.get` gives."""
     states = torch.nn.utils.rnn.pad_sequence([states.float() for states, _ in clips], batch_first=True)

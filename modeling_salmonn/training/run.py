@@ -19,7 +19,7 @@ from modeling_salmonn.base_weights_salmonn import load_base_weights
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.clips import BadClips, CachedClips, ClipReader, clip_name
 from modeling_salmonn.data.collator import SalmonnCollator
-from modeling_salmonn.data.encoder_cache import EncoderCache
+from modeling_salmonn.data.encoder_cache import EncoderCache, is_file_clip
 from modeling_salmonn.data.examples import ExampleMaker, ExampleSet, ExampleStream, MadeOnTheFly
 from modeling_salmonn.data.prompts import load_prompts
 from modeling_salmonn.data.rows import Row, load_rows, load_stream
@@ -222,10 +222,11 @@ def build_cache(
             raise ValueError("A feature cache cannot be filled from streaming sources; leave feature_cache out.")
         for row in examples.rows:
             clip = row.get("path")
-            if clip and not isinstance(clip, str):
+            if clip and not is_file_clip(clip):
+                place = "behind a URL" if isinstance(clip, str) else "within a table"
                 raise ValueError(
-                    f"A feature cache holds clips of files, but the data have {clip_name(clip)} within a table; write "
-                    "the clips to files, or leave feature_cache out."
+                    f"A feature cache holds clips of files, but the data have {clip_name(clip)} {place}; write the "
+                    "clips to files, or leave feature_cache out."
                 )
             if clip:
                 clips[clip] = None

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
-from modeling_salmonn.data.encoder_cache import EncoderCache, pad_states
+from modeling_salmonn.data.encoder_cache import EncoderCache, is_file_clip, pad_states
 from modeling_salmonn.data.files import write_bytes
 from modeling_salmonn.data.sampling import MixtureSampler
 from modeling_salmonn.data.word_pieces import WordPieces
@@ -139,13 +139,13 @@ def warm_start_stage(
 def clips_with_words(rows: Iterable[Mapping[str, Any]], targets: Sequence[str] = TARGETS) -> list[dict[str, Any]]:
     """The clips that have one of some targets, once each, with nothing but path, targets and weight.
 
-    What several rows tell of a clip is put together; where they differ, the last one counts. Clips that are joined or
-    lie within a table are left out: the cache holds single files.
+    What several rows tell of a clip is put together; where they differ, the last one counts. Clips that are joined,
+    lie within a table or behind a URL are left out: the cache holds single files.
     """
     clips: dict[str, dict[str, Any]] = {}
     for row in rows:
         path: Any = row.get("path")
-        is_single_file = isinstance(path, str) and path != "" and not row.get("expand_wav")
+        is_single_file = is_file_clip(path) and not row.get("expand_wav")
         if is_single_file and any(row.get(name) for name in targets):
             told = {name: row[name] for name in ("path", *TARGETS, "weight") if row.get(name) not in (None, "")}
             clips[path] = clips.get(path, {}) | told

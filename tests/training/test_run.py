@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pytest
+from audio_server import audio_server
 from workspace import Workspace, make_workspace, write_jsonl
 
 from modeling_salmonn.training.run import build_trainer, train
@@ -123,6 +124,16 @@ def test_feature_cache_refuses_audio_within_tables(
     settings = {"train_data": str(tmp_path / "rows.parquet"), "feature_cache": str(tmp_path / "cache")}
     with pytest.raises(ValueError, match=r"the data have audio\.wav#\w+ within a table; write the clips to files"):
         build_trainer(workspace.arguments(tmp_path / "out", **settings))
+
+
+def test_feature_cache_refuses_urls_before_they_are_fetched(workspace: Workspace, tmp_path: Path) -> None:
+    with audio_server((workspace.folder / "clip0.wav").read_bytes()) as server:
+        row = {"path": f"{server.url}/clip.wav", "text": "hello", "task": "asr"}
+        manifest = write_jsonl(tmp_path / "rows.jsonl", [row])
+        settings = {"train_data": str(manifest), "feature_cache": str(tmp_path / "cache")}
+        with pytest.raises(ValueError, match=r"have http://.*/clip\.wav behind a URL; write the clips to files"):
+            build_trainer(workspace.arguments(tmp_path / "out", **settings))
+        assert server.requested == []
 
 
 def test_feature_cache_gives_the_same_losses(workspace: Workspace, tmp_path: Path) -> None:

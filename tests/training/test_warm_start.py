@@ -140,6 +140,7 @@ def test_rows_of_one_clip_are_put_together() -> None:
         {"path": "a.wav", "alignment_text": "", "alignment_words": "dog", "weight": None},
         {"path": "b.wav", "alignment_text": "two", "weight": 0},
         {"path": "a.wav", "text": "no target", "weight": 9},
+        {"path": "http://127.0.0.1/c.wav", "alignment_text": "no file"},
     ]
     assert clips_with_words(rows) == [
         {"path": "a.wav", "alignment_text": "hello", "alignment_words": "dog", "weight": 4},
