@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from modeling_salmonn.data.clips import USUAL_SECONDS, CachedClips, ClipReader, UnreadableClipError, clip_name
 from modeling_salmonn.data.mixing import join_clips, overlap_clips
-from modeling_salmonn.data.prompts import choose_prompt, format_prompt, prompt_fields, with_aliases
+from modeling_salmonn.data.prompts import choose_prompt, field_values, format_prompt, prompt_fields, with_aliases
 from modeling_salmonn.data.rows import Row, Rows, row_clips
 from modeling_salmonn.data.sampling import MixtureSampler, task_shares
 from modeling_salmonn.processing.audio_segments_salmonn import MEL_FRAMES_PER_SECOND, AudioLayout
@@ -28,8 +28,6 @@ OVERLAP_TASK = "overlapped_speech"
 VERIFICATION_TASK = "speaker_verification"
 CHARACTERS_PER_TOKEN = 4  # of text, roughly
 SAME_TASK_ATTEMPTS, ATTEMPTS = 20, 100
-FIELDS_OF_Q = ("question", "language", "slots")  # what `Q` may stand for in an instruction
-OWN_NAMES = ("prompts", "task", "rng", "template")  # arguments of the functions that fill in fields
 
 
 @dataclass(frozen=True)
@@ -69,15 +67,9 @@ class ExampleMaker:
 
     def instruction(self, row: Row, rng: random.Random) -> str:
         """The row's own prompt, or one of its task's, with the fields filled in."""
-        values: dict[str, str] = {}
-        if row.get("Q"):  # columns of these names, which come next, win over it
-            values |= dict.fromkeys(FIELDS_OF_Q, str(row["Q"]))
-        for name, value in row.items():
-            if isinstance(value, str) and name not in OWN_NAMES:
-                values[name] = value
         if row.get("prompt"):
-            return format_prompt(row["prompt"], **values)
-        return choose_prompt(self.prompts, row["task"], rng, **values)
+            return format_prompt(row["prompt"], **field_values(row))
+        return choose_prompt(self.prompts, row["task"], rng, **field_values(row))
 
 
 class ExampleSet(Dataset):
@@ -209,7 +201,7 @@ class ExampleSet(Dataset):
                 f"There are no instructions for the tasks {unknown}; add them to the prompts file, which has "
                 f"{sorted(self.maker.prompts)}, or give these rows a 'prompt'."
             )
-        self._check_fields(unprompted, prompts)
+        self._check_fields(unprompted)
 
     def _check_made(self) -> None:
         if self.made.overlap and len(self.members.get(self.made.overlap_task, [])) < 2:
@@ -229,23 +221,33 @@ class ExampleSet(Dataset):
             if any(self.rows.column("expand_wav")):
                 raise ValueError("A feature cache does not hold joined clips (expand_wav); leave feature_cache out.")
 
-    def _check_fields(self, unprompted: set[str], prompts: Sequence[str | None]) -> None:
-        """All rows without a prompt have what an instruction of their task may name."""
-        tasks_of_fields: dict[str, set[str]] = defaultdict(set)
-        for task in unprompted:
-            for text in self.maker.prompts[task]:
-                for name in prompt_fields(text):
-                    tasks_of_fields[name].add(task)
-        for name, tasks in sorted(tasks_of_fields.items()):
-            given = self.rows.column(name)
-            questions = self.rows.column("Q") if name in FIELDS_OF_Q else given
-            # Examples that are made on the fly have no columns, and instructions without fields.
-            for task, prompt, value, question in zip(self.row_tasks, prompts, given, questions, strict=False):
-                if not prompt and task in tasks and not value and not question:
-                    raise ValueError(
-                        f"Instructions of the task {task!r} name {{{name}}}, which some of its rows lack; give each "
-                        f"of them a {name!r}, or a 'prompt' of its own."
-                    )
+    def _check_fields(self, unprompted: set[str]) -> None:
+        """All rows have what their own prompt names, or what any instruction of their task does."""
+        of_tasks = {task: prompt_fields(" ".join(self.maker.prompts[task])) for task in unprompted}
+        # Examples that are made on the fly have no columns, and instructions without fields.
+        prompts = self.rows.column("prompt")
+        needed = []
+        for task, prompt in zip(self.row_tasks, prompts, strict=True):
+            needed.append(prompt_fields(prompt) if prompt else of_tasks[task])
+        names = {name for fields in needed for name in fields}
+        columns = {name: self.rows.column(name) for name in names | {"Q"}} if names else {}
+        for index, fields in enumerate(needed):
+            values = field_values({name: columns[name][index] for name in [*fields, "Q"]}) if fields else {}
+            lacking = [name for name in fields if name not in values]
+            if lacking:
+                raise self._lacking_field(index, prompts[index], lacking[0])
+
+    def _lacking_field(self, index: int, prompt: str | None, name: str) -> ValueError:
+        place = self.rows.place(index)
+        if prompt:
+            return ValueError(
+                f"The prompt {prompt!r:.80} names {{{name}}}, which {place} lacks; give it a {name!r}, or leave the "
+                "braces out."
+            )
+        return ValueError(
+            f"Instructions of the task {self.row_tasks[index]!r} name {{{name}}}, which {place} lacks; give it a "
+            f"{name!r}, or a 'prompt' of its own."
+        )
 
 
 class ExampleStream(IterableDataset):

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_salmonn.data.row_checks import is_number
 from modeling_salmonn.data.tasks import fill_in, load_tasks
 from modeling_salmonn.data.text_files import read_json_object
 
 
 _LEADING_AUDIO = re.compile(r"\s*(?:<Speech><SpeechHere></Speech>\s*)+")
+FIELDS_OF_Q = ("question", "language", "slots")  # what `Q` may stand for in an instruction
 _FIELD = re.compile(r"\{([^\W\d]\w*)\}")  # an identifier in braces
 
 
@@ -59,7 +61,17 @@ def prompt_fields(template: str) -> list[str]:
     return _FIELD.findall(template)
 
 
-def format_prompt(template: str, **fields: str) -> str:
+def field_values(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a row fills the fields of instructions with: its texts and numbers, and its `Q` where it has no others."""
+    given = {}
+    for name, value in row.items():
+        if is_number(value) or (isinstance(value, str) and value):
+            given[name] = str(value)
+    of_q = dict.fromkeys(FIELDS_OF_Q, given["Q"]) if "Q" in given else {}
+    return of_q | given
+
+
+def format_prompt(template: str, /, **fields: str) -> str:
     """Fill in the fields of an instruction, such as `Translate this into {language}.`
 
     Raises:
@@ -75,7 +87,7 @@ def format_prompt(template: str, **fields: str) -> str:
     return _FIELD.sub(lambda match: fields[match[1]], template)
 
 
-def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, **fields: str) -> str:
+def choose_prompt(prompts: dict[str, list[str]], task: str, rng: random.Random, /, **fields: str) -> str:
     """Draw one instruction of a task and fill in its fields.
 
     Raises:

@@ -43,12 +43,13 @@ def usable_seconds(seconds: Any) -> float | None:
     return float(seconds) if is_usable else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; truth values are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number_problem(value: Any) -> str | None:
-    if not _is_number(value) or not math.isfinite(value) or value < 0:
+    if not is_number(value) or not math.isfinite(value) or value < 0:
         return "it needs a finite number that is not negative"
     return None
 
@@ -71,11 +72,11 @@ def _text_problem(value: Any) -> str | None:
 
 
 def _prompt_field_problem(value: Any) -> str | None:
-    return _text_problem(value) if isinstance(value, str) else None  # others are no fields of instructions
+    return _text_problem(value) if isinstance(value, str) else None  # of others, numbers alone are filled in
 
 
 def _text_or_number_problem(value: Any) -> str | None:
-    return None if _is_number(value) else _text_problem(value)
+    return None if is_number(value) else _text_problem(value)
 
 
 def _clip_problem(value: Any) -> str | None:

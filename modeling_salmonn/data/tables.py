@@ -43,7 +43,9 @@ class RowTable:
 
     def column_of(self, name: str) -> str | None:
         """What the table calls one of our columns; `None` if it has none."""
-        candidates = [self.source.columns.get(name), name]
+        candidates = [self.source.columns.get(name)]
+        if name not in self.source.columns.values():  # otherwise it holds another one of ours
+            candidates.append(name)
         if name == "path":
             candidates.append("audio")
         return next((column for column in candidates if column in self.data.column_names), None)

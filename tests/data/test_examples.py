@@ -279,8 +279,53 @@ def test_rows_have_the_fields_of_their_instructions(
     if complete:
         ExampleSet(load_rows([DataSource(str(file))]), maker)
     else:
-        with pytest.raises(ValueError, match=r"'translation' name \{language\}, which some of its rows lack"):
+        message = r"'translation' name \{language\}, which line 2 of .*rows\.jsonl lacks; give it a 'language'"
+        with pytest.raises(ValueError, match=message):
             ExampleSet(load_rows([DataSource(str(file))]), maker)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Name {n} things.", "Name 3 things."),
+        ("Name {share} of {language}.", "Name 0.5 of 7."),
+        ("Do the {task} of {template} with {rng}.", "Do the quiz of a form with dice."),
+        ("Say {sentence}.", None),
+        ("Say {text}.", "Say hi."),
+        ("Is it {sure}?", None),
+        ("Is it {empty}?", None),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False], ids=["own prompt", "of the task"])
+def test_fields_that_pass_the_check_are_filled_in(
+    own: bool,
+    text: str,
+    expected: str | None,
+    workspace: Workspace,
+    bucket_processor: SalmonnProcessor,
+    tmp_path: Path,
+) -> None:
+    row = {"path": str(workspace.folder / "clip0.wav"), "sentence": "hi", "task": "quiz", "n": 3, "share": 0.5}
+    row |= {"Q": 7, "template": "a form", "rng": "dice", "sure": True, "empty": ""}
+    source = {"path": str(write_jsonl(tmp_path / "rows.jsonl", [row | ({"prompt": text} if own else {})]))}
+    reader = ClipReader(bucket_processor.feature_extractor, BadClips(5))
+    maker = ExampleMaker({} if own else {"quiz": [text]}, reader)
+    rows = load_rows(source | {"columns": {"text": "sentence"}})
+    if expected is None:
+        with pytest.raises(ValueError, match=r"which line 1 of .*rows\.jsonl lacks; give it a '\w+', or "):
+            ExampleSet(rows, maker)
+    else:
+        assert ExampleSet(rows, maker)[0]["instruction"] == expected
+
+
+def test_own_prompt_with_a_field_that_its_row_lacks_raises(
+    workspace: Workspace, maker: ExampleMaker, tmp_path: Path
+) -> None:
+    rows = stream_rows(workspace, "asr", 2)
+    file = write_jsonl(tmp_path / "rows.jsonl", [rows[0], rows[1] | {"prompt": "Reply as {json}."}])
+    message = r"The prompt 'Reply as \{json\}\.' names \{json\}, which line 2 of .*rows\.jsonl lacks"
+    with pytest.raises(ValueError, match=message):
+        ExampleSet(load_rows(str(file)), maker)
 
 
 def stream_rows(workspace: Workspace, task: str, count: int) -> list[dict[str, Any]]:
