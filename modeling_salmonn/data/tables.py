@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import fsspec
 import pyarrow
 import pyarrow.compute as compute
 
@@ -27,6 +28,17 @@ UNDECODED_AUDIO = {"bytes": datasets.Value("binary"), "path": datasets.Value("st
 AUDIO_COLUMNS = ("path", "audio", "expand_wav")  # of tables, not to be read before they are needed
 TEXTS = ("text", "task")
 MOST_COLUMNS = 1000  # rows of like form have some ten
+
+
+class StreamedAudio(datasets.Audio):
+    """Audio of a stream that is not decoded; that of audio folders comes as a path or an address on the Hub."""
+
+    def encode_example(self, value: Any) -> Any:
+        """`bytes` and `path` of what a row has."""
+        if not isinstance(value, str):
+            return value
+        with fsspec.open(value, "rb") as file:
+            return {"bytes": file.read(), "path": value}
 
 
 @dataclass(frozen=True)
@@ -156,9 +168,15 @@ def load_dataset(source: DataSource) -> Any:
         table = datasets.load_dataset(**where, split=source.split, streaming=source.streaming)
     except Exception as error:  # datasets raises many kinds
         raise ValueError(f"{source.path} cannot be read as a data set: {reason_of(error)}") from error
+    return leave_undecoded(table)
+
+
+def leave_undecoded(table: Any) -> Any:
+    """What `datasets` has loaded, with audio as `bytes` and `path`: its own type needs a decoder even for encoding."""
     for name, feature in (table.features or {}).items():
         if isinstance(feature, datasets.Audio):
-            table = table.cast_column(name, UNDECODED_AUDIO)  # its own type needs a decoder even for encoding
+            streamed = isinstance(table, datasets.IterableDataset)
+            table = table.cast_column(name, StreamedAudio(decode=False) if streamed else UNDECODED_AUDIO)
     return table
 
 

@@ -13,7 +13,7 @@ from workspace import write_jsonl
 from modeling_salmonn.data import rows as manifests
 from modeling_salmonn.data.rows import load_rows, load_stream, normalise_row
 from modeling_salmonn.data.sources import DataSource, parse_sources
-from modeling_salmonn.data.tables import read_manifest
+from modeling_salmonn.data.tables import leave_undecoded, read_manifest
 
 
 ROWS = [
@@ -152,6 +152,16 @@ def test_audio_within_a_table_is_not_decoded(streaming: bool, tmp_path: Path, mo
     table.cast_column("audio", datasets.Audio(decode=False)).to_parquet(tmp_path / "rows.parquet")
     (row,) = read(source(tmp_path / "rows.parquet", streaming=streaming))
     assert row == {"path": audio, "text": "hello", "task": "asr"}
+
+
+def test_audio_folder_as_the_hub_has_them_is_streamed(audio_folder: Path, own_caches: None) -> None:
+    builder: dict[str, Any] = {"path": "audiofolder", "data_dir": str(audio_folder), "split": "train"}
+    table = leave_undecoded(datasets.load_dataset(**builder, streaming=True))
+    rows = sorted(table.shuffle(seed=0, buffer_size=2), key=lambda row: row["text"])
+    assert [row["text"] for row in rows] == ["row 0", "row 1", "row 2"]
+    for index, row in enumerate(rows):
+        file = audio_folder / f"{index}.wav"
+        assert normalise_row(row, DataSource("lab/clips"))["path"] == {"bytes": file.read_bytes(), "path": str(file)}
 
 
 def test_length_of_audio_within_a_table_is_known(
