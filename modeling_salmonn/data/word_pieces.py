@@ -7,6 +7,7 @@ all frequent, a word that no clip has can be read too.
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 LONGEST_PIECE = 16  # characters
 ROUNDS = 6  # of spelling the words and dropping pieces; few pieces go in later ones
 UNKNOWN = ("<unknown>", -100.0)
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a part of a letter that the vocabulary lacks, in the tokenizers of LLaMA
 
 
 class WordPieces:
@@ -54,9 +56,11 @@ class WordPieces:
 
     def _encode_word(self, word: str) -> list[int]:
         if word not in self._ids:
-            ids = self.tokenizer.convert_tokens_to_ids(self.split(spell(word, self.tokenizer)))
-            # A letter that the texts lack has no piece: the tokenizer's own spelling is better than a gap.
-            self._ids[word] = ids if self.scores.keys() >= set(ids) else own_ids(word, self.tokenizer)
+            own = own_ids(word, self.tokenizer)
+            spelled = spell(word, self.tokenizer)
+            ids = own if spelled is None else self.tokenizer.convert_tokens_to_ids(self.split(spelled))
+            # A letter that the texts or the alphabet lack has no piece: the tokenizer's own are better than a gap.
+            self._ids[word] = ids if self.scores.keys() >= set(ids) else own
         return self._ids[word]
 
 
@@ -64,7 +68,9 @@ def frequent_pieces(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, mi
     """The pieces that some texts, spelled in them, use at least `min_count` times; letters stay, however rare."""
     words: Counter[str] = Counter()
     for word, count in Counter(word for text in texts for word in text.split()).items():
-        words[spell(word, tokenizer)] += count
+        spelled = spell(word, tokenizer)
+        if spelled is not None:
+            words[spelled] += count
     vocabulary = tokenizer.get_vocab()
     counts: Mapping[str, int] = _count_substrings(words, vocabulary)
     for _ in range(ROUNDS):
@@ -78,9 +84,11 @@ def frequent_pieces(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, mi
     return pieces
 
 
-def spell(word: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A word in the alphabet of a vocabulary, which marks where it begins."""
-    return "".join(tokenizer.convert_ids_to_tokens(own_ids(word, tokenizer)))
+def spell(word: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A word in the alphabet of a vocabulary, which marks where it begins; `None` if the alphabet lacks a letter."""
+    names = tokenizer.convert_ids_to_tokens(own_ids(word, tokenizer))
+    lacks_letter = any(name == tokenizer.unk_token or BYTE.fullmatch(name) for name in names)
+    return None if lacks_letter else "".join(names)
 
 
 def own_ids(words: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

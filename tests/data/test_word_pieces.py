@@ -4,7 +4,7 @@ import pickle
 from collections import Counter
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_salmonn.data.alignment_labels import alignment_labels
@@ -69,6 +69,21 @@ def test_word_of_unknown_letters_keeps_the_tokenizers_spelling(
     tokenizer: PreTrainedTokenizerFast, pieces: WordPieces
 ) -> None:
     assert pieces.encode("Žofie") == tokenizer(" Žofie")["input_ids"]
+
+
+@pytest.mark.parametrize("byte_fallback", [True, False], ids=["bytes", "unknown"])
+def test_word_with_a_letter_that_the_alphabet_lacks_keeps_the_tokenizers_spelling(byte_fallback: bool) -> None:
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyzABCDEF0123456789<>"]
+    vocabulary = {name: index for index, name in enumerate([*names, "▁g"])}
+    options = {"unk_token": "<unk>", "byte_fallback": byte_fallback}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "g")], **options))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    pieces = frequent_pieces([*["go gas"] * 30, "gőz ax"], tokenizer, MIN_COUNT)
+    letter = ["<0xC5>", "<0x91>"] if byte_fallback else ["<unk>"]
+    assert tokenizer.convert_ids_to_tokens(pieces.encode("gőz")) == ["▁g", *letter, "z"]
+    assert tokenizer.convert_ids_to_tokens(pieces.encode("gas")) == ["▁g", "a", "s"]
+    assert {"<", ">", "0", "C", "5"}.isdisjoint(tokenizer.convert_ids_to_tokens(list(pieces.scores)))
 
 
 def test_nothing_is_spelled_as_nothing(tokenizer: PreTrainedTokenizerFast, pieces: WordPieces) -> None:
