@@ -14,6 +14,7 @@ weight is an error that names it, and `hashes.json` tells what was written.
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or Hub id.
             output_loading_info: also return the report of keys, and leave it to the caller to judge it.
-            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...). Of a
-                `quantization_config` the language model alone is quantised; see `keep_audio_parts`.
+            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...), fields of the config
+                included. Of a `quantization_config` the language model alone is quantised; see `keep_audio_parts`.
 
         Raises:
             ValueError: if keys are missing or unexpected or values are NaN (unless `output_loading_info` is set), a
@@ -156,7 +157,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         """An adapter-only checkpoint without its adapter, on the bases that its config names."""
         config = kwargs.pop("config", None)
         if not isinstance(config, PreTrainedConfig):
-            config = cls.config_class.from_pretrained(config or path, **file_kwargs)
+            names = {field.name for field in fields(cls.config_class)} - {"dtype"}  # which is the weights' too
+            values = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+            config = cls.config_class.from_pretrained(config or path, **file_kwargs, **values)
         config = copy.deepcopy(config)
         if hasattr(config, "quantization_config"):  # of bases that are stored as they were before
             kwargs.setdefault("quantization_config", config.quantization_config)

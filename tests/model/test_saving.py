@@ -290,6 +290,23 @@ def test_loaded_adapter_only_model_saves_in_both_forms(
     assert_loads_equal(tmp_path, based_model)
 
 
+@pytest.mark.parametrize("loader", [SalmonnForConditionalGeneration, AutoModel])
+@pytest.mark.parametrize("form", ["saved_folder", "adapter_folder"])
+def test_fields_of_the_config_are_taken_by_every_folder(
+    loader: Any, form: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(form)
+    values: dict[str, Any] = {"max_encoder_batch": 2, "lora_dropout": 0.5}
+    values["text_config"] = {"attention_dropout": 0.25}
+    loaded = loader.from_pretrained(folder, dtype=torch.float64, **values)
+    assert (loaded.config.max_encoder_batch, loaded.config.lora_dropout) == (2, 0.5)
+    assert loaded.config.text_config.attention_dropout == 0.25
+    assert loaded.config.text_config.hidden_size == 32  # what is not given stays
+    assert loaded.dtype == torch.float64
+    with pytest.raises(ValueError, match="max_encoder_batch"):
+        loader.from_pretrained(folder, max_encoder_batch=0)
+
+
 @pytest.mark.parametrize("text_model", ["qwen2", "qwen3"])
 def test_adapter_only_save_of_a_speech_only_model_loads_equal(text_model: str, tmp_path: Path) -> None:
     model = tiny_model(tiny_config(text_model, audio=False, **QUICK_LAYOUT))
