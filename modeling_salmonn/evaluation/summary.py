@@ -1,7 +1,7 @@
 """Scores of answers: a summary by task with intervals, Markdown tables, and metadata for a model card."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -123,14 +123,18 @@ def _entry(
     return entry
 
 
-def with_groups(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a summary by task, each followed by those of its groups: `asr`, `asr, speaker 84`."""
-    entries = {}
+def with_groups(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Task, group and entry of all scores: the whole of each task, whose group is empty, and then its groups."""
     for task, entry in summary.items():
-        entries[task] = entry
+        yield task, "", entry
         for column, groups in entry.get("by", {}).items():
-            entries |= {f"{task}, {column} {value}": group for value, group in groups.items()}
-    return entries
+            for value, own in groups.items():
+                yield task, f"{column} {value}", own
+
+
+def label(task: str, group: str) -> str:
+    """How tables and cards call scores: `asr`, or of a group `asr, speaker 84`."""
+    return f"{task}, {group}" if group else task
 
 
 def task_scores(
@@ -200,7 +204,9 @@ def comparison(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table: one line for each task and metric, one column for each summary, in its order."""
-    columns = [with_groups(summary) for summary in summaries.values()]
+    columns = [
+        {label(task, group): entry for task, group, entry in with_groups(summary)} for summary in summaries.values()
+    ]
     measured: dict[tuple[str, str], None] = {}  # a set in the order in which they come
     for entries in columns:
         for task, entry in entries.items():
@@ -221,12 +227,12 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
 def missing_lines(summary: Mapping[str, Any]) -> list[str]:
     """What a summary lacks, in sentences."""
     lines = []
-    for task, entry in with_groups(summary).items():
-        whole = summary[task.partition(", ")[0]]
+    for task, group, entry in with_groups(summary):
+        said = summary[task].get("missing", {}) if group else {}
         for name, reason in entry.get("missing", {}).items():
-            if entry is whole or name not in whole.get("missing", {}):  # else it is said already
-                lines.append(f"{task}: no {name}: {reason}")
-        if entry is not whole:
+            if name not in said:
+                lines.append(f"{label(task, group)}: no {name}: {reason}")
+        if group:
             continue
         if entry.get("unreadable"):
             lines.append(f"{task}: {entry['unreadable']} clips could not be read")
@@ -291,22 +297,21 @@ def write_model_index(
         ValueError: if the card cannot be read.
     """
     made = []
-    for task, entry in with_groups(summary).items():
-        group = {} if task in summary else {GROUP: task.partition(", ")[2]}
-        config = ", ".join([data, *group.values()])
+    for task, group, entry in with_groups(summary):
+        details = {"rows": entry["rows"]} | ({GROUP: group} if group else {})
         for name, found in entry["metrics"].items():
             rounded = {field: round(found[field], 4) for field in SCORE_FIELDS}  # 0.01 %
             result = EvalResult(
                 task_type="audio-text-to-text",
-                task_name=task,
+                task_name=label(task, group),
                 dataset_type=hub_id or data,
                 dataset_name=data,
                 # a public data set is for one task; own data without a configuration would make one task of all
-                dataset_config=config if hub_id else task,
+                dataset_config=label(data if hub_id else task, group),
                 metric_type=name,
                 metric_name=name,
                 metric_value=rounded.pop("value"),
-                metric_args=rounded | {"rows": entry["rows"]} | group,
+                metric_args=rounded | details,
             )
             made.append(result)
     content = load_card(card)
