@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -85,6 +85,11 @@ def read_audiofolder(folder: Path) -> list[Row]:
         raise ValueError(f"There is no {file}; give an audiofolder.")
     rows = _open_journal(folder).rows
     return [row | {"path": str(folder.absolute() / row["file_name"])} for row in rows]
+
+
+def read_audiofolders(folders: Iterable[Path]) -> list[Row]:
+    """Rows of several audio folders, one after the other."""
+    return [row for folder in folders for row in read_audiofolder(folder)]
 
 
 def digest_rows(rows: Sequence[Row]) -> str:

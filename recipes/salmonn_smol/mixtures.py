@@ -12,7 +12,7 @@ import numpy as np
 from modeling_salmonn.data.mixing import join_clips, overlap_clips, relative_gain
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Jobs, Seed
-from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolders, write_audiofolder
 from recipes.salmonn_smol.task_rows import speaker_of
 from recipes.salmonn_smol.transcripts import plain_transcript
 from recipes.salmonn_smol.waveforms import SAMPLING_RATE, read_clip
@@ -47,8 +47,9 @@ class MixtureMaker:
             if speaker and row["seconds"] > SHORTEST_VOICE_SECONDS:
                 speakers[speaker].append(row)
         # one clip is enough if it can be cut in two, as a reader's is
-        halves = LONGEST_VOICE_SECONDS
-        self.speakers = {name: own for name, own in speakers.items() if len(own) > 1 or own[0]["seconds"] > halves}
+        self.speakers = {
+            name: own for name, own in speakers.items() if len(own) > 1 or own[0]["seconds"] > LONGEST_VOICE_SECONDS
+        }
 
     def tasks(self) -> list[str]:
         """What these clips can make."""
@@ -106,8 +107,7 @@ def _mixture(audio: np.ndarray, parts: Sequence[Row], **row: str) -> MadeClip:
 def make_mixtures(corpus: Corpus, folder: Folder, extra: Extra = None, seed: Seed = 0, jobs: Jobs = 1) -> None:
     """Make clips of two voices, of two utterances, and of a voice over a sound."""
     for split, count in COUNTS.items():
-        folders = [corpus / split, *((extra or []) if split == "train" else [])]
-        rows = [row for source in folders for row in read_audiofolder(source)]
+        rows = read_audiofolders([corpus / split, *((extra or []) if split == "train" else [])])
         maker = MixtureMaker(rows, seed)
         names = [f"{task}/{index:06d}.opus" for index in range(count) for task in maker.tasks()]
         write_audiofolder(folder / split, names, maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

@@ -19,7 +19,7 @@ import typer
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tables import read_manifest
 from recipes.salmonn_smol.arguments import Folder, Jobs, Seed
-from recipes.salmonn_smol.audiofolder import MadeClip, digest_texts, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.audiofolder import MadeClip, digest_texts, read_audiofolders, write_audiofolder
 from recipes.salmonn_smol.recordings import noise_rows, record_elsewhere
 from recipes.salmonn_smol.transcripts import as_sentence, spoken_words
 from recipes.salmonn_smol.waveforms import SAMPLING_RATE
@@ -171,7 +171,7 @@ def make_neural_speech(
 ) -> list[Row]:
     """Let a neural voice read texts, each by another speaker in another room."""
     said = read_texts(texts)
-    behind = noise_rows([row for source in noises or () for row in read_audiofolder(source)])
+    behind = noise_rows(read_audiofolders(noises or ()))
     maker = NeuralSpeechMaker(said, behind, seed)
     recipe = {"seed": seed, "texts": digest_texts(said), "noises": digest_texts([row["path"] for row in behind])}
     return write_audiofolder(folder, maker.names(), maker, recipe, jobs)

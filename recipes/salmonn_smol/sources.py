@@ -20,9 +20,9 @@ from modeling_salmonn.data.rows import Row, row_seconds
 from modeling_salmonn.data.sources import DataSource
 from modeling_salmonn.data.tables import load_dataset
 from modeling_salmonn.data.text_files import read_yaml_mapping
-from modeling_salmonn.processing.feature_extraction_salmonn import SalmonnFeatureExtractor
 from recipes.salmonn_smol.arguments import Folder
 from recipes.salmonn_smol.audiofolder import METADATA_FILE, MadeClip, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.waveforms import read_clip
 
 
 SPLITS = ("train", "validation", "test")
@@ -69,21 +69,19 @@ class ClipSource:
     def located(self, folder: Path) -> list[Row]:
         """The wanted rows of an audio folder, which say what they are and where their clip lies."""
         common = self.row | ({"kind": self.kind} if self.kind else {})
-        rows = []
-        for found in islice(filter(self.keeps, read_audiofolder(folder)), self.limit):
-            own = {"seconds": row_seconds(found), "file_name": found["path"]}
-            rows.append({"source": self.path} | found | own | common)
-            _check(rows[-1])
-        return rows
+        found = islice(filter(self.keeps, read_audiofolder(folder)), self.limit)
+        own = [row | {"file_name": row["path"], "seconds": row_seconds(row)} for row in found]
+        return [_checked({"source": self.path} | row | common) for row in own]
 
 
-def _check(row: Row) -> None:
-    """Refuse a row that later commands could not use."""
+def _checked(row: Row) -> Row:
+    """A row, unless later commands could not use it."""
     if row.get("kind") not in KINDS:
         raise ValueError(f"{row['path']} has the kind {row.get('kind')!r}; give its source a `kind`.")
     needed = [*NEEDED, *(["instrument"] if row["kind"] == "music" and not row.get("tags") else [])]
     if lacking := [name for name in needed if row.get(name) is None]:
         raise ValueError(f"{row['path']} has no {', '.join(lacking)}; add it, or give its source a `row` with it.")
+    return row
 
 
 class HubClips:
@@ -95,7 +93,6 @@ class HubClips:
 
     def __init__(self, source: ClipSource):
         self.source = source
-        self.extractor = SalmonnFeatureExtractor()
         self.rows = self._read()
         self.position = 0  # of the row that comes next
 
@@ -111,7 +108,7 @@ class HubClips:
         if row is None:
             return None
         others = {key: value for key, value in row.items() if not isinstance(value, Mapping)}
-        return MadeClip(self.extractor.fetch_audio(row["audio"]), others)
+        return MadeClip(read_clip(row["audio"]), others)
 
     def _read(self) -> Iterator[Row]:
         source = self.source

@@ -16,7 +16,7 @@ from rich.progress import track
 from modeling_salmonn.data.files import write_rows
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import Corpus, Extra, Folder, Seed
-from recipes.salmonn_smol.audiofolder import read_audiofolder
+from recipes.salmonn_smol.audiofolder import read_audiofolder, read_audiofolders
 from recipes.salmonn_smol.sound_captions import TABLE, clean_caption
 from recipes.salmonn_smol.transcripts import plain_transcript, spoken_words, stressed_words
 
@@ -179,10 +179,9 @@ def content_words(caption: str) -> str:
     return " ".join(word for word in words if word and word not in FUNCTION_WORDS)
 
 
-def all_rows(folders: Sequence[Path], seed: int) -> Iterator[Row]:
-    """Rows of all tasks that the clips of some audio folders give; rows that have a task already are kept."""
+def all_rows(rows: Sequence[Row], seed: int) -> Iterator[Row]:
+    """Rows of all tasks that those of some clips give; rows that have a task already are kept."""
     rng = random.Random(seed)
-    rows = [row for folder in folders for row in read_audiofolder(folder)]
     yield from speech_rows([row for row in rows if row["kind"] == "speech"], rng)
     yield from event_rows([row for row in rows if row["kind"] == "event"], rng)
     yield from music_rows([row for row in rows if row["kind"] == "music"], rng)
@@ -198,20 +197,18 @@ def write_manifests(
 ) -> None:
     """Write the rows of all tasks, and of pre-training: train.jsonl, validation.jsonl and test.jsonl."""
     (folder / "pretraining").mkdir(parents=True, exist_ok=True)
-    training = [corpus / "train", *(extra or [])]
-    clips = [row for source in training for row in read_audiofolder(source)]
-    trained = {_bare(row["text"]) for row in clips if row["kind"] == "speech"}
+    training = read_audiofolders([corpus / "train", *(extra or [])])
+    trained = {_bare(row["text"]) for row in training if row["kind"] == "speech"}
     for split in ("train", "validation", "test"):
-        folders = training if split == "train" else [corpus / split]
-        mixed = [] if mixtures is None else [mixtures / split]
-        rows = list(track(all_rows([*folders, *mixed], seed), description=split, total=None))
+        clips = training if split == "train" else read_audiofolder(corpus / split)
+        clips = clips if mixtures is None else clips + read_audiofolder(mixtures / split)
+        rows = list(track(all_rows(clips, seed), description=split, total=None))
         if split == "test":  # lines that were trained on tell nothing
             said = [(row, map(_bare, row["text"].splitlines())) for row in rows if row["task"] in WORD_TASKS]
             known = {row["path"] for row, lines in said if not trained.isdisjoint(lines)}
             rows = [row for row in rows if row["path"] not in known]
-        pretraining = [row for row in rows if row["task"] in PRETRAINING_TASKS]
         write_rows(folder / f"{split}.jsonl", rows)
-        write_rows(folder / "pretraining" / f"{split}.jsonl", pretraining)
+        write_rows(folder / "pretraining" / f"{split}.jsonl", [r for r in rows if r["task"] in PRETRAINING_TASKS])
         typer.echo(f"{split}: {len(rows)} rows")
 
 

@@ -14,7 +14,7 @@ import soxr
 from modeling_salmonn.data.mixing import relative_gain
 from modeling_salmonn.data.rows import Row
 from recipes.salmonn_smol.arguments import AudioFolders, Folder, Jobs, Seed
-from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolder, write_audiofolder
+from recipes.salmonn_smol.audiofolder import MadeClip, digest_rows, read_audiofolders, write_audiofolder
 from recipes.salmonn_smol.waveforms import SAMPLING_RATE, fit_peak, read_clip
 
 
@@ -74,6 +74,6 @@ def vary(samples: np.ndarray, speeds: tuple[float, float], rng: random.Random) -
 
 def make_variants(folder: Folder, sources: AudioFolders, seed: Seed = 0, jobs: Jobs = 1) -> list[Row]:
     """Make varied copies of sounds and music: other speeds, other balance, noise."""
-    rows = [row for source in sources for row in read_audiofolder(source)]
+    rows = read_audiofolders(sources)
     maker = VariantMaker(rows, seed)
     return write_audiofolder(folder, maker.names(), maker, {"seed": seed, "clips": digest_rows(rows)}, jobs)

@@ -1,6 +1,6 @@
 """Waveforms: 16 kHz mono audio as arrays of shape `(samples,)`."""
 
-import os
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,9 @@ READER = SalmonnFeatureExtractor()
 SAMPLING_RATE: int = READER.sampling_rate
 
 
-def read_clip(path: str | os.PathLike) -> np.ndarray:
-    """Samples of a clip, whatever its rate and its channels."""
-    return READER.fetch_audio(os.fspath(path), allow_paths=True)
+def read_clip(clip: Any) -> np.ndarray:
+    """Samples of a clip in a file or in a table, whatever its rate and its channels."""
+    return READER.fetch_audio(clip)
 
 
 def fit_peak(audio: np.ndarray, peak: float) -> np.ndarray:
