@@ -30,23 +30,25 @@ SCHEMES = ("http", "https")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that routers translate to IPv4 (RFC 6052)
 
 
-def download(url: str, public_only: bool = False) -> bytes:
+def download(url: str, public_only: bool = False, max_bytes: int | None = None) -> bytes:
     """The content of an `http` or `https` URL.
 
     Args:
         url: may hold blanks and characters beyond ASCII.
         public_only: refuse addresses of this machine and of private networks, also behind names and redirects;
             what has been checked is what is connected to. Proxies are not used then.
+        max_bytes: largest content; `None` for 256 MiB, which no other limit exceeds.
 
     Raises:
         ValueError: if it cannot be downloaded, naming the URL.
     """
     watch = _Watch(ANSWER_SECONDS)
+    limit = DOWNLOAD_BYTES if max_bytes is None else min(max_bytes, DOWNLOAD_BYTES)
     try:
         request = Request(_ascii_url(url), headers={"User-Agent": "modeling-salmonn", "Accept-Encoding": "identity"})
         with _opener(watch, public_only).open(request, timeout=ANSWER_SECONDS) as response:
             watch.extend(DOWNLOAD_SECONDS)
-            return _read(response, watch)
+            return _read(response, watch, limit)
     except (OSError, HTTPException, ValueError) as error:
         reason = f"no end after {watch.seconds:g} s" if watch.is_over else error
         raise ValueError(f"{url} cannot be downloaded: {reason}") from error
@@ -145,18 +147,18 @@ def _opener(watch: _Watch, public_only: bool) -> OpenerDirector:
     return build_opener(PlainHandler, SecureHandler, _Redirects, *direct)
 
 
-def _read(response: HTTPResponse, watch: _Watch) -> bytes:
+def _read(response: HTTPResponse, watch: _Watch, limit: int) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("identity", ""):
         raise ValueError(f"the server sends it compressed ({encoding}), which was not asked for")
     stated = response.headers.get("Content-Length", "")
     expected = int(stated) if stated.isdecimal() else 0
-    _check_size(expected)
+    _check_size(expected, limit)
     content = io.BytesIO()  # whose value is not copied
     while chunk := response.read1(CHUNK_BYTES):
         content.write(chunk)
         size, elapsed = content.tell(), watch.elapsed
-        _check_size(size)
+        _check_size(size, limit)
         if elapsed > ANSWER_SECONDS and size < SLOWEST_BYTES_PER_SECOND * elapsed:
             raise ValueError(f"the server sent {size} bytes in {elapsed:.0f} s, which is too slow")
     # A connection that is shut down looks like one that has ended.
@@ -165,9 +167,11 @@ def _read(response: HTTPResponse, watch: _Watch) -> bytes:
     return content.getvalue()
 
 
-def _check_size(size: int) -> None:
-    if size > DOWNLOAD_BYTES:
-        raise ValueError(f"it has more than {DOWNLOAD_BYTES} bytes; download it yourself and pass the file")
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError(
+            f"it has more than {limit} bytes; cut or compress it, or download it yourself and pass the file"
+        )
 
 
 def _ascii_url(url: str) -> str:

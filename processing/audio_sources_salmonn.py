@@ -34,6 +34,7 @@ class AudioAccess:
         allow_paths: whether local files may be read; if not, URLs must lead to public addresses.
         allow_urls: whether URLs may be read.
         max_seconds: longest clip; `None` for no limit.
+        max_download_bytes: largest content of an `http` or `https` URL; `None` for that of `download`.
 
     Raises:
         ValueError: if what is allowed is no truth value; `"no"` would pass for one.
@@ -42,6 +43,7 @@ class AudioAccess:
     allow_paths: bool = True
     allow_urls: bool = True
     max_seconds: float | None = None
+    max_download_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("allow_paths", "allow_urls"):
@@ -63,7 +65,8 @@ def open_location(location: str, name: str, access: AudioAccess) -> EncodedFile:
     if scheme in ("http", "https"):
         if not access.allow_urls:
             raise ValueError(f"{shorten(location)} is a URL, and allow_urls is False; pass the bytes instead.")
-        return open_bytes(download(location, public_only=not access.allow_paths), shorten(location))
+        downloaded = download(location, public_only=not access.allow_paths, max_bytes=access.max_download_bytes)
+        return open_bytes(downloaded, shorten(location))
     if scheme == "file":
         return _open_path(_file_url_path(location), access)
     if scheme:

@@ -20,7 +20,7 @@ from .processor_options_salmonn import EXTRACTOR_OPTIONS, check_names
 logger = logging.get_logger(__name__)
 
 MIN_SAMPLES = SAMPLING_RATE  # shorter clips are padded to 1 s, as in the research code
-UNSAVED = ("allow_paths", "allow_urls")
+UNSAVED = ("allow_paths", "allow_urls", "max_download_bytes")
 MOST_BINS = 1024
 LARGEST_FBANK, SMALLEST_FBANK_STD = 100, 0.01  # energies of 16-bit samples have logarithms between -16 and 35
 BATCH_SAMPLES = 30 * SAMPLING_RATE  # of segments that are transformed at once: these need 100 times their memory
@@ -57,7 +57,9 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             hours.
         allow_paths: whether local files may be read. `False` means that clips come from strangers: URLs must lead to
             public addresses then. Bytes, base64 and `data:` URIs are always read.
-        allow_urls: whether URLs may be read. Neither of the two is saved.
+        allow_urls: whether URLs may be read.
+        max_download_bytes: largest clip behind a URL; `None` allows 256 MiB, the most there may be. Neither this nor
+            what is allowed is saved.
 
     Raises:
         ValueError: if a setting is of the wrong type or out of its range.
@@ -82,6 +84,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         allow_paths: bool = True,
         allow_urls: bool = True,
+        max_download_bytes: int | None = None,
         **kwargs: Any,
     ):
         kwargs.pop("auto_map", None)  # of the folder this was loaded from; saving writes its own
@@ -100,13 +103,14 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         self.max_audio_seconds = max_audio_seconds
         self.allow_paths = allow_paths
         self.allow_urls = allow_urls
+        self.max_download_bytes = max_download_bytes
         self._check_settings()
         if num_fbank_bins == 0:
             self.model_input_names = ["input_features", "input_features_mask"]
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """An extractor of saved settings; `allow_paths` and `allow_urls` are taken although they are not saved."""
+        """An extractor of saved settings; those of `UNSAVED` are taken although they are not saved."""
         given = {name: kwargs.pop(name) for name in UNSAVED if name in kwargs}
         return super().from_dict({**feature_extractor_dict, **given}, **kwargs)
 
@@ -184,6 +188,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
             self.allow_paths if allow_paths is None else allow_paths,
             self.allow_urls if allow_urls is None else allow_urls,
             self.max_audio_seconds,
+            self.max_download_bytes,
         )
         rate = None if sampling_rate is None else check_rate(sampling_rate, "audio")
         is_array = isinstance(audio, (np.ndarray, torch.Tensor))
@@ -304,7 +309,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
         return ((kaldi_fbank(waveforms, self.num_fbank_bins) - self.fbank_mean) / (2 * self.fbank_std)).float()
 
     def _check_settings(self) -> None:
-        channel, longest = self.channel, self.max_audio_seconds
+        channel, longest, largest = self.channel, self.max_audio_seconds, self.max_download_bytes
         checks = {
             "feature_size": (_is_whole(self.feature_size, 1, MOST_BINS), f"a whole number from 1 to {MOST_BINS}"),
             "num_fbank_bins": (_is_whole(self.num_fbank_bins, 0, MOST_BINS), f"a whole number from 0 to {MOST_BINS}"),
@@ -315,6 +320,7 @@ class SalmonnFeatureExtractor(SequenceFeatureExtractor):
                 longest is None or (is_finite_number(longest) and longest > 0),
                 "None or a positive number",
             ),
+            "max_download_bytes": (largest is None or _is_whole(largest, 1, None), "None or a whole number from 1"),
         }
         for name, (is_valid, needed) in checks.items():
             if not is_valid:

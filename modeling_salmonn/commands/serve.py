@@ -23,11 +23,12 @@ def serve(
     dtype: SavedDtype = AUTO,
     quantize: Quantize = None,
     max_audio_seconds: Annotated[float, typer.Option(min=0.1, help="Longest clip.")] = 300.0,
-    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 32,
+    max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request, or clip behind a URL, in MiB.")] = 32,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests at once; more are told to come later.")] = 32,
 ) -> None:
     """Serve a model to OpenAI's clients: chat completions about audio, transcriptions, streams."""
-    served = ServedModel(model, device, dtype, max_audio_seconds, quantize)
-    application = build_app(served, max_body_mib * 2**20, max_requests)
+    max_bytes = max_body_mib * 2**20
+    served = ServedModel(model, device, dtype, max_audio_seconds, max_bytes, quantize)
+    application = build_app(served, max_bytes, max_requests)
     # at this level the address is told, which a port of 0 leaves open until then
     uvicorn.run(application, host=host, port=port, log_level="info")

@@ -45,19 +45,27 @@ class ServedModel:
         device: see `resolve_device`.
         dtype: of the weights, or `auto`.
         max_audio_seconds: longest clip.
+        max_clip_bytes: largest clip behind a URL.
         quantize: smaller weights of the language model; see `quantization_config`.
     """
 
     force_model = None
 
     def __init__(
-        self, path: str, device: str, dtype: str, max_audio_seconds: float, quantize: Quantization | None = None
+        self,
+        path: str,
+        device: str,
+        dtype: str,
+        max_audio_seconds: float,
+        max_clip_bytes: int,
+        quantize: Quantization | None = None,
     ):
         self.name = Path(path).resolve().name if Path(path).is_dir() else path
         pipe: Any = load_pipeline(path, device, dtype, quantize)
         self.model, self.processor = pipe.model.eval(), pipe.processor
         extractor = self.processor.feature_extractor
         extractor.allow_paths = False
+        extractor.max_download_bytes = max_clip_bytes
         extractor.max_audio_seconds = min(max_audio_seconds, extractor.max_audio_seconds or max_audio_seconds)
 
     def get_gen_models(self) -> list[dict[str, Any]]:

@@ -195,6 +195,20 @@ def test_body_without_end_is_refused(server: AudioServer, kind: str, monkeypatch
         load_mono(f"{server.url}/{kind}", SAMPLING_RATE)
 
 
+@pytest.mark.parametrize("kind", ["clip", "endless", "chunked"])
+def test_download_beyond_the_limit_of_the_extractor_is_refused(server: AudioServer, kind: str) -> None:
+    extractor = SalmonnFeatureExtractor(max_download_bytes=1000)
+    with pytest.raises(ValueError, match=r"cannot be downloaded: it has more than 1000 bytes; cut or compress it"):
+        extractor.fetch_audio(f"{server.url}/{kind}")
+    extractor.max_download_bytes = len(server.content)
+    assert extractor.fetch_audio(f"{server.url}/clip").shape == (24000,)
+
+
+def test_limit_of_downloads_is_never_raised(server: AudioServer) -> None:
+    with pytest.raises(ValueError, match=r"it has more than 268435456 bytes"):
+        SalmonnFeatureExtractor(max_download_bytes=2**40).fetch_audio(f"{server.url}/huge")
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", ["drip", "drippingheaders", "silence"])
 def test_slow_server_is_given_up(server: AudioServer, kind: str) -> None:
@@ -256,8 +270,10 @@ def test_extractor_does_not_save_what_it_allows(tmp_path: Path, strict: SalmonnF
     strict.save_pretrained(tmp_path)
     assert "allow_" not in (tmp_path / "preprocessor_config.json").read_text()
     assert SalmonnFeatureExtractor.from_pretrained(tmp_path).allow_paths is True
-    loaded = SalmonnFeatureExtractor.from_pretrained(tmp_path, allow_paths=False, allow_urls=False)
-    assert (loaded.allow_paths, loaded.allow_urls) == (False, False)
+    assert "max_download_bytes" not in (tmp_path / "preprocessor_config.json").read_text()
+    options = {"allow_paths": False, "allow_urls": False, "max_download_bytes": 1000}
+    loaded = SalmonnFeatureExtractor.from_pretrained(tmp_path, **options)
+    assert {name: getattr(loaded, name) for name in options} == options
 
 
 @pytest.mark.parametrize("value", [None, 0, "no"])

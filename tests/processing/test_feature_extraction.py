@@ -377,6 +377,7 @@ def test_other_encoder_rate_raises(rate: int) -> None:
         ({"max_audio_seconds": 0}, r"max_audio_seconds must be None or a positive number, got 0"),
         ({"max_audio_seconds": "60"}, r"max_audio_seconds must be None or a positive number, got '60'"),
         ({"max_audio_seconds": float("nan")}, r"max_audio_seconds must be None or a positive number, got nan"),
+        ({"max_download_bytes": 0}, r"max_download_bytes must be None or a whole number from 1, got 0"),
         ({"segment_seconds": "30"}, r"segment_seconds must be a number of seconds, got '30'"),
         ({"window_seconds": None}, r"window_seconds must be a number of seconds, got None"),
         ({"num_query_tokens": "1"}, r"num_query_tokens must be a whole number, got '1'"),

@@ -239,6 +239,21 @@ def test_too_long_and_too_large_clips_are_refused(client: Any, address: str) -> 
     assert connection.getresponse().status == 413
 
 
+def test_clips_behind_urls_have_the_limit_of_requests(saved_folder: Path, tmp_path: Path) -> None:
+    # the only addresses that a test can use are private
+    code = "from modeling_salmonn.processing import audio_download_salmonn as download; download.is_public = bool; "
+    code += "import runpy; runpy.run_module('modeling_salmonn', run_name='__main__')"
+    python, _, _, *options = serve_command(saved_folder, "--max-body-mib", 1)
+    with running_server([python, "-c", code, *options], tmp_path / "log.txt") as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        with audio_server(encoded_clip(1)) as outside:
+            answer = answer_of(ask(client, audio_url(f"{outside.url}/clip")))
+            assert answer == answer_of(ask(client, input_audio(encoded_clip(1))))
+        message = "it has more than 1048576 bytes; cut or compress it"
+        with audio_server(encoded_clip(1, 35)) as outside, pytest.raises(openai.BadRequestError, match=message):
+            ask(client, audio_url(f"{outside.url}/clip"))
+
+
 def test_overload_is_refused_and_ends(saved_folder: Path, tmp_path: Path) -> None:
     command = serve_command(saved_folder, "--max-requests", 1)
     with running_server(command, tmp_path / "log.txt") as address:
