@@ -70,7 +70,16 @@ class ServedModel:
 
     def get_gen_models(self) -> list[dict[str, Any]]:
         """The list of models, as transformers' server asks for it."""
-        return [{"id": self.name, "object": "model", "created": 0, "owned_by": ""}]
+        return [self.describe(self.name)]
+
+    def describe(self, requested: str) -> dict[str, Any]:
+        """What a client is told of a model that it names.
+
+        Raises:
+            UnknownModelError: if it is not served.
+        """
+        self.read_scale(requested)
+        return {"id": requested, "object": "model", "created": 0, "owned_by": ""}
 
     def shutdown(self) -> None:
         """Nothing is left to do when the server ends."""

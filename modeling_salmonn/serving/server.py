@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from openai.types.audio import Transcription, TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
+from starlette.exceptions import HTTPException
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState
@@ -87,6 +89,12 @@ class ChatHandler(ChatCompletionHandler):
         inputs = await asyncio.get_running_loop().run_in_executor(self.readers, self.served.prepare, messages, scale)
         self.served.require_fitting(inputs, config.max_new_tokens)
         return inputs, config
+
+    def _validate_request(self, body: dict) -> None:
+        try:
+            super()._validate_request(body)
+        except HTTPException as error:
+            raise ValueError(f"{error.detail}; this server does not take them, leave them out.") from error
 
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False) -> Any:
         # Lengths, temperature and seed are ours: the stock ones take any length, draw nothing at any temperature,
@@ -178,8 +186,8 @@ def build_app(served: ServedModel, max_body_bytes: int, max_requests: int) -> Fa
     handlers |= {"chat_handler": chat, "transcription_handler": TranscriptionHandler(chat)}
     app = build_server(model_manager=served, generation_state=chat.generation_state, **handlers)
     app.router.routes[:] = [route for route in app.router.routes if route.path in SERVED_ROUTES]
-    for kind, status in ((UnknownModelError, 404), (ValueError, 400)):
-        app.add_exception_handler(kind, _responder(status))
+    _add_model_route(app, served)
+    _answer_errors(app)
     app.add_middleware(
         RequestLimits,
         max_body_bytes=max_body_bytes,
@@ -189,8 +197,33 @@ def build_app(served: ServedModel, max_body_bytes: int, max_requests: int) -> Fa
     return app
 
 
-def _responder(status: int) -> Any:
-    async def respond(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(str(error), status), status)
+def _add_model_route(app: FastAPI, served: ServedModel) -> None:
+    @app.get("/v1/models/{name:path}")  # the Hub's names have a slash
+    async def describe_model(name: str) -> JSONResponse:
+        return JSONResponse(served.describe(name))
 
-    return respond
+
+def _answer_errors(app: FastAPI) -> None:
+    """Answer all errors as OpenAI does."""
+
+    @app.exception_handler(UnknownModelError)
+    async def answer_unknown_model(request: Request, error: UnknownModelError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), 404), 404)
+
+    @app.exception_handler(ValueError)
+    async def answer_value_error(request: Request, error: ValueError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), 400), 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        reasons = "; ".join(detail["msg"] for detail in error.errors())
+        message = f"The body must be a JSON object, of the content type application/json: {reasons}."
+        return JSONResponse(error_body(message, 400), 400)
+
+    @app.exception_handler(HTTPException)
+    async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def answer_failure(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body("The server could not answer; its log tells why.", 500), 500)

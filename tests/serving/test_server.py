@@ -175,11 +175,24 @@ def test_example_of_the_page_runs(address: str, monkeypatch: pytest.MonkeyPatch,
 def test_models_and_health_are_told(client: Any, address: str) -> None:
     assert [model.id for model in client.models.list()] == ["salmonn-tiny"]
     assert fetch(address, "GET", "/health") == (200, {"status": "ok"})
+    for name in ("salmonn-tiny", "salmonn-tiny@2.0"):
+        assert client.models.retrieve(name).id == name
+    for name in ("gpt-audio", "lab/salmonn"):
+        with pytest.raises(openai.NotFoundError, match="this server has 'salmonn-tiny'"):
+            client.models.retrieve(name)
 
 
 @pytest.mark.parametrize("path", ["/load_model", "/reset", "/v1/completions", "/v1/responses", "/v1/systemone"])
 def test_other_routes_of_the_stock_server_are_closed(path: str, address: str) -> None:
-    assert fetch(address, "POST", path, {"model": "other/model"})[0] == 404
+    status, answer = fetch(address, "POST", path, {"model": "other/model"})
+    assert (status, answer["error"]["type"]) == (404, "invalid_request_error")
+
+
+@pytest.mark.parametrize("body", [[], "text", None])
+def test_body_that_is_no_object_is_told(body: Any, address: str) -> None:
+    status, answer = fetch(address, "POST", "/v1/chat/completions", body)
+    assert status == 400
+    assert "must be a JSON object" in answer["error"]["message"]
 
 
 def test_local_files_and_private_addresses_are_not_read(client: Any, wav_file: Path) -> None:
@@ -207,6 +220,7 @@ def test_local_files_and_private_addresses_are_not_read(client: Any, wav_file: P
         ({"temperature": 9}, "temperature must be 0 to 2, got 9"),
         ({"temperature": 1, "seed": 1}, "does not take 'seed' with a temperature"),
         ({"top_p": []}, "has a wrong type"),
+        ({"extra_body": {"top_k": 5}}, "Unexpected fields in the request: {'top_k'}.* leave them out"),
         ({"messages": []}, "The conversation is empty"),
         ({"messages": "hello"}, "A conversation is a list of messages"),
         ({"model": "salmonn-tiny@loud"}, "names no LoRA scale"),
