@@ -1,6 +1,8 @@
 """An OpenAI-compatible server: transformers' own, with what it lacks for SALMONN and for clients that are strangers.
 
-- the application, the generation thread and the answers are those of `transformers serve`
+- the application, the generation thread and the form of answers are those of `transformers serve`
+- stop strings are our own: the stock ones have no limits
+- errors and the ends of streams are OpenAI's
 - requests are read by our processor, in threads, so that a slow download stops nobody else
 - the model is the one that the server was started with; `NAME@SCALE` asks for another LoRA scale
 - limits come before the work: see `limits.py`
@@ -11,24 +13,29 @@ import inspect
 import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from openai.types.audio import Transcription, TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
+from openai.types.completion_usage import CompletionUsage
 from starlette.exceptions import HTTPException
+from transformers import StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState
 
 from modeling_salmonn.serving.limits import RequestLimits, error_body
 from modeling_salmonn.serving.served_model import ServedModel, UnknownModelError, apply_sampling, require_supported
+from modeling_salmonn.serving.stop_strings import StopAtText, StopCutter, cut_at_stop, read_stops
 
 
 # The others load models that a client names, or take raw prompts.
 SERVED_ROUTES = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/models", "/health")
 TRANSCRIPTION_FIELDS = {"file", "language", "model", "prompt", "response_format", "stream", "temperature"}
+LAST_EVENT = "data: [DONE]\n\n"  # of a chat's stream
 
 
 class CountedGenerations(GenerateManager):
@@ -52,6 +59,39 @@ class CountedGenerations(GenerateManager):
         return future
 
 
+@dataclass(frozen=True, eq=False)
+class ChatRequest:
+    """A chat completion that has been read.
+
+    Args:
+        id: its name in what is sent back.
+        model: the name that it was asked by.
+        inputs: of `generate`.
+        config: generation config.
+        stops: stop strings.
+    """
+
+    id: str
+    model: str
+    inputs: Any
+    config: Any
+    stops: tuple[str, ...]
+
+    def ending(self, new_tokens: int, is_cut: bool) -> dict[str, Any]:
+        """Why an answer ended, and how many tokens there were.
+
+        Args:
+            new_tokens: of the answer.
+            is_cut: whether a stop string ended it.
+        """
+        prompt_tokens = self.inputs["input_ids"].shape[1]
+        usage = CompletionUsage(
+            prompt_tokens=prompt_tokens, completion_tokens=new_tokens, total_tokens=prompt_tokens + new_tokens
+        )
+        ran_out = new_tokens >= self.config.max_new_tokens and not is_cut
+        return {"finish_reason": "length" if ran_out else "stop", "usage": usage}
+
+
 class ChatHandler(ChatCompletionHandler):
     """Chat completions about audio: `input_audio` and `audio_url` parts, streams, LoRA scales.
 
@@ -69,12 +109,21 @@ class ChatHandler(ChatCompletionHandler):
         """Answer a request; see `ChatCompletionHandler`."""
         self._validate_request(body)
         require_supported(body)
+        stops = read_stops(body.get("stop"))
         inputs, config = await self.read(body.get("model"), body.get("messages"), body)
-        # the tokenizer in place of the processor: stop strings are looked up in its vocabulary
-        arguments = (request_id, self.served.model, self.served.processor.tokenizer, body["model"], inputs, config)
+        tokenizer = self.served.processor.tokenizer
+        if stops:
+            criterion = StopAtText(tokenizer, stops, inputs["input_ids"].shape[1])
+            inputs["stopping_criteria"] = StoppingCriteriaList([criterion])
+        request = ChatRequest(request_id, body["model"], inputs, config, stops)
+        arguments = (self.served.model, tokenizer, inputs, config)
         if body.get("stream"):
-            return self._streaming(*arguments, gen_manager=self.generations)
-        return await self._non_streaming(*arguments, gen_manager=self.generations)
+            queue, streamer = self.generations.generate_streaming(*arguments, request_id=request_id)
+            return StreamingResponse(self._events(request, queue, streamer), media_type="text/event-stream")
+        text, _, ids = await self.generations.generate_non_streaming(*arguments, request_id=request_id)
+        answer = cut_at_stop(text, stops)
+        ending = request.ending(len(ids), is_cut=answer != text)
+        return JSONResponse(self._build_completion(request_id, answer, request.model, **ending))
 
     async def read(self, model: Any, messages: Any, options: dict[str, Any]) -> tuple[Any, Any]:
         """Inputs and generation config of a request.
@@ -97,9 +146,9 @@ class ChatHandler(ChatCompletionHandler):
             raise ValueError(f"{error.detail}; this server does not take them, leave them out.") from error
 
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False) -> Any:
-        # Lengths, temperature and seed are ours: the stock ones take any length, draw nothing at any temperature,
-        # and seed the generator of all requests.
-        ours = ("max_completion_tokens", "max_tokens", "temperature", "seed")
+        # Lengths, temperature, seed and stop are ours: the stock ones take any length and string, draw nothing at any
+        # temperature, and seed the generator of all requests.
+        ours = ("max_completion_tokens", "max_tokens", "temperature", "seed", "stop")
         others = {name: value for name, value in body.items() if name not in ours}
         try:
             config = super()._build_generation_config(others, model_generation_config, use_cb=use_cb)
@@ -110,6 +159,28 @@ class ChatHandler(ChatCompletionHandler):
         new_tokens = body.get("max_tokens") if new_tokens is None else new_tokens
         apply_sampling(config, new_tokens, body.get("temperature"), bool(body.get("stream")))
         return config
+
+    async def _events(self, request: ChatRequest, queue: Any, streamer: Any) -> AsyncIterator[str]:
+        """The pieces of an answer as OpenAI's events."""
+        cutter = StopCutter(request.stops)
+
+        def chunk(**fields: Any) -> str:
+            return self._build_chunk_sse(request.id, model=request.model, **fields)
+
+        try:
+            yield chunk(role="assistant")
+            while isinstance(piece := await queue.get(), str):
+                if told := cutter.add(piece):
+                    yield chunk(content=told)
+            if piece is not None:  # the generation failed
+                yield _failure_event(piece)
+            else:
+                if told := cutter.end():
+                    yield chunk(content=told)
+                yield chunk(**request.ending(streamer.total_tokens, cutter.is_cut))
+            yield LAST_EVENT
+        finally:
+            streamer.cancel()  # of a client that has left; nothing where it is over
 
 
 class TranscriptionHandler:
@@ -164,12 +235,16 @@ async def _transcription_events(queue: Any, streamer: Any) -> AsyncIterator[str]
             delta = TranscriptionTextDeltaEvent(delta=piece, type="transcript.text.delta")
             yield f"data: {delta.model_dump_json(exclude_none=True)}\n\n"
         if piece is not None:  # the generation failed
-            yield f"data: {json.dumps(error_body(piece.msg, 500))}\n\n"
+            yield _failure_event(piece)
             return
         done = TranscriptionTextDoneEvent(text="".join(pieces).strip(), type="transcript.text.done")
         yield f"data: {done.model_dump_json(exclude_none=True)}\n\n"
     finally:
         streamer.cancel()  # of a client that has left; nothing where it is over
+
+
+def _failure_event(failure: Any) -> str:
+    return f"data: {json.dumps(error_body(failure.msg, 500))}\n\n"
 
 
 def build_app(served: ServedModel, max_body_bytes: int, max_requests: int) -> FastAPI:

@@ -120,13 +120,61 @@ def test_stream_has_the_same_answer_in_pieces(client: Any, pipe: AudioTextPipeli
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
-def test_stop_ends_the_answer(client: Any, pipe: AudioTextPipeline) -> None:
-    clip = encoded_clip(1)
-    whole = pipe({"audio": clip, "text": QUESTION}, max_new_tokens=40)[0]["generated_text"]
-    letter = next(character for character in whole[1:-10] if character.isascii())
-    completion = ask(client, input_audio(clip), stop=[letter], max_tokens=40)
-    assert answer_of(completion) == whole[: whole.index(letter) + 1]
-    assert completion.choices[0].finish_reason == "stop"
+@pytest.fixture(scope="module")
+def long_answer(pipe: AudioTextPipeline) -> str:
+    return pipe({"audio": encoded_clip(1), "text": QUESTION}, max_new_tokens=40)[0]["generated_text"]
+
+
+def last_pair(text: str) -> str:
+    """The last two characters beside each other that are whole, of which one has several tokens."""
+    pairs = re.findall(r"[^\ufffd\s]{2}", text)
+    return next(pair for pair in reversed(pairs) if not pair.isascii())
+
+
+def test_stop_ends_the_answer_and_is_no_part_of_it(client: Any, long_answer: str) -> None:
+    letter = next(character for character in long_answer[1:-10] if character.isascii())
+    for stop in ([letter], letter, ["never said", letter], [last_pair(long_answer)]):
+        completion = ask(client, input_audio(encoded_clip(1)), stop=stop, max_tokens=40)
+        end = long_answer.index(stop if isinstance(stop, str) else stop[-1])
+        assert answer_of(completion) == long_answer[:end].strip()
+        assert completion.choices[0].finish_reason == "stop"
+        assert completion.usage.completion_tokens < 40
+
+
+def test_stop_is_no_part_of_a_stream(client: Any, long_answer: str) -> None:
+    stop = last_pair(long_answer)
+    *pieces, last = ask(client, input_audio(encoded_clip(1)), stop=[stop], max_tokens=40, stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert text.strip() == long_answer[: long_answer.index(stop)].strip()
+    assert last.choices[0].finish_reason == "stop"
+
+
+def test_stop_that_only_begins_changes_no_stream(client: Any, long_answer: str) -> None:
+    stops = [f"{character}never said" for character in last_pair(long_answer)]
+    chunks = ask(client, input_audio(encoded_clip(1)), stop=stops, max_tokens=40, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert without_broken_end(text) == without_broken_end(long_answer)
+
+
+def test_chat_stream_ends_as_openai_ends_it(address: str) -> None:
+    request = {"model": "salmonn-tiny", "messages": question_about(), "max_tokens": NEW_TOKENS, "stream": True}
+    status, text = fetch_text(address, "POST", "/v1/chat/completions", request)
+    *events, last, nothing = text.split("\n\n")
+    assert (status, last, nothing) == (200, "data: [DONE]", "")
+    assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
+def test_failure_of_the_model_is_told_as_an_error(client: Any, address: str) -> None:
+    failing = {"temperature": 1e-300}  # which makes the probabilities overflow
+    with pytest.raises(openai.APIError, match="probability tensor"):
+        list(ask(client, stream=True, **failing))
+    with pytest.raises(openai.InternalServerError, match="The server could not answer; its log tells why"):
+        ask(client, **failing)
+    request = {"model": "salmonn-tiny", "messages": question_about(), "stream": True} | failing
+    _, text = fetch_text(address, "POST", "/v1/chat/completions", request)
+    error, last, _ = text.split("\n\n")[-3:]
+    assert json.loads(error.removeprefix("data: "))["error"]["type"] == "server_error"
+    assert last == "data: [DONE]"
 
 
 def test_transcription_is_that_of_the_processor(client: Any, pipe: AudioTextPipeline) -> None:
@@ -220,6 +268,13 @@ def test_local_files_and_private_addresses_are_not_read(client: Any, wav_file: P
         ({"temperature": 9}, "temperature must be 0 to 2, got 9"),
         ({"temperature": 1, "seed": 1}, "does not take 'seed' with a temperature"),
         ({"top_p": []}, "has a wrong type"),
+        ({"stop": ""}, "stop must be a string, or a list of at most 4, each with 1 to 64 characters; got ''"),
+        ({"stop": [""]}, "stop must be"),
+        ({"stop": [1]}, r"stop must be .* got \[1\]"),
+        ({"stop": {}}, "stop must be"),
+        ({"stop": list("abcde")}, "stop must be"),
+        ({"stop": "a" * 65}, "stop must be"),
+        ({"stop": [1], "stream": True}, "stop must be"),
         ({"extra_body": {"top_k": 5}}, "Unexpected fields in the request: {'top_k'}.* leave them out"),
         ({"messages": []}, "The conversation is empty"),
         ({"messages": "hello"}, "A conversation is a list of messages"),
@@ -296,7 +351,12 @@ def test_smaller_weights_are_served(saved_folder: Path, tmp_path: Path) -> None:
 
 
 def fetch(address: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    status, text = fetch_text(address, method, path, body)
+    return status, json.loads(text)
+
+
+def fetch_text(address: str, method: str, path: str, body: Any = None) -> tuple[int, str]:
     connection = http.client.HTTPConnection(urlsplit(address).netloc)
     connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
-    return response.status, json.loads(response.read())
+    return response.status, response.read().decode()
