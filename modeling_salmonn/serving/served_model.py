@@ -1,6 +1,7 @@
 """The one model of a server: its names, and requests as inputs of `generate`."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ MOST_NEW_TOKENS = 1024
 # Fields that would change the answer and that nothing here reads, with the values that change none.
 UNSUPPORTED_FIELDS: dict[str, tuple[Any, ...]] = {
     "audio": (),
+    "frequency_penalty": (0, 0.0),
     "functions": ([],),
+    "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
@@ -148,34 +151,53 @@ def require_supported(body: Mapping[str, Any]) -> None:
         raise ValueError("This server does not take 'seed' with a temperature: answers are drawn from one generator.")
 
 
-def apply_sampling(config: Any, new_tokens: Any, temperature: Any, stream: bool) -> None:
-    """Set a generation config to what a request asks for.
+def read_sampling(own: Any, options: Mapping[str, Any]) -> Any:
+    """The generation config that a request asks for.
 
     Args:
-        config: a copy of the model's own.
-        new_tokens: longest answer; `None` for the model's own length.
-        temperature: 0 for the most probable token, more to draw; `None` for the model's own choice.
-        stream: whether the text is sent piece by piece; beams may change all of it until their end.
+        own: the model's; it is left as it is.
+        options: fields of a chat completion. `max_completion_tokens`, or `max_tokens`: longest answer, by default the
+            model's own. `temperature`: 0 for the most probable token, more to draw; by default the model's own choice.
+            `top_p`: share of the probabilities to draw from. `stream`: whether the text is sent piece by piece; beams
+            may change all of it until their end.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, and a `top_p` where nothing is drawn.
     """
-    own = config.max_new_tokens or DEFAULT_NEW_TOKENS
-    config.max_new_tokens = own if new_tokens is None else _as_number(new_tokens, int, "max_tokens")
-    if not 1 <= config.max_new_tokens <= MOST_NEW_TOKENS:
-        raise ValueError(f"max_tokens must be 1 to {MOST_NEW_TOKENS}, got {config.max_new_tokens}.")
+    config = deepcopy(own)
+    config.max_new_tokens = min(own.max_new_tokens or DEFAULT_NEW_TOKENS, MOST_NEW_TOKENS)
+    for name in ("max_tokens", "max_completion_tokens"):
+        if options.get(name) is not None:
+            config.max_new_tokens = _as_number(options[name], int, name, 1, MOST_NEW_TOKENS)
+    temperature = options.get("temperature")
     if temperature is not None:
-        value = _as_number(temperature, float, "temperature")
-        if not 0 <= value <= 2:
-            raise ValueError(f"temperature must be 0 to 2, got {value:g}.")
+        value = _as_number(temperature, float, "temperature", 0, 2)
         config.do_sample = value > 0
         config.temperature = value if value > 0 else None
-    if stream or config.do_sample:
+    if options.get("top_p") is not None:
+        _set_top_p(config, options["top_p"], temperature)
+    if options.get("stream") or config.do_sample:
         config.num_beams = 1
+    return config
 
 
-def _as_number(value: Any, kind: type, name: str) -> Any:
+def _set_top_p(config: Any, top_p: Any, temperature: Any) -> None:
+    """1 leaves all tokens to draw from, and a temperature of 0 asks for the most probable one, whatever `top_p` is."""
+    share = _as_number(top_p, float, "top_p", 0, 1)
+    if config.do_sample:
+        config.top_p = share
+    elif share < 1 and temperature is None:
+        raise ValueError(
+            f"top_p {share:g} says what to draw from, but nothing is drawn without a temperature; send one too, such "
+            "as 1, or leave top_p out."
+        )
+
+
+def _as_number(value: Any, kind: type, name: str, least: int, most: int) -> Any:
     try:
-        return kind(value)
+        number = kind(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be a number, got {value!r:.80}.") from error
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be {least} to {most}, got {number}.")
+    return number

@@ -1,7 +1,7 @@
 """An OpenAI-compatible server: transformers' own, with what it lacks for SALMONN and for clients that are strangers.
 
 - the application, the generation thread and the form of answers are those of `transformers serve`
-- stop strings are our own: the stock ones have no limits
+- lengths, temperatures and stop strings are our own: the stock ones have no limits, and seed all requests at once
 - errors and the ends of streams are OpenAI's
 - requests are read by our processor, in threads, so that a slow download stops nobody else
 - the model is the one that the server was started with; `NAME@SCALE` asks for another LoRA scale
@@ -28,7 +28,7 @@ from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerateManager, GenerationState
 
 from modeling_salmonn.serving.limits import RequestLimits, error_body
-from modeling_salmonn.serving.served_model import ServedModel, UnknownModelError, apply_sampling, require_supported
+from modeling_salmonn.serving.served_model import ServedModel, UnknownModelError, read_sampling, require_supported
 from modeling_salmonn.serving.stop_strings import StopAtText, StopCutter, cut_at_stop, read_stops
 
 
@@ -134,7 +134,7 @@ class ChatHandler(ChatCompletionHandler):
             options: the other fields of a chat completion.
         """
         scale = self.served.read_scale(model)
-        config = self._build_generation_config(options, self.served.model.generation_config)
+        config = read_sampling(self.served.model.generation_config, options)
         inputs = await asyncio.get_running_loop().run_in_executor(self.readers, self.served.prepare, messages, scale)
         self.served.require_fitting(inputs, config.max_new_tokens)
         return inputs, config
@@ -144,21 +144,6 @@ class ChatHandler(ChatCompletionHandler):
             super()._validate_request(body)
         except HTTPException as error:
             raise ValueError(f"{error.detail}; this server does not take them, leave them out.") from error
-
-    def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False) -> Any:
-        # Lengths, temperature, seed and stop are ours: the stock ones take any length and string, draw nothing at any
-        # temperature, and seed the generator of all requests.
-        ours = ("max_completion_tokens", "max_tokens", "temperature", "seed", "stop")
-        others = {name: value for name, value in body.items() if name not in ours}
-        try:
-            config = super()._build_generation_config(others, model_generation_config, use_cb=use_cb)
-        except (TypeError, AttributeError, OverflowError) as error:  # numbers that are none
-            raise ValueError(f"An option of the request has a wrong type: {error}") from error
-        config.max_new_tokens = model_generation_config.max_new_tokens
-        new_tokens = body.get("max_completion_tokens")
-        new_tokens = body.get("max_tokens") if new_tokens is None else new_tokens
-        apply_sampling(config, new_tokens, body.get("temperature"), bool(body.get("stream")))
-        return config
 
     async def _events(self, request: ChatRequest, queue: Any, streamer: Any) -> AsyncIterator[str]:
         """The pieces of an answer as OpenAI's events."""

@@ -156,6 +156,23 @@ def test_stop_that_only_begins_changes_no_stream(client: Any, long_answer: str) 
     assert without_broken_end(text) == without_broken_end(long_answer)
 
 
+NEUTRAL_FIELDS: dict[str, Any] = {
+    "stop": [],
+    "frequency_penalty": 0,
+    "presence_penalty": 0.0,
+    "logit_bias": {},
+    "top_p": 1,
+    "n": 1,
+}
+
+
+def test_neutral_fields_change_nothing(client: Any, pipe: AudioTextPipeline) -> None:
+    clip = encoded_clip(1)
+    answer = answer_of(ask(client, input_audio(clip), **NEUTRAL_FIELDS))
+    assert answer == expected(pipe, clip)
+    assert answer_of(ask(client, input_audio(clip), extra_body={"stop": None}, temperature=0, top_p=0.5)) == answer
+
+
 def test_chat_stream_ends_as_openai_ends_it(address: str) -> None:
     request = {"model": "salmonn-tiny", "messages": question_about(), "max_tokens": NEW_TOKENS, "stream": True}
     status, text = fetch_text(address, "POST", "/v1/chat/completions", request)
@@ -267,7 +284,11 @@ def test_local_files_and_private_addresses_are_not_read(client: Any, wav_file: P
         ({"max_tokens": {}}, "max_tokens must be a number"),
         ({"temperature": 9}, "temperature must be 0 to 2, got 9"),
         ({"temperature": 1, "seed": 1}, "does not take 'seed' with a temperature"),
-        ({"top_p": []}, "has a wrong type"),
+        ({"top_p": []}, "top_p must be a number"),
+        ({"temperature": 1, "top_p": 5}, "top_p must be 0 to 1, got 5"),
+        ({"top_p": 0.1}, "nothing is drawn without a temperature; send one too"),
+        ({"frequency_penalty": 0.5}, "does not take 'frequency_penalty'"),
+        ({"logit_bias": {"5": 100}}, "does not take 'logit_bias'"),
         ({"stop": ""}, "stop must be a string, or a list of at most 4, each with 1 to 64 characters; got ''"),
         ({"stop": [""]}, "stop must be"),
         ({"stop": [1]}, r"stop must be .* got \[1\]"),
