@@ -56,19 +56,25 @@ class RequestLimits:
         await self.app(scope, _replayed(body, receive), send)
 
     async def _read_body(self, scope: Any, receive: Any) -> bytes | None:
-        """The whole body, `None` if it is too large."""
+        """The whole body, `None` if it is too large.
+
+        As much again as is allowed is taken from the client and dropped: one that is cut off while it sends sees its
+        connection reset in place of the answer.
+        """
+        longest = 2 * self.max_body_bytes
         stated = dict(scope["headers"]).get(b"content-length", b"0")
-        if stated.isdigit() and int(stated) > self.max_body_bytes:
+        if stated.isdigit() and int(stated) > longest:
             return None
         body = bytearray()
-        more = True
-        while more:
+        size, more = 0, True
+        while more and size <= longest:
             message = await receive()
-            body += message.get("body", b"")
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= self.max_body_bytes:
+                body += piece
             more = message.get("more_body", False)  # not in the message of a client that left
-            if len(body) > self.max_body_bytes:
-                return None
-        return bytes(body)
+        return bytes(body) if size <= self.max_body_bytes else None
 
 
 def error_body(message: str, status: int) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _replayed(body: bytes, receive: Any) -> Any:
 
 
 async def _refuse(send: Any, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    # the rest of the body is not read, so the connection cannot serve another request
+    # the rest of the body may not have been read, so the connection cannot serve another request
     content = json.dumps(error_body(message, status)).encode()
     fields = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     fields += [(b"connection", b"close"), *(headers or [])]
