@@ -152,17 +152,23 @@ def trained_base_weights(model: nn.Module) -> list[str]:
 
     torch has those of all weights required: before an adapter or a stage freezes any, that says nothing.
     """
-    trained = []
-    has_chosen = False
+    has_adapter = any(is_adapter_name(name) for name, _ in model.named_parameters())
+    # quantised ones never require any
+    is_frozen = [not weight.requires_grad and not is_quantised(weight) for weight in _base_weights(model).values()]
+    return trainable_base_weights(model) if has_adapter or any(is_frozen) else []
+
+
+def trainable_base_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of bases that require gradients: all of them, unless somebody has frozen any."""
+    return [name for name, weight in _base_weights(model).items() if weight.requires_grad]
+
+
+def _base_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    weights = {}
     for name, parameter in model.named_parameters():
-        if is_adapter_name(name):
-            has_chosen = True
-        elif part_of(name) in BASES and not name.endswith(FIXED_POSITIONS):
-            if parameter.requires_grad:
-                trained.append(plain_name(name))
-            elif not is_quantised(parameter):  # which never requires any
-                has_chosen = True
-    return trained if has_chosen else []
+        if part_of(name) in BASES and not name.endswith(FIXED_POSITIONS):
+            weights[plain_name(name)] = parameter
+    return weights
 
 
 def require_saved_options(config: Any) -> None:

@@ -36,10 +36,12 @@ from .audio_segments_salmonn import SegmentGroup, in_clip_order, place_segments,
 from .configuration_salmonn import SalmonnConfig
 from .context_length_salmonn import warn_if_too_long
 from .generation_salmonn import CACHE_NAME, SalmonnGenerationMixin
+from .lora_layers_salmonn import trainable_base_weights
 from .modeling_beats import BeatsModel
 from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the model, so that the folder can run it
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
+from .weight_names_salmonn import forget_bases
 
 
 @dataclass
@@ -472,6 +474,15 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
         self.model = SalmonnModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, as of every module; in training the config no longer names bases of which weights are trained.
+
+        Of a model that is trained as a whole nothing else tells: torch requires all gradients from the beginning.
+        """
+        if mode:
+            forget_bases(self.config, trainable_base_weights(self))
+        return super().train(mode)
 
     def get_audio_features(
         self, input_features: torch.Tensor | None = None, *args: Any, **kwargs: Any

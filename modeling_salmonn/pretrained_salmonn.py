@@ -202,8 +202,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         """Save a folder that `from_pretrained` loads with `trust_remote_code` and without this package.
 
         It answers as the model does, by the active adapter; other adapters are written into folders of their names
-        within it, for `load_adapter`. The config no longer names a base of which weights are trained, that is require
-        gradients although others are frozen.
+        within it, for `load_adapter`. The config no longer names a base of which weights are trained: that require
+        gradients although others are frozen, or did so in `train()`.
 
         Args:
             save_directory: folder to write to.
@@ -294,7 +294,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         if unnamed:
             raise ValueError(
                 f"An adapter-only checkpoint must name its bases, but config.{', config.'.join(unnamed)} "
-                "is not set; set Hub ids or local paths."
+                "is not set, as it is once a base has been trained; set Hub ids or local paths of the same weights, "
+                "or save without adapter_only."
             )
 
 

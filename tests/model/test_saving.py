@@ -376,6 +376,25 @@ def test_full_save_of_a_model_that_nobody_has_trained_names_its_bases(
         assert SalmonnConfig.from_pretrained(tmp_path / folder).text_model_id == based_model.config.text_model_id
 
 
+def test_bases_that_were_trained_as_a_whole_are_saved_and_no_longer_named(
+    based_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    model = tiny_model(copy.deepcopy(based_model.config))
+    model.model.audio_encoder.requires_grad_(False)
+    model.train()
+    with torch.no_grad():
+        model.lm_head.weight += 1.0
+    model.eval().requires_grad_(False)  # as `add_lora` does
+    with pytest.raises(
+        ValueError, match=r"but config\.speech_model_id, config\.text_model_id is not set, as it is once"
+    ):
+        model.save_pretrained(tmp_path, adapter_only=True)
+    model.save_pretrained(tmp_path)
+    loaded = assert_loads_equal(tmp_path, model)
+    assert (loaded.config.speech_model_id, loaded.config.text_model_id) == (None, None)
+    assert loaded.config.audio_model_id == based_model.config.audio_model_id
+
+
 def test_save_does_not_upload(bucket_model: SalmonnForConditionalGeneration, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"call model\.push_to_hub\(repo_id\) instead"):
         bucket_model.save_pretrained(tmp_path, push_to_hub=True)

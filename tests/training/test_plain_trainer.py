@@ -152,6 +152,18 @@ def test_saved_model_is_a_folder_for_inference(tmp_path: Path) -> None:
     assert_same_weights(loaded, trainer.model)
 
 
+def test_model_that_is_trained_as_a_whole_no_longer_names_its_bases(tmp_path: Path) -> None:
+    config = quick_config()
+    model = tiny_model(config)
+    model.config.update({"speech_model_id": "whisper", "audio_model_id": "beats", "text_model_id": "qwen"})
+    trainer = trainer_of(model, tmp_path, config, max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        saved = SalmonnConfig.from_pretrained(folder)
+        assert (saved.speech_model_id, saved.audio_model_id, saved.text_model_id) == (None, None, None)
+
+
 def test_checkpoint_loads_with_its_adapter(tmp_path: Path) -> None:
     config = quick_config()
     model = trained_model(config)

@@ -276,6 +276,19 @@ def test_a_head_that_was_trained_elsewhere_is_kept_by_later_stages(workspace: Wo
     assert torch.equal(head, model.lm_head.weight)
 
 
+def test_a_model_that_was_trained_as_a_whole_elsewhere_is_kept_by_later_stages(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    named = named_bases(workspace, tmp_path / "named")
+    model = SalmonnForConditionalGeneration.from_pretrained(named).train()
+    with torch.no_grad():
+        model.lm_head.weight += 1.0
+    model.save_pretrained(named)
+    build_trainer(workspace.arguments(tmp_path / "out", model=str(named), max_steps=1)).save_model()
+    head = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "out").lm_head.weight
+    assert torch.equal(head, model.lm_head.weight)
+
+
 def test_older_checkpoints_are_deleted_once_a_newer_one_is_complete(workspace: Workspace, tmp_path: Path) -> None:
     build_trainer(workspace.arguments(tmp_path, save_total_limit=2)).train()
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
