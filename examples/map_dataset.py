@@ -10,7 +10,7 @@ one, for `pipe(batch["audio"], ...)`.
 import sys
 from pathlib import Path
 
-from datasets import load_dataset
+from datasets import disable_caching, load_dataset
 from transformers import pipeline
 
 
@@ -25,6 +25,7 @@ def add_answers(batch):
 
 
 dataset = load_dataset("csv", data_files=str(Path(folder, "metadata.csv")), split="train")
-# the fingerprint is given, or datasets would hash the model; change it with the model or the question
-dataset = dataset.map(add_answers, batched=True, batch_size=64, new_fingerprint=f"answers-{Path(model).name}")
+disable_caching()  # or the answers of another model would be taken
+# the fingerprint is given, or datasets would hash the model
+dataset = dataset.map(add_answers, batched=True, batch_size=64, new_fingerprint="answers")
 dataset.to_json(output)

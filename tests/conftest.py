@@ -272,6 +272,7 @@ def folder(tmp_path: Path) -> Path:
 def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read from, or left in, the caches of the machine."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.fingerprint._CACHING_ENABLED", True)  # an example turns it off
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 

@@ -73,6 +73,22 @@ def test_data_set_gets_a_column_of_answers(saved_folder: Path, audio_folder: Pat
     assert [row["answer"] for row in rows] == [answer[0]["generated_text"] for answer in alone]
 
 
+@pytest.mark.usefixtures("own_caches")
+def test_data_set_gets_the_answers_of_a_model_that_has_changed(
+    saved_folder: Path, audio_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(saved_folder, tmp_path / "model"))
+    answers = []
+    for repetition_penalty in (1.0, 50.0):
+        settings = json.loads((model / "generation_config.json").read_text())
+        settings |= {"repetition_penalty": repetition_penalty, "max_new_tokens": 8}
+        (model / "generation_config.json").write_text(json.dumps(settings))
+        run_example("map_dataset", model, audio_folder, tmp_path / "answers.jsonl")
+        rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+        answers.append([row["answer"] for row in rows])
+    assert answers[0] != answers[1]
+
+
 def fine_tune(
     model: Path, folder: Path, output: Path, printed: pytest.CaptureFixture[str]
 ) -> tuple[float, float, str]:
