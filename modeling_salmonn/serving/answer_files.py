@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -81,17 +82,54 @@ def write_answers(files: Sequence[Path], form: str, question: str, answered: Seq
 
 def subtitle_files(clips: Sequence[str], folder: Path) -> list[Path]:
     """A file for each of several clips, in folders as theirs: `talks/a.wav` and `talks/old/a.wav` become `a.srt` and
-    `old/a.srt`; `a.wav` beside `a.mp3` keeps its whole name."""
-    paths = [Path(urlparse(clip).path.lstrip("/") if "://" in clip else os.path.abspath(clip)) for clip in clips]
+    `old/a.srt`; `a.wav` beside `a.mp3` keeps its whole name. What has the same name still, such as the clips of two
+    servers, is numbered in the order of the clips: `a.srt`, `a.2.srt`."""
+    names = _relative_paths(clips)
+    stems = Counter(_file_key(name.with_suffix("")) for name in names)
+    bases = []
+    for name in names:
+        stem = name.with_suffix("")
+        bases.append(stem if stems[_file_key(stem)] == 1 else name)
+    return [folder / f"{base}.{SRT}" for base in _numbered(bases)]
+
+
+def _relative_paths(clips: Sequence[str]) -> list[Path]:
+    """Paths of files from the folder that all of them share, and of URLs from their servers."""
+    paths = [_path_of_url(clip) if _is_url(clip) else Path(os.path.abspath(clip)) for clip in clips]
     local = [str(path.parent) for path in paths if path.is_absolute()]
     common = os.path.commonpath(local) if local else ""
-    names = [path.relative_to(common) if path.is_absolute() else path for path in paths]
-    stems = [name.with_suffix("") for name in names]
-    files = []
-    for name, stem in zip(names, stems, strict=True):
-        base = stem if stems.count(stem) == 1 else name
-        files.append(folder / f"{base}.{SRT}")
-    return files
+    return [path.relative_to(common) if path.is_absolute() else path for path in paths]
+
+
+def _is_url(clip: str) -> bool:
+    return "://" in clip or clip.startswith("data:")
+
+
+def _path_of_url(url: str) -> Path:
+    """The path on the server, from which no `..` leads out; the server itself, or `data`, where there is none."""
+    parts = urlparse(url)
+    folders = [] if parts.scheme == "data" else [part for part in parts.path.split("/") if part not in ("", ".", "..")]
+    return Path(*folders) if folders else Path(parts.hostname or parts.scheme)
+
+
+def _numbered(bases: Sequence[Path]) -> list[str]:
+    """The names, of which those that are there already get a number."""
+    used: set[str] = set()
+    numbers: Counter[Path] = Counter()
+    names = []
+    for base in bases:
+        name = str(base)
+        while _file_key(name) in used:
+            numbers[base] += 1
+            name = f"{base}.{numbers[base] + 1}"
+        used.add(_file_key(name))
+        names.append(name)
+    return names
+
+
+def _file_key(name: str | Path) -> str:
+    """The same for names of one file, which on some systems do not differ by their case."""
+    return str(name).casefold()
 
 
 def as_subtitles(rows: Sequence[Row]) -> str:
