@@ -27,6 +27,7 @@ from modeling_salmonn.checkpoint_files_salmonn import (
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.hub.assembly import build_extractor
 from modeling_salmonn.hub.doctor_files import Finding, Subject
+from modeling_salmonn.hub.golden_answers import golden_cases
 from modeling_salmonn.hub.saved_folder import GOLDEN_FILE
 from modeling_salmonn.lora_layers_salmonn import common_scaling, require_saved_options
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
@@ -39,7 +40,7 @@ from modeling_salmonn.weight_names_salmonn import CONNECTOR_PREFIXES, is_adapter
 TEMPLATE_FILE = "chat_template.jinja"
 SENTENCE = "Please describe the audio."
 ADAPTER = "default"  # what the layers call it
-GOLDEN_FIELDS, MAX_GOLDEN_TOKENS = ("audio", "text", "answer"), 4096  # a folder must not keep us for hours
+MAX_GOLDEN_TOKENS = 4096  # a folder must not keep us for hours
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -185,13 +186,9 @@ def check_golden_answers(subject: Subject) -> Finding:
     """The recorded answers come out again, without sampling and with the beams of the folder's own settings."""
     if not subject.has(GOLDEN_FILE):
         return "skipped", f"The folder has no {GOLDEN_FILE}."
-    cases, wrong = subject.read_json(GOLDEN_FILE).get("cases"), []
-    if not isinstance(cases, list):
-        return "failed", f"{GOLDEN_FILE} has no list of cases; save it again."
+    cases, wrong = golden_cases(subject), []
     model, processor = subject.loaded
     for case in cases:
-        if not isinstance(case, dict) or not all(isinstance(case.get(name), str) for name in GOLDEN_FIELDS):
-            return "failed", f"{GOLDEN_FILE} has a case without {', '.join(GOLDEN_FIELDS)}; save it again."
         inputs = processor(text=case["text"], audio=str(subject.folder / case["audio"])).to(subject.device)
         limit = case.get("max_new_tokens", model.generation_config.max_new_tokens)
         if limit is not None and (not isinstance(limit, int) or not 1 <= limit <= MAX_GOLDEN_TOKENS):

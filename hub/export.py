@@ -10,7 +10,7 @@ A folder with quantised weights is for transformers, and only the first holds fo
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +26,10 @@ from modeling_salmonn.checkpoint_files_salmonn import (
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
 from modeling_salmonn.data.files import write_json
 from modeling_salmonn.hub import endpoint_handler
-from modeling_salmonn.hub.model_card import write_model_card
+from modeling_salmonn.hub.companions import companion_files
+from modeling_salmonn.hub.model_card import CARD_FILE, write_model_card
 from modeling_salmonn.hub.quantization import Quantization, quantised, quantization_config
-from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, require_new_folder, require_salmonn
+from modeling_salmonn.hub.saved_folder import require_new_folder, require_salmonn
 from modeling_salmonn.lora_scale_salmonn import checked_scale
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
@@ -49,7 +50,7 @@ def export_model(
     dtype: str | None = None,
     quantize: Quantization | None = None,
 ) -> list[Path]:
-    """Write a serving folder.
+    """Write a serving folder, with card and licences, and with the recorded answers where it must give them again.
 
     Args:
         model: folder or Hub id of a SALMONN model.
@@ -64,14 +65,16 @@ def export_model(
         The folders of the adapters.
 
     Raises:
-        ValueError: if `output` holds files, there is no adapter to keep apart or to scale, a scale is 0, or the model
-            is quantised already.
+        ValueError: if `output` holds files, there is no adapter to keep apart or to scale, a scale is 0, the model is
+            quantised already, or its recorded answers are damaged.
         ImportError: if the library for `quantize` is missing.
     """
     output = Path(output)
     _require_exportable(model, output, adapter_apart, lora_scales)
     if quantize is not None:
         quantization_config(quantize)  # a missing library is told before the model is loaded
+    answers_alike = dtype is None and quantize is None and not adapter_apart
+    companions = companion_files(model, with_answers=answers_alike)
     source = SalmonnForConditionalGeneration.from_pretrained(model, dtype=dtype or "auto")
     processor = SalmonnProcessor.from_pretrained(model)
     if adapter_apart and not source.has_lora:
@@ -91,9 +94,8 @@ def export_model(
             quantised(source, quantize).save_pretrained(folder)
         processor.save_pretrained(folder)
         _add_hashes(folder, adapters)
-        answers_alike = dtype is None and quantize is None and not adapter_apart
-        _copy_companions(Path(model), folder, answers_alike)
-        if not (folder / "README.md").exists():
+        _copy_companions(companions, folder)
+        if not (folder / CARD_FILE).exists():
             write_model_card(folder, output.name, source.config)
         for file in folder.rglob("*.safetensors"):  # written for the owner alone, whereas servers run as others
             file.chmod(0o644)
@@ -182,17 +184,11 @@ def _name_base_class(file: Path) -> None:
     write_json(file, config)
 
 
-def _copy_companions(source: Path, folder: Path, answers_alike: bool) -> None:
-    """Copy card and licence, and the recorded answers with their clips where the export must give them again."""
-    # the name that Inference Endpoints look for
+def _copy_companions(companions: Mapping[str, Path], folder: Path) -> None:
+    """Copy what goes along with the weights, and what Inference Endpoints look for."""
     shutil.copyfile(str(endpoint_handler.__file__), folder / "handler.py")
-    for name in ("README.md", "LICENSE"):
-        if (source / name).is_file():
-            shutil.copy(source / name, folder)
-    if not answers_alike or not (source / GOLDEN_FILE).is_file():
-        return
-    shutil.copy(source / GOLDEN_FILE, folder)
-    for case in read_json(source / GOLDEN_FILE).get("cases", []):
-        clip = folder / case["audio"]
-        clip.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / case["audio"], clip)
+    for name, file in companions.items():
+        copy = folder / name
+        if not copy.exists():  # whatever a clip is called
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)

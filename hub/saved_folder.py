@@ -10,8 +10,9 @@ hashes.json  generation_config.json  chat_template.jinja                     whe
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ class SavedFolder:
     def names(self) -> list[str]:
         """All files, those in folders below by their relative path."""
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def matching(self, patterns: Sequence[str]) -> list[str]:
+        """The files that match a pattern, in which a star stands for one name, not for folders."""
+        found = []
+        for name in self.names():
+            alike = [pattern for pattern in patterns if pattern.count("/") == name.count("/")]
+            if any(fnmatch(name, pattern) for pattern in alike):
+                found.append(name)
+        return found
 
     def missing_weights(self) -> list[str]:
         """What loading needs for the weights, and the folder lacks."""

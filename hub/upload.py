@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +27,7 @@ from modeling_salmonn.checkpoint_files_salmonn import (
     listing,
 )
 from modeling_salmonn.configuration_salmonn import SalmonnConfig
+from modeling_salmonn.hub.golden_answers import golden_patterns
 from modeling_salmonn.hub.model_card import (
     CARD_FILE,
     EVAL_RESULTS_FILE,
@@ -36,14 +36,14 @@ from modeling_salmonn.hub.model_card import (
     published_card,
     unstated_parts,
 )
-from modeling_salmonn.hub.saved_folder import GOLDEN_FILE, SavedFolder
+from modeling_salmonn.hub.saved_folder import SavedFolder
 from modeling_salmonn.modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.processing.processing_salmonn import SalmonnProcessor
 from modeling_salmonn.weight_names_salmonn import is_adapter_name, plain_name
 
 
 # A star stands for one name, not for folders.
-MODEL_FILES = (CONFIG_FILE, GENERATION_FILE, GOLDEN_FILE, "*report.json", "*.py")
+MODEL_FILES = (CONFIG_FILE, GENERATION_FILE, "*report.json", "*.py")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
@@ -85,7 +85,8 @@ def collect_files(folder: Path, repo_id: str) -> Upload:
         repo_id: Hub id of the repository.
 
     Raises:
-        ValueError: if the card cannot be read, or others could not fetch the bases that an adapter-only folder names.
+        ValueError: if the card or the recorded answers cannot be read, or others could not fetch the bases that an
+            adapter-only folder names.
     """
     saved = SavedFolder(folder)
     if saved.has(CONNECTOR_FILE):
@@ -137,23 +138,9 @@ def adapter_only(folder: Path) -> Iterator[Path]:
 
 
 def _published_names(saved: SavedFolder) -> list[str]:
-    clip_folders = _golden_clip_folders(saved)
-    names = []
-    for name in saved.names():
-        patterns = [pattern for pattern in PUBLISHED if pattern.count("/") == name.count("/")]
-        is_published = any(fnmatch(name, pattern) for pattern in patterns) and not fnmatch(name, CHECKPOINTS)
-        if is_published or is_own_weight_file(name) or str(Path(name).parent) in clip_folders:
-            names.append(name)
-    return names
-
-
-def _golden_clip_folders(saved: SavedFolder) -> set[str]:
-    """Folders of the clips that the golden answers are about, with whatever tells of the clips."""
-    if not saved.has(GOLDEN_FILE):
-        return set()
-    cases = saved.read_json(GOLDEN_FILE).get("cases")
-    clips = [case.get("audio") for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
-    return {str(Path(clip).parent) for clip in clips if isinstance(clip, str)} - {"."}
+    published = set(saved.matching(PUBLISHED)) - set(saved.matching([CHECKPOINTS]))
+    published |= set(saved.matching(golden_patterns(saved)))
+    return [name for name in saved.names() if name in published or is_own_weight_file(name)]
 
 
 def _require_public_bases(config: SalmonnConfig) -> None:

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import torch
 from byte_tokenizer import byte_tokenizer
+from hub_server import TOKEN, HubServer, hub_server
 from model_bases import randomise_adapter, save_bases
 from safetensors.torch import load_file
 from transformers.utils import logging
@@ -274,6 +275,19 @@ def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr("datasets.fingerprint._CACHING_ENABLED", True)  # an example turns it off
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub, and a user who may write there."""
+    with hub_server() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ class HubServer(ThreadingHTTPServer):
         return repository
 
     def add_folder(self, repo_id: str, folder: Path) -> Repository:
-        return self.add(repo_id, {file.name: file.read_bytes() for file in folder.iterdir()})
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        return self.add(repo_id, {file.relative_to(folder).as_posix(): file.read_bytes() for file in files})
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         repository = self.repositories[repo_id]

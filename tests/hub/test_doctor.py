@@ -374,6 +374,13 @@ def test_golden_answers_of_another_form_fail(folder: Path) -> None:
     assert_found(folder, "golden answers", "failed", "golden_answers.json holds a list, but an object is needed")
 
 
+def test_golden_answer_about_a_clip_elsewhere_fails(folder: Path, wav_file: Path) -> None:
+    write_golden(folder, wav_file, answer="a dog barks")
+    shutil.copy(wav_file, folder.parent / "clip.wav")
+    change_json(folder / "golden_answers.json", cases=[{"audio": "../clip.wav", "text": "What?", "answer": "a dog"}])
+    assert_found(folder, "golden answers", "failed", "names the clip '../clip.wav', which is not in the folder")
+
+
 def examine_offline(cache: Path, *hub_ids: str) -> dict[str, list[Check]]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     command = [sys.executable, "-c", EXAMINE_SCRIPT, *hub_ids]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SAMPLING_RATE, make_clip, tiny_model
+from examinations import write_golden
+from hub_server import HubServer
 from model_bases import randomise_adapter
 from peft import LoraConfig
 from safetensors import safe_open
@@ -127,12 +129,62 @@ def test_classes_of_an_export_in_a_process_without_this_package(
     assert result.stdout.split() == [expected, "False"], result.stderr
 
 
-def test_failed_export_leaves_nothing(saved_folder: Path, tmp_path: Path) -> None:
-    source = shutil.copytree(saved_folder, tmp_path / "source")
-    (source / "golden_answers.json").write_text('{"cases": [{"audio": "clips/absent.wav"}]}')
-    with pytest.raises(FileNotFoundError, match=r"absent\.wav"):
-        export_model(str(source), tmp_path / "out")
+@pytest.fixture
+def whole_source(saved_folder: Path, wav_file: Path, tmp_path: Path) -> Path:
+    """A folder with all that goes along with a model."""
+    source = Path(shutil.copytree(saved_folder, tmp_path / "source"))
+    write_golden(source, wav_file, answer="recorded")
+    for name in ("README.md", "LICENSE", "LICENSE.whisper.txt", "NOTICE", "scores.png", "audio/LICENSE", "notes.txt"):
+        (source / name).write_text(f"my {name}")
+    return source
+
+
+COMPANIONS = {"README.md", "LICENSE", "LICENSE.whisper.txt", "NOTICE", "scores.png"}
+ANSWERS = {"golden_answers.json", "audio/clip.wav", "audio/LICENSE"}
+
+
+@pytest.mark.usefixtures("own_caches")
+@pytest.mark.parametrize("place", ["folder", "hub"])
+@pytest.mark.parametrize("form", ["merged", "apart"])
+def test_card_licences_and_answers_go_along(
+    place: str, form: str, whole_source: Path, hub: HubServer, tmp_path: Path
+) -> None:
+    model = str(whole_source)
+    if place == "hub":
+        model = "lab/salmonn-tiny"
+        hub.add_folder(model, whole_source)
+    export_model(model, tmp_path / "out", adapter_apart=form == "apart")
+    expected = COMPANIONS | (ANSWERS if form == "merged" else set())
+    copied = {name for name in (*COMPANIONS, *ANSWERS, "notes.txt") if (tmp_path / "out" / name).is_file()}
+    assert copied == expected
+    assert all((tmp_path / "out" / name).read_bytes() == (whole_source / name).read_bytes() for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio": "clips/absent.wav"}, r"is about clips/absent\.wav, which the folder lacks; put back or correct it"),
+        ({"audio": "../clip.wav"}, r"names the clip '\.\./clip\.wav', which is not in the folder; put it there"),
+        ({"audio": "/etc/hostname"}, "names the clip '/etc/hostname', which is not in the folder"),
+        ({"audio": None}, "has a case without audio, text, answer; save it again"),
+    ],
+)
+def test_answers_without_their_clips_raise_and_leave_nothing(
+    changes: dict[str, str | None], message: str, whole_source: Path, wav_file: Path, tmp_path: Path
+) -> None:
+    shutil.copy(wav_file, tmp_path / "clip.wav")  # where '..' leads
+    case = {"audio": "audio/clip.wav", "text": "What?", "answer": "recorded"} | changes
+    (whole_source / "golden_answers.json").write_text(json.dumps({"cases": [case]}))
+    with pytest.raises(ValueError, match=message):
+        export_model(str(whole_source), tmp_path / "out" / "model")
     assert not (tmp_path / "out").exists()
+
+
+def test_clip_of_an_answer_does_not_replace_what_is_exported(whole_source: Path, tmp_path: Path) -> None:
+    case = {"audio": "config.json", "text": "What?", "answer": "recorded"}
+    (whole_source / "golden_answers.json").write_text(json.dumps({"cases": [case]}))
+    export_model(str(whole_source), tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").read_bytes() != (whole_source / "config.json").read_bytes()
 
 
 def test_scales_of_a_merged_adapter_raise(saved_folder: Path, tmp_path: Path) -> None:

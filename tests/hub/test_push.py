@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from saved_folders import INSTRUCTION
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration, SalmonnProcessor
 from modeling_salmonn.hub.doctor import examine, is_healthy
+from modeling_salmonn.hub.upload import collect_files
 
 
 pytestmark = pytest.mark.usefixtures("restored_logging", "own_caches")
@@ -46,19 +46,6 @@ for revision in revisions:
     answers.append(output.tolist())
 print(json.dumps(answers))
 """
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """An empty Hub, and a user who may write there."""
-    with hub_server() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 @pytest.fixture
@@ -238,6 +225,17 @@ def test_lost_connection_is_told_in_a_line(own_folder: Path, monkeypatch: pytest
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert_one_line_error(run("push", own_folder, REPO), "The connection to http://127.0.0.1:", "call this again")
+
+
+def test_clips_of_recorded_answers_are_pushed_wherever_they_are(own_folder: Path, wav_file: Path) -> None:
+    (own_folder / "clips").mkdir()
+    for name in ("clip.wav", "clips/a.wav", "clips/LICENSE", "other.wav"):
+        shutil.copy(wav_file, own_folder / name)
+    cases = [{"audio": name, "text": "What?", "answer": "A tone."} for name in ("clip.wav", "clips/a.wav")]
+    (own_folder / "golden_answers.json").write_text(json.dumps({"cases": cases}))
+    upload = collect_files(own_folder, REPO)
+    assert {"golden_answers.json", "clip.wav", "clips/a.wav", "clips/LICENSE"} < upload.files.keys()
+    assert upload.left_out == ["other.wav"]
 
 
 def test_unhealthy_folder_is_not_pushed(hub: HubServer, own_folder: Path) -> None:
