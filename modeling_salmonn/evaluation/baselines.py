@@ -20,7 +20,7 @@ from transformers import (
 from modeling_salmonn.data.answers import Answer
 from modeling_salmonn.data.examples import Example
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer, Decoding
+from modeling_salmonn.evaluation.answering import Answerer, Decoding, require_dtype
 from modeling_salmonn.hub.devices import AUTO, process_state, resolve_device
 from modeling_salmonn.processing.feature_extraction_salmonn import SAMPLING_RATE, SalmonnFeatureExtractor
 
@@ -31,11 +31,12 @@ READING = "The transcript of a recording: {transcript}\n\n{instruction}"
 
 
 class WhisperAnswerer:
-    """A Whisper with its own decoder: transcripts, whatever is asked."""
+    """A Whisper with its own decoder: transcripts, whatever is asked; `dtype` and `device` as of `Answerer`."""
 
-    def __init__(self, folder: str, device: str = AUTO):
+    def __init__(self, folder: str, dtype: str = "float32", device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()
-        self.model = WhisperForConditionalGeneration.from_pretrained(folder).eval().to(resolve_device(device))
+        loaded = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        self.model = loaded.eval().to(resolve_device(device))
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         is_multilingual = self.model.config.vocab_size > ENGLISH_VOCABULARY
@@ -65,7 +66,7 @@ class WhisperAnswerer:
         # The decoder has 448 positions, of which the start takes some.
         limit = min(decoding.max_new_tokens, self.model.config.max_target_positions - len(self.start))
         ids = self.model.generate(
-            features.to(self.model.device),
+            features.to(self.model.device, self.model.dtype),
             decoder_input_ids=torch.tensor([self.start] * len(clips), device=self.model.device),
             max_new_tokens=limit,
             num_beams=decoding.num_beams,
@@ -75,13 +76,16 @@ class WhisperAnswerer:
 
 
 class ReadingAnswerer:
-    """A causal language model with a chat template, which is given the true transcript instead of the clip."""
+    """A causal language model with a chat template, which is given the true transcript instead of the clip.
 
-    def __init__(self, folder: str, device: str = AUTO):
+    `dtype` and `device` are as of `Answerer`.
+    """
+
+    def __init__(self, folder: str, dtype: str = "float32", device: str = AUTO):
         self.extractor = SalmonnFeatureExtractor()  # clips are read, although nobody listens
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         self.model = loaded.eval().to(resolve_device(device))
 
     @staticmethod
@@ -119,11 +123,12 @@ class ReadingAnswerer:
 
 
 def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any:
-    """A SALMONN, a Whisper or a language model, told apart by its configuration; `dtype` is of a SALMONN's weights.
+    """A SALMONN, a Whisper or a language model, told apart by its configuration; `dtype` is the type of its weights.
 
     Raises:
-        ValueError: if there is no model, or no such device.
+        ValueError: if there is no model, or no such type or device.
     """
+    require_dtype(dtype)
     process_state()  # before the model is loaded: it gives each process an accelerator of its own
     try:
         kind = AutoConfig.from_pretrained(model).model_type
@@ -132,8 +137,16 @@ def load_answerer(model: str, dtype: str = "float32", device: str = AUTO) -> Any
     if kind == "salmonn":
         return Answerer.from_pretrained(model, dtype, device)
     if kind == "whisper":
-        return WhisperAnswerer(model, device)
-    return ReadingAnswerer(model, device)
+        return WhisperAnswerer(model, dtype, device)
+    return ReadingAnswerer(model, dtype, device)
+
+
+def require_scale(answerer: Any, model: str) -> None:
+    """Refuse, by a `ValueError`, to answer at another LoRA scale without an adapter, which peers never have."""
+    if not (isinstance(answerer, Answerer) and answerer.model.has_lora):
+        raise ValueError(
+            f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one, or no scale."
+        )
 
 
 def tasks_for(answerer: Any, tasks: Sequence[Task]) -> list[Task]:

@@ -17,7 +17,7 @@ from modeling_salmonn.data.files import write_bytes, write_json
 from modeling_salmonn.data.rows import Row, load_rows
 from modeling_salmonn.data.tasks import Task
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
-from modeling_salmonn.evaluation.baselines import load_answerer, tasks_for
+from modeling_salmonn.evaluation.baselines import load_answerer, require_scale, tasks_for
 from modeling_salmonn.evaluation.breakdown import SECONDS
 from modeling_salmonn.evaluation.harness import answer_jobs, claim_answers, make_jobs
 from modeling_salmonn.evaluation.instruction_following import RULES
@@ -104,13 +104,15 @@ def evaluate(
         The scores by task; see `summarise`.
 
     Raises:
-        ValueError: if there is nothing to ask, a metric or rule is unknown, a column is in no row, or the folder holds
-            answers to something else.
+        ValueError: if there is nothing to ask, a metric or rule is unknown, a column is in no row, there is no adapter
+            to scale, or the folder holds answers to something else.
     """
     require_measures(tasks)
     require_columns(rows, by)
     settings = settings or EvaluationSettings()
     answerer = answerer or load_answerer(model, settings.dtype, settings.device)
+    if settings.lora_scale is not None:
+        require_scale(answerer, model)
     # A model may change in its folder.
     record = answering_record(answerer.model) if isinstance(answerer, Answerer) else {"dtype": settings.dtype}
     used = {"lora_scale": settings.lora_scale, "num_beams": settings.num_beams}

@@ -15,8 +15,7 @@ from typing import Any
 from modeling_salmonn.data.pictures import require_matplotlib
 from modeling_salmonn.data.rows import Row
 from modeling_salmonn.data.tasks import Task
-from modeling_salmonn.evaluation.answering import Answerer
-from modeling_salmonn.evaluation.baselines import load_answerer
+from modeling_salmonn.evaluation.baselines import load_answerer, require_scale
 from modeling_salmonn.evaluation.judges import Judge
 from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate, require_measures
 from modeling_salmonn.evaluation.summary import metric_named, missing_lines, table
@@ -65,8 +64,7 @@ def sweep_scales(
     settings = settings or EvaluationSettings()
     by_scale = {scale: replace(settings, lora_scale=scale) for scale in sorted(set(scales))}  # checks all of them
     answerer = load_answerer(model, settings.dtype, settings.device)
-    if not (isinstance(answerer, Answerer) and answerer.model.has_lora):
-        raise ValueError(f"{model} has no LoRA adapter, so there is no scale to change; give a SALMONN with one.")
+    require_scale(answerer, model)
     summaries = {}
     for scale, own in by_scale.items():
         folder = output / f"scale-{scale:g}"

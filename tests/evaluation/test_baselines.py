@@ -1,5 +1,6 @@
 """Whisper and a language model as peers of SALMONN."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import (
 from modeling_salmonn.data.tasks import choose_tasks, load_tasks
 from modeling_salmonn.evaluation.answering import Answerer, Decoding
 from modeling_salmonn.evaluation.baselines import ReadingAnswerer, WhisperAnswerer, load_answerer, tasks_for
+from modeling_salmonn.evaluation.judges import RuleJudge
+from modeling_salmonn.evaluation.run import EvaluationSettings, evaluate
 
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -66,6 +69,21 @@ def test_model_is_told_by_its_configuration(whisper: str, llama: str, saved_fold
         load_answerer("./nothing")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("peer", ["whisper", "llama"])
+def test_peers_have_weights_of_the_type_that_is_named(
+    peer: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(request.getfixturevalue(peer), tmp_path / "half"))
+    kind = WhisperForConditionalGeneration if peer == "whisper" else LlamaForCausalLM
+    kind.from_pretrained(source).half().save_pretrained(source)  # whatever they were saved in
+    answerer = load_answerer(str(source), dtype)
+    assert {parameter.dtype for parameter in answerer.model.parameters()} == {getattr(torch, dtype)}
+    assert len(texts(answerer, [{"audio": make_clip(1), "transcript": "words", "instruction": "Answer."}])) == 1
+    with pytest.raises(ValueError, match="dtype is 'int8', but it needs one of float32, bfloat16, float16"):
+        load_answerer(str(source), "int8")
+
+
 def test_peers_get_the_tasks_that_they_are_meant_for(whisper: str, llama: str, saved_folder: Path) -> None:
     tasks = choose_tasks(load_tasks(), ["all"])
     assert [task.name for task in tasks_for(load_answerer(whisper), tasks)] == ["asr", "overlapped_speech"]
@@ -108,3 +126,16 @@ def test_language_model_reads_the_transcript(llama: str) -> None:
     assert together[0] != together[1]
     with pytest.raises(ValueError, match=r"b\.wav has no 'transcript'"):
         answerer.answer_prepared([{"path": "b.wav", "instruction": "Answer."}], Decoding(8))
+
+
+@pytest.mark.parametrize("peer", ["whisper", "llama"])
+def test_lora_scale_of_a_peer_raises_and_leaves_nothing(
+    peer: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tasks, rows = choose_tasks(load_tasks(), ["asr"]), [{"path": "a.wav", "task": "asr", "text": "words"}]
+    settings = EvaluationSettings(lora_scale=2.0)
+    with pytest.raises(
+        ValueError, match="has no LoRA adapter, so there is no scale to change; give a SALMONN with one"
+    ):
+        evaluate(request.getfixturevalue(peer), tasks, rows, tmp_path / "out", RuleJudge(), settings)
+    assert not (tmp_path / "out").exists()
