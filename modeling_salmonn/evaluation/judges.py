@@ -12,7 +12,7 @@ import json
 import os
 import re
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -111,6 +111,7 @@ class ChatJudge:
         self.model = model
         self.name = f"openai:{model} at {self.url}"
         self._key = require_key(os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key)
+        self._options: dict[str, Any] = {"temperature": 0}
         self._client = OpenAI(
             base_url=self.url,
             api_key=self._key or "none",  # it takes no empty one
@@ -125,15 +126,10 @@ class ChatJudge:
 
     def _complete(self, prompt: str) -> str:
         """The model's words, of which there may be none."""
-        from openai import APIConnectionError, APIStatusError, Omit
+        from openai import APIConnectionError, APIStatusError
 
         try:
-            response = self._client.chat.completions.with_raw_response.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                temperature=0,
-                extra_headers=None if self._key else {"Authorization": Omit()},
-            )
+            response = self._request(prompt)
         except APIStatusError as error:
             status, shown = error.status_code, self._shown(error.response.text)
             hint = HINTS.get(status, "check the URL and the model" if status < 500 else "look into the server's log")
@@ -155,6 +151,28 @@ class ChatJudge:
         raise ValueError(
             f"The judge at {self.url} answered with {self._shown(response.text)}, which is no chat completion; give "
             "the URL of an OpenAI-compatible API, which is what comes before /chat/completions."
+        )
+
+    def _request(self, prompt: str) -> Any:
+        """The raw response; models that refuse a temperature, as those that reason do, are no longer given one."""
+        from openai import BadRequestError
+
+        try:
+            return self._create(prompt)
+        except BadRequestError as error:
+            if not self._options or "temperature" not in error.response.text:
+                raise
+            self._options = {}
+            return self._create(prompt)
+
+    def _create(self, prompt: str) -> Any:
+        from openai import Omit
+
+        return self._client.chat.completions.with_raw_response.create(
+            model=self.model,
+            messages=[{"role": "user", "content": prompt}],
+            extra_headers=None if self._key else {"Authorization": Omit()},
+            **self._options,
         )
 
     def _shown(self, text: str) -> str:

@@ -162,6 +162,36 @@ def test_busy_or_broken_server_is_asked_again(server: Server, status: int) -> No
     assert len(server.requests) == 3
 
 
+NO_TEMPERATURE = json.dumps(
+    {
+        "error": {
+            "message": "Unsupported value: 'temperature' does not support 0 with this model.",
+            "type": "invalid_request_error",
+            "param": "temperature",
+            "code": "unsupported_value",
+        }
+    }
+)
+
+
+def test_model_that_refuses_a_temperature_is_asked_without_it(server: Server) -> None:
+    server.reply("FAILS: only a caption", "FOLLOWS")
+    server.responses = [(400, NO_TEMPERATURE), *server.responses]
+    judge = chat_judge(server)
+    assert judge.judge(*ROW) == "only a caption"
+    assert judge.judge(*ROW) is None
+    bodies = [json.loads(body) for _, _, body in server.requests]
+    assert [body.pop("temperature", None) for body in bodies] == [0, None, None]
+    assert bodies[0] == bodies[1] == bodies[2]
+
+
+def test_model_that_refuses_without_a_temperature_too_raises(server: Server) -> None:
+    server.responses = [(400, NO_TEMPERATURE)]
+    with pytest.raises(ValueError, match=r"HTTP status 400 and .*temperature.*; check the URL and the model"):
+        chat_judge(server).judge(*ROW)
+    assert len(server.requests) == 2
+
+
 def test_server_that_stays_broken_raises(server: Server) -> None:
     server.responses = [(503, "loading the model")]
     message = rf"^The judge at {server.url} answered with HTTP status 503 and 'loading the model'; look into"
