@@ -94,13 +94,20 @@ def check_base_folder(folder: Path) -> None:
     _check_full_weights(folder, None, _read_config(folder), quantised=False)
 
 
+def full_weight_names(variant: str | None) -> tuple[str, str]:
+    """The file of whole weights of a variant, and the index of its shards."""
+    if not variant:
+        return WEIGHTS_FILE, INDEX_FILE
+    return f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"
+
+
 def weight_file_names(folder: Path, variant: str | None = None) -> list[str]:
     """Files of whole weights that loading reads: one, or the shards of an index; none where there is neither.
 
     Raises:
         ValueError: if there is an index, but it names no files.
     """
-    weights, index = _full_names(variant)
+    weights, index = full_weight_names(variant)
     if (folder / weights).is_file():
         return [weights]
     if not (folder / index).is_file():
@@ -176,13 +183,6 @@ def listing(names: list[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _full_names(variant: str | None) -> tuple[str, str]:
-    """The file of whole weights, and the index of its shards."""
-    if not variant:
-        return WEIGHTS_FILE, INDEX_FILE
-    return f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json"
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} has no {CONFIG_FILE}; {MEND}, or give the folder that holds it.")
@@ -204,7 +204,7 @@ def _check_full_weights(folder: Path, variant: str | None, config: dict[str, Any
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise ValueError(
-            f"{folder} lacks {listing(lacking)} of the {len(names)} files that {_full_names(variant)[1]} names; "
+            f"{folder} lacks {listing(lacking)} of the {len(names)} files that {full_weight_names(variant)[1]} names; "
             "download them again, or save the model again."
         )
     floats = not quantised and "quantization_config" not in config

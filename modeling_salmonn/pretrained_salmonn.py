@@ -22,15 +22,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash, has_file
 
 from .base_weights_salmonn import load_base_weights, require_complete
 from .checkpoint_files_salmonn import (
+    ADAPTER_CONFIG_FILE,
     ADAPTER_FILES,
     CONFIG_FILE,
     CONNECTOR_FILE,
     GENERATION_FILE,
     check_model_folder,
+    full_weight_names,
     is_own_weight_file,
     local_folder,
     require_finite,
@@ -95,13 +97,15 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or Hub id.
             output_loading_info: also return the report of keys, and leave it to the caller to judge it.
+            adapter_kwargs: where the adapter is, as `AutoModel` tells it. One that lies alone, and names this model as
+                its base, takes the place of the model's own.
             **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...), fields of the config
                 included. Of a `quantization_config` the language model alone is quantised; see `keep_audio_parts`.
 
         Raises:
             ValueError: if keys are missing or unexpected or values are NaN (unless `output_loading_info` is set), a
-                file is damaged, or a base that an adapter-only checkpoint needs is not named or cannot be loaded
-                completely.
+                file is damaged, a base that an adapter-only checkpoint needs is not named or cannot be loaded
+                completely, or `AutoModel` was sent here by the adapter of a repository that has weights of its own.
         """
         path = pretrained_model_name_or_path
         if kwargs.get("quantization_config") is not None:
@@ -112,16 +116,24 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             quantised = hasattr(kwargs.get("config"), "quantization_config")
             check_model_folder(folder, kwargs.get("variant"), given, quantised)
         file_kwargs = {name: kwargs[name] for name in (*HUB_OPTIONS, "revision", "subfolder") if name in kwargs}
-        has_lora = path is not None and _has_lora(path, file_kwargs)
+        adapter_kwargs = dict(adapter_kwargs or {})
+        adapter = adapter_kwargs.pop("_adapter_model_path", None)  # what AutoModel was asked for
+        adapter_options = {**file_kwargs, **adapter_kwargs}
+        is_apart = adapter is not None and not _is_same(adapter, adapter_options, path, file_kwargs)
+        if is_apart:
+            _require_adapter_alone(adapter, adapter_options, path, kwargs.get("variant"))
+        else:
+            adapter = path
+        has_lora = is_apart or (path is not None and _has_lora(path, file_kwargs))
         connector = None if path is None else _find_file(path, CONNECTOR_FILE, file_kwargs)
         if connector is not None:
             model = cls._load_connector(path, connector, file_kwargs, model_args, kwargs)
             adapter_info = {}
             if has_lora:
-                adapter_info = model._load_adapter(str(path), None, adapter_kwargs=file_kwargs).to_dict()
+                adapter_info = model._load_adapter(str(adapter), None, adapter_kwargs=adapter_options).to_dict()
         else:
             if has_lora:  # named here, or transformers would take the base in adapter_config.json for a Hub id
-                adapter_kwargs = {**(adapter_kwargs or {}), "_adapter_model_path": str(path)}
+                adapter_kwargs["_adapter_model_path"] = str(adapter)
             try:
                 model, adapter_info = super().from_pretrained(
                     path, *model_args, output_loading_info=True, adapter_kwargs=adapter_kwargs, **kwargs
@@ -146,7 +158,9 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
             info["mismatched_keys"] = set()
         require_complete(source, info, REPORT_ADVICE)
         require_finite(model.state_dict().items(), source)
-        if has_lora:
+        if is_apart:
+            model._describe_adapter()
+        elif has_lora:
             model._require_trained_scaling(path)
         return model
 
@@ -321,3 +335,33 @@ def _has_lora(path: str | os.PathLike, file_kwargs: dict[str, Any]) -> bool:
         (missing,) = set(ADAPTER_FILES) - set(found)
         raise ValueError(f"{path} has {found[0]} but no {missing}; download the folder again.")
     return bool(found)
+
+
+def _is_same(
+    adapter: str | os.PathLike, adapter_options: dict[str, Any], path: Any, file_kwargs: dict[str, Any]
+) -> bool:
+    """Whether an adapter lies beside the model that it names, which a repository does by its former name too."""
+    if str(adapter) == str(path):
+        return True
+    files = [
+        _find_file(adapter, ADAPTER_CONFIG_FILE, adapter_options),
+        _find_file(path, ADAPTER_CONFIG_FILE, file_kwargs),
+    ]
+    first, second = (extract_commit_hash(file, None) for file in files)
+    return first is not None and first == second
+
+
+def _require_adapter_alone(
+    adapter: str | os.PathLike, options: dict[str, Any], base: Any, variant: str | None
+) -> None:
+    """Refuse an adapter beside weights that `AutoModel` leaves out, since it reads those of the named base."""
+    place = f"{options['subfolder']}/" if options.get("subfolder") else ""
+    where = {name: options[name] for name in ("revision", "token", "local_files_only", "cache_dir") if name in options}
+    for name in (CONNECTOR_FILE, *full_weight_names(None), *full_weight_names(variant)):
+        if has_file(adapter, place + name, **where):
+            raise ValueError(
+                f"{adapter} has weights of its own ({name}), but its {ADAPTER_CONFIG_FILE} names {base} as the base, "
+                f"whose weights AutoModel would read instead. Set base_model_name_or_path to {str(adapter)!r} there, "
+                "as `salmonn push` and model.push_to_hub do; or download it, and load the folder: "
+                f"AutoModel.from_pretrained(huggingface_hub.snapshot_download({str(adapter)!r}))."
+            )

@@ -36,7 +36,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        oid = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
+        oid = hashlib.sha1(repr((len(self.commits), sorted(files.items()))).encode()).hexdigest()
         self.commits[oid] = files
         self.branches[branch] = oid
         return oid

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, WhisperConfig, WhisperModel
 from modeling_salmonn import SalmonnForConditionalGeneration
 
 
-def randomise_adapter(model: SalmonnForConditionalGeneration) -> None:
-    generator = torch.Generator().manual_seed(1)
+def randomise_adapter(model: SalmonnForConditionalGeneration, seed: int = 1) -> None:
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3, generator=generator)
