@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from accelerate.utils import save_fsdp_optimizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
 from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
@@ -194,9 +195,9 @@ class SalmonnTrainer(MarkingTrainer):
             return
         # all at once: a processor or a head of another model would be silently wrong
         with replace_files(output_dir or self.args.output_dir, _is_own_file) as folder:
-            self.accelerator.unwrap_model(self.model).save_pretrained(
-                folder, adapter_only=self.saves_adapter_only, state_dict=state_dict
-            )
+            model = self.accelerator.unwrap_model(self.model)
+            with _named(model.config, self.hub_model_id):
+                model.save_pretrained(folder, adapter_only=self.saves_adapter_only, state_dict=state_dict)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             if self.alignment_head is not None:
@@ -233,6 +234,17 @@ def read_word_pieces(file: Path, tokenizer: PreTrainedTokenizerBase) -> WordPiec
     with safe_open(file, "pt") as head:
         text = (head.metadata() or {}).get(WORD_PIECES)
     return None if text is None else WordPieces.from_json(tokenizer, text)
+
+
+@contextmanager
+def _named(config: PreTrainedConfig, hub_id: str | None) -> Iterator[None]:
+    """Save under the name of the repository that is pushed to, if there is one: `AutoModel` follows the adapter's."""
+    origin = config.name_or_path  # which the card tells
+    config.name_or_path = hub_id or origin
+    try:
+        yield
+    finally:
+        config.name_or_path = origin
 
 
 def _is_own_file(name: str) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import HubServer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModel
 from workspace import CLIPS, Workspace, make_workspace, quick_config
 
 from modeling_salmonn import SalmonnForConditionalGeneration
@@ -249,6 +251,18 @@ def test_checkpoints_hold_only_what_is_trained_where_bases_are_named(
         assert "connector.safetensors" not in files
         assert weights == {"model.safetensors"}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "complete.json"} <= files
+
+
+@pytest.mark.usefixtures("own_caches")
+def test_pushed_model_is_the_trained_one(hub: HubServer, workspace: Workspace, tmp_path: Path) -> None:
+    repo_id = "me/trained-in-a-test"
+    trainer = build_trainer(workspace.arguments(tmp_path, push_to_hub=True, hub_model_id=repo_id, max_steps=1))
+    trainer.train()
+    trainer.push_to_hub()
+    pushed, trained = AutoModel.from_pretrained(repo_id).state_dict(), trainer.model.state_dict()
+    assert pushed.keys() == trained.keys()
+    assert all(torch.equal(pushed[name], trained[name]) for name in trained)
+    assert trainer.model.config.name_or_path == str(workspace.model)
 
 
 def test_a_trained_encoder_is_kept_by_later_stages(workspace: Workspace, tmp_path: Path) -> None:
