@@ -22,6 +22,7 @@ from modeling_salmonn.data.text_files import parse_yaml, read_yaml_mapping
 
 
 RESEARCH_SCHEDULE = "cosine_warmup_with_min_lr"
+SCHEDULES_TO_MIN_LR = (RESEARCH_SCHEDULE, "cosine_with_min_lr")
 SOURCES = ("train_data", "eval_data")
 PATHS_BESIDE = ("config", "prompts")  # may start from the folder of the YAML file
 POSITIVE = (
@@ -41,8 +42,9 @@ MOST_EXAMPLES = 10_000_000  # of an epoch, which are drawn at once
 class SalmonnTrainingArguments(TrainingArguments):
     """Everything that a stage needs, on top of `transformers.TrainingArguments`.
 
-    The defaults are the research code's: AdamW with weight decay 0.05, 3000 steps of warm-up from 1e-6 to 3e-5, then
-    a cosine to 1e-5. Relative paths of `config` and `prompts` may also start from the YAML file.
+    The defaults are the research code's: AdamW with weight decay 0.05, 3000 steps of warm-up from 1e-6 to 3e-5, then a
+    cosine to 1e-5, and in the same proportions with another learning rate. Relative paths of `config` and `prompts`
+    may also start from the YAML file.
     """
 
     model: str | None = None  # folder or Hub id of the SALMONN to start from
@@ -108,7 +110,8 @@ class SalmonnTrainingArguments(TrainingArguments):
             if path is not None:
                 setattr(self, name, os.path.expanduser(path))
         if self.lr_scheduler_type == RESEARCH_SCHEDULE and self.lr_scheduler_kwargs is None:
-            self.lr_scheduler_kwargs = {"min_lr": 1e-5, "warmup_lr_rate": 1 / 30}  # from 1e-6 of 3e-5
+            self.lr_scheduler_kwargs = {"min_lr_rate": 1 / 3, "warmup_lr_rate": 1 / 30}  # 1e-5 and 1e-6 of 3e-5
+        _check_lowest_rate(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
@@ -144,6 +147,22 @@ def _check_numbers(arguments: SalmonnTrainingArguments) -> None:
             raise ValueError(f"{name} must {'be positive' if must_be_positive else 'not be negative'}, got {value}.")
         if name in COUNTS and value > MOST_EXAMPLES:
             raise ValueError(f"{name} must be at most {MOST_EXAMPLES:,}, got {value:,}; train for more epochs.")
+
+
+def _check_lowest_rate(arguments: SalmonnTrainingArguments) -> None:
+    """A `min_lr` that `learning_rate` would rise to, in the schedules that end there."""
+    lowest = (arguments.lr_scheduler_kwargs or {}).get("min_lr")
+    if lowest is None or arguments.lr_scheduler_type not in SCHEDULES_TO_MIN_LR:
+        return
+    if not isinstance(lowest, (int, float)):
+        raise ValueError(
+            f"lr_scheduler_kwargs has min_lr={lowest!r}, but a number is needed; YAML has 1.0e-5 for 1e-5."
+        )
+    if lowest > arguments.learning_rate or arguments.learning_rate == 0:  # by which transformers divides
+        raise ValueError(
+            f"lr_scheduler_kwargs has min_lr={lowest:g}, but the schedule ends there and learning_rate is "
+            f"{arguments.learning_rate:g}; give a lower one, or a share of it, as {{min_lr_rate: 0.3333}}."
+        )
 
 
 def parse_arguments(words: Sequence[str]) -> SalmonnTrainingArguments:

@@ -23,7 +23,8 @@ def test_defaults_are_those_of_the_research_code(tmp_path: Path) -> None:
     arguments = SalmonnTrainingArguments(output_dir=str(tmp_path))
     assert (arguments.weight_decay, arguments.adam_beta1, arguments.adam_beta2) == (0.05, 0.9, 0.999)
     assert (arguments.learning_rate, arguments.warmup_steps) == (3e-5, 3000)
-    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-5, "warmup_lr_rate": pytest.approx(1e-6 / 3e-5)}
+    shares = {"min_lr_rate": 1e-5 / 3e-5, "warmup_lr_rate": 1e-6 / 3e-5}
+    assert arguments.lr_scheduler_kwargs == pytest.approx(shares)
     assert arguments.per_device_train_batch_size == 8
 
 
@@ -103,6 +104,12 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["examples_per_epoch=0"], "examples_per_epoch must be positive, got 0"),
         (["examples_per_epoch=1000000000000"], "examples_per_epoch must be at most 10,000,000"),
         (["overlap_examples=1000000000"], "overlap_examples must be at most 10,000,000"),
+        (
+            ["learning_rate=1e-6", "lr_scheduler_kwargs={min_lr: 1.0e-5}"],
+            "has min_lr=1e-05, but the schedule ends there and learning_rate is 1e-06; give a lower one, or a share",
+        ),
+        (["learning_rate=0", "lr_scheduler_kwargs={min_lr: 0.0}"], "min_lr=0, but .* learning_rate is 0; give"),
+        (["lr_scheduler_kwargs={min_lr: 1e-5}"], "has min_lr='1e-5', but a number is needed; YAML has 1.0e-5 for"),
         (["warmup_steps=-1"], "warmup_steps must not be negative, got -1.0"),
         (["train_data=[" + "[" * 1000], "Line 1 of train_data has more than 50 levels of nesting"),
         (["train_data={path: a.jsonl, task: 3}"], "task of the data source 'a.jsonl' is 3, but it needs text"),

@@ -134,6 +134,20 @@ def test_parts_have_learning_rates_of_their_own(workspace: Workspace, tmp_path: 
     assert {part_of(name) for name in names.values() if name not in left} == {"audio_encoder", "language_model"}
 
 
+@pytest.mark.parametrize("learning_rate", [3e-5, 1e-6])
+def test_learning_rate_falls_to_a_third(learning_rate: float, workspace: Workspace, tmp_path: Path) -> None:
+    trainer = build_trainer(workspace.arguments(tmp_path, learning_rate=learning_rate, warmup_steps=10))
+    trainer.create_optimizer_and_scheduler(num_training_steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert max(rates) == pytest.approx(learning_rate)
+    assert rates[-1] == pytest.approx(learning_rate / 3, rel=1e-2)
+    assert rates[0] == pytest.approx(learning_rate / 30)
+
+
 def test_learning_rate_follows_the_research_code(workspace: Workspace, tmp_path: Path) -> None:
     arguments = workspace.arguments(tmp_path, learning_rate=3e-5, warmup_steps=3000)
     trainer = build_trainer(arguments)
