@@ -7,6 +7,7 @@
 - on demand the alignment loss, whose head is trained along
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,9 @@ from modeling_salmonn.training.stages import load_trained, sharded_layers, train
 from modeling_salmonn.weight_names_salmonn import part_of
 
 
+logger = logging.getLogger(__name__)
+
+SCHEDULES_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
 ALIGNMENT_FILE = "alignment_head.safetensors"
 WORD_PIECES = "word_pieces"  # in its metadata, where words are spelled in pieces of their own
@@ -147,6 +151,19 @@ class SalmonnTrainer(MarkingTrainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = optimizer_class(self.parameter_groups(trained), **options)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As ever; a run that ends within its warm-up is warned of."""
+        steps = self.args.get_warmup_steps(num_training_steps)
+        has_warmup = self.args.lr_scheduler_type not in SCHEDULES_WITHOUT_WARMUP
+        if has_warmup and steps >= num_training_steps and self.is_world_process_zero():
+            logger.warning(
+                "warmup_steps is %d, but the run has %d steps and would not reach its learning_rate; give fewer, or a "
+                "share of all steps, as 0.05.",
+                steps,
+                num_training_steps,
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What is trained, by part; LayerNorms and biases without weight decay."""

@@ -148,6 +148,31 @@ def test_learning_rate_falls_to_a_third(learning_rate: float, workspace: Workspa
     assert rates[0] == pytest.approx(learning_rate / 30)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_told"),
+    [
+        ({"warmup_steps": 3000}, True),
+        ({"warmup_steps": 200}, True),
+        ({"warmup_steps": 199}, False),
+        ({"warmup_steps": 0.05}, False),
+        ({"warmup_steps": 3000, "lr_scheduler_type": "constant"}, False),
+        ({"warmup_steps": 3000, "lr_scheduler_type": "constant_with_warmup"}, True),
+    ],
+)
+def test_run_that_ends_within_its_warm_up_is_told(
+    settings: dict[str, Any],
+    is_told: bool,
+    workspace: Workspace,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = build_trainer(workspace.arguments(tmp_path, **settings))
+    with caplog.at_level("WARNING", "modeling_salmonn"):
+        trainer.create_optimizer_and_scheduler(num_training_steps=200)
+    message = f"warmup_steps is {settings['warmup_steps']}, but the run has 200 steps and would not reach its learning"
+    assert (message in caplog.text) == is_told
+
+
 def test_learning_rate_follows_the_research_code(workspace: Workspace, tmp_path: Path) -> None:
     arguments = workspace.arguments(tmp_path, learning_rate=3e-5, warmup_steps=3000)
     trainer = build_trainer(arguments)
