@@ -286,6 +286,14 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         self._given_names = require_adapter(self, weights, self._given_names)
         return super().load_state_dict(weights, strict=strict, assign=assign)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """As for every transformers model; with another size the config no longer names the language model's base."""
+        size = self.config.text_config.vocab_size
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.config.text_config.vocab_size != size:
+            forget_bases(self.config, ["model.language_model.embed_tokens.weight"])
+        return embeddings
+
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Upload the model; its adapter then names the repository as its base, which `AutoModel` follows."""
         self.config.name_or_path = repo_id  # `_save_adapter` writes it into adapter_config.json
@@ -308,8 +316,8 @@ class SalmonnPreTrainedModel(LoraMixin, PreTrainedModel):
         if unnamed:
             raise ValueError(
                 f"An adapter-only checkpoint must name its bases, but config.{', config.'.join(unnamed)} "
-                "is not set, as it is once a base has been trained; set Hub ids or local paths of the same weights, "
-                "or save without adapter_only."
+                "is not set, as it is once a base has been trained or resized; set Hub ids or local paths of the same "
+                "weights, or save without adapter_only."
             )
 
 

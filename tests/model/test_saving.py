@@ -334,6 +334,20 @@ def test_adapter_only_save_without_base_ids_raises(tmp_path: Path) -> None:
     assert not (tmp_path / "saved").exists()
 
 
+def test_adapter_only_save_of_resized_embeddings_raises(
+    based_model: SalmonnForConditionalGeneration, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(based_model)
+    model.resize_token_embeddings(model.config.text_config.vocab_size)
+    assert model.config.text_model_id == based_model.config.text_model_id
+    model.resize_token_embeddings(300)
+    with pytest.raises(ValueError, match=r"config\.text_model_id is not set, as it is once a base .* or resized; set"):
+        model.save_pretrained(tmp_path / "saved", adapter_only=True)
+    model.save_pretrained(tmp_path / "saved")
+    assert_loads_equal(tmp_path / "saved", model)
+    assert model.config.speech_model_id == based_model.config.speech_model_id
+
+
 def with_trained_head(model: SalmonnForConditionalGeneration) -> SalmonnForConditionalGeneration:
     """A copy whose head was trained beside the adapter."""
     trained = copy.deepcopy(model)
