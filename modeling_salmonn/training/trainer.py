@@ -195,7 +195,10 @@ class SalmonnTrainer(MarkingTrainer):
         if isinstance(chosen, dict):
             mean = sum(metrics[f"{metric_key_prefix}_{name}_loss"] for name in chosen) / len(chosen)
             metrics[f"{metric_key_prefix}_loss"] = mean
-            self.log({f"{metric_key_prefix}_loss": mean})
+            over_all = {f"{metric_key_prefix}_loss": mean}
+            self.log(dict(over_all))
+            # for early stopping, say; without the losses of the sets, for which callbacks have been called
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, over_all)
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -11,7 +11,7 @@ from hub_server import HubServer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, EarlyStoppingCallback
 from workspace import CLIPS, Workspace, make_workspace, quick_config
 
 from modeling_salmonn import SalmonnForConditionalGeneration
@@ -365,6 +365,28 @@ def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Pa
     losses = [entry["eval_asr_loss"] for entry in trainer.state.log_history if "eval_asr_loss" in entry]
     assert losses[0] > losses[-1]
     assert trainer.evaluate()["eval_asr_loss"] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "eval_asr_loss"])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_training_stops_early_by_the_loss_of_all_sets_or_of_one(
+    metric: str, patience: int, workspace: Workspace, tmp_path: Path
+) -> None:
+    arguments = workspace.arguments(
+        tmp_path,
+        eval_data=str(workspace.manifest),
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=4,
+        per_device_train_batch_size=CLIPS,  # each step then lowers the loss of all
+        load_best_model_at_end=True,
+        metric_for_best_model=metric,
+        greater_is_better=True,  # so that the first is the best
+    )
+    trainer = build_trainer(arguments)
+    trainer.add_callback(EarlyStoppingCallback(patience))
+    trainer.train()
+    assert trainer.state.global_step == 1 + patience
 
 
 def spoken_words(workspace: Workspace) -> str:
