@@ -281,13 +281,18 @@ def require_mergeable(model: Any) -> None:
             raise ValueError(f"merge_lora has no place for the lora_bias of {name}, which has no bias itself.")
 
 
-def require_no_foreign_adapters(model: nn.Module) -> None:
-    """Make sure that a model that knows of no adapter has none: PEFT may put one in behind its back."""
+def require_no_foreign_adapters(model: nn.Module, asked: str) -> None:
+    """Make sure that a model that knows of no adapter has none: PEFT may put one in behind its back.
+
+    Args:
+        model: with or without layers of PEFT's.
+        asked: what the model cannot do with such an adapter.
+    """
     layers = [name for name, layer in adapted_layers(model).items() if layer.active_adapters]
     if layers:
         raise ValueError(
-            f"{layers[0]} has an adapter that this model did not add and would not save; call save_pretrained of the "
-            "PeftModel, or use model.add_adapter(config) instead."
+            f"{layers[0]} has an adapter that this model did not add and cannot {asked}; use model.add_adapter(config)"
+            " instead of get_peft_model(model, config), or the methods of the PeftModel."
         )
 
 

@@ -82,14 +82,16 @@ class LoraMixin(PeftAdapterMixin):
 
         Raises:
             TypeError: if `adapter_config` is no PEFT configuration.
-            ValueError: if there is an adapter of that name, it can be no name, or such a one could not be saved and
-                loaded again.
+            ValueError: if there is an adapter of that name or one that PEFT alone has added, it can be no name, or
+                such a one could not be saved and loaded again.
             ImportError: if the installed peft is too old for the installed transformers.
         """
         require_matching_versions()
         require_saved_options(adapter_config)
         name = adapter_name or "default"
         require_adapter_name(name)
+        if not self.has_lora:
+            require_no_foreign_adapters(self, "add another to")
         with self._undone_on_failure(name):
             super().add_adapter(adapter_config, name)
             self._accept_adapter(name)
@@ -218,6 +220,7 @@ class LoraMixin(PeftAdapterMixin):
             ValueError: if it is negative or not finite, or the model has no LoRA adapter that can be scaled.
         """
         if not self.has_lora:
+            require_no_foreign_adapters(self, "scale")
             raise ValueError("lora_scale needs a LoRA adapter, but this model has none; add one with add_lora().")
         scale = checked_scale(scale)
         require_scalable(self, scale)
@@ -254,6 +257,7 @@ class LoraMixin(PeftAdapterMixin):
             ValueError: if there is no adapter, it is disabled, or the weights are quantised, sharded or offloaded.
         """
         if not self.has_lora:
+            require_no_foreign_adapters(self, "merge")
             raise ValueError("merge_lora needs a LoRA adapter, but this model has none.")
         require_mergeable(self)
         merged = merge_layers(self)
@@ -276,7 +280,7 @@ class LoraMixin(PeftAdapterMixin):
         if self.has_lora:
             require_savable(self)
         else:
-            require_no_foreign_adapters(self)
+            require_no_foreign_adapters(self, "save")
         if adapter_only:
             require_frozen_bases(self)
         if self.has_lora or adapter_only:

@@ -239,13 +239,27 @@ def test_save_that_would_answer_otherwise_raises_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_adapter_that_peft_alone_added_is_told_from_none(plain: SalmonnForConditionalGeneration) -> None:
+    model = deepcopy(plain)
+    peft.get_peft_model(model, LoraConfig(target_modules=LANGUAGE_MODEL))
+    names = [name for name, _ in model.named_parameters()]
+    way_out = r"; use model\.add_adapter\(config\) instead of get_peft_model"
+    with pytest.raises(ValueError, match="cannot scale" + way_out), model.lora_scale(2.0):
+        pass
+    with pytest.raises(ValueError, match="cannot merge" + way_out):
+        model.merge_lora()
+    with pytest.raises(ValueError, match="cannot add another to" + way_out):
+        model.add_lora()
+    assert [name for name, _ in model.named_parameters()] == names
+
+
 @pytest.mark.parametrize("method", [LoraConfig, peft.LoHaConfig])
 def test_save_of_layers_that_peft_alone_adapted_raises(
     method: Any, plain: SalmonnForConditionalGeneration, tmp_path: Path
 ) -> None:
     model = deepcopy(plain)
     wrapped = peft.get_peft_model(model, method(target_modules=LANGUAGE_MODEL))
-    with pytest.raises(ValueError, match=r"did not add and would not save; call save_pretrained of the PeftModel"):
+    with pytest.raises(ValueError, match=r"did not add and cannot save; use model\.add_adapter\(config\) instead of"):
         model.save_pretrained(tmp_path)
     wrapped.unload().save_pretrained(tmp_path)
     torch.testing.assert_close(prompt_logits(AutoModel.from_pretrained(tmp_path)), prompt_logits(plain))
