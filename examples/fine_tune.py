@@ -25,7 +25,8 @@ examples = [
 ]
 processor = AutoProcessor.from_pretrained(source)
 model = AutoModel.from_pretrained(source)
-model.add_lora()  # the loaded adapter becomes trainable, or a fresh one is added
+# the loaded adapter becomes trainable, or a fresh one is added; prepare_stage(model) trains the connector too
+model.add_lora()
 
 arguments = TrainingArguments(
     output,
