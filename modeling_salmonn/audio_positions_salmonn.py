@@ -101,18 +101,27 @@ def select_positions(
 
 
 def without_placeholders(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, audio_token_id: int
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, audio_token_id: int, pad_token_id: int | None = None
 ) -> torch.Tensor:
-    """Prompts with the first text token of each row instead of its placeholders (0 in a row without text).
+    """Prompts with the first text token of each row instead of its placeholders.
 
-    That token is seen by penalties anyway; usually it begins a text and is never generated.
+    That token is seen by penalties anyway; usually it begins a text and is never generated. In a row without text it
+    is 0, or 1 where 0 is the padding.
+
+    Args:
+        input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
+        attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): tells the padding.
+        audio_token_id: the placeholder.
+        pad_token_id: tells the padding where there is no mask: `generate` then makes one of the ids.
     """
     text = input_ids != audio_token_id
-    # not padding, which a penalty must not see instead
+    # not padding: penalties must not see it, nor `generate` take audio for it
     if attention_mask is not None and attention_mask.shape == input_ids.shape:
         text = text & attention_mask.bool()
+    elif pad_token_id is not None:
+        text = text & (input_ids != pad_token_id)
     first = input_ids.gather(1, text.int().argmax(-1, keepdim=True))  # (batch, 1)
-    first = first.masked_fill(first == audio_token_id, 0)
+    first = first.masked_fill(~text.any(-1, keepdim=True), 1 if pad_token_id == 0 else 0)
     return torch.where(input_ids == audio_token_id, first, input_ids)
 
 

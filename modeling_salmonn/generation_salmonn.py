@@ -58,10 +58,15 @@ class SalmonnGenerationMixin(GenerationMixin):
             Token ids that start with the prompt, or the dict that `return_dict_in_generate` asks for.
 
         Raises:
-            ValueError: if placeholders and audio tokens are not equally many, audio inputs disagree, or a prompt has
-                ids that the language model has no embeddings for.
+            ValueError: if placeholders and audio tokens are not equally many, audio inputs disagree, a prompt has ids
+                that the language model has no embeddings for, or there are labels.
             TypeError: for prompts that are no tensors.
         """
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate got labels: such prompts hold the answers already. Make prompts without text_target, or by "
+                "SalmonnCollator.prepare; `salmonn evaluate` scores answers."
+            )
         if inputs is not None:
             if kwargs.get("input_ids") is not None:
                 raise ValueError("Got prompts as inputs and as input_ids; pass them once.")
@@ -147,7 +152,10 @@ class SalmonnGenerationMixin(GenerationMixin):
         config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("token_healing", getattr(config, "token_healing", None)):
             raise ValueError("token_healing writes prompts anew, without their audio; leave it out.")
-        hidden = without_placeholders(input_ids, kwargs.get("attention_mask"), self.config.audio_token_id)
+        padding = kwargs.get("pad_token_id", config.pad_token_id)
+        if padding is None:  # a config of the caller's leaves the rest to the model's
+            padding = self.generation_config.pad_token_id
+        hidden = without_placeholders(input_ids, kwargs.get("attention_mask"), self.config.audio_token_id, padding)
         kwargs = kwargs | {"input_ids": hidden, "audio_positions": positions}
         if kwargs.get("streamer") is not None:
             kwargs["streamer"] = _PromptStreamer(kwargs["streamer"], input_ids)

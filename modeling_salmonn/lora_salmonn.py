@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import PeftAdapterMixin
@@ -58,10 +59,13 @@ class LoraMixin(PeftAdapterMixin):
     def add_lora(self) -> None:
         """Have a LoRA adapter to train: the loaded one, or a fresh one of the config (paper, section 3.1).
 
-        Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too.
+        Everything else is frozen; `modeling_salmonn.training.stages.prepare_stage` trains the connector too. The
+        adapter is float32, whatever type the model has: small steps are lost in half precision.
         """
         if self.has_lora:
             active = self.active_adapters()
+            for adapter in active:
+                cast_adapter_dtype(self, adapter)
             for name, parameter in self.named_parameters():
                 _, found, matrix = name.rpartition(".lora_")  # ...q_proj.lora_A.default.weight
                 parameter.requires_grad_(bool(found) and matrix.split(".")[1] in active)
@@ -79,6 +83,8 @@ class LoraMixin(PeftAdapterMixin):
 
     def add_adapter(self, adapter_config: PeftConfig, adapter_name: str | None = None) -> None:
         """Add a fresh LoRA adapter and make it the active one; the config then has its rank and scaling.
+
+        It is float32, as PEFT's own, whatever type the model has.
 
         Raises:
             TypeError: if `adapter_config` is no PEFT configuration.
@@ -181,6 +187,8 @@ class LoraMixin(PeftAdapterMixin):
         """Refuse an adapter that the checks of its configuration cannot see through; have it follow `lora_scale`."""
         require_linear_layers(self, name)
         common_scaling(self, name)
+        if not self.peft_config[name].inference_mode:  # it is there to be trained
+            cast_adapter_dtype(self, name)
         add_scalers(self)  # before anyone compiles the model, which would not notice them later
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
@@ -213,7 +221,8 @@ class LoraMixin(PeftAdapterMixin):
 
         Args:
             scale: absolute factor of the LoRA update: the trained one is `config.lora_scaling` (official: 4.0), the
-                discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off.
+                discounted one of activation tuning about 2.0 (paper, section 3.3), 0 turns the adapter off; of a DoRA
+                adapter the magnitudes stay.
 
         Raises:
             TypeError: if the scale is not a number.

@@ -20,7 +20,7 @@ from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -42,6 +42,9 @@ from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the mo
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
 from .weight_names_salmonn import forget_bases
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -433,8 +436,10 @@ class SalmonnModel(SalmonnPreTrainedModel):
             encoder_hidden_states,
         )
         audio_tokens, positions = None, audio_positions
-        if audio_embeds is not None and input_ids is not None:  # `generate` has encoded the clips
+        if audio_embeds is not None:  # `generate` has encoded the clips
             if positions is None:
+                if input_ids is None:
+                    raise ValueError("audio_embeds beside inputs_embeds need audio_positions, the columns they go to.")
                 positions = find_positions(input_ids, self.config.audio_token_id, _cached_length(cache))
             audio_tokens = last_tokens(audio_embeds, positions)
         elif any(value is not None for value in clips):
@@ -528,10 +533,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
                 padded on the left, instead of the features; `generate` passes them.
             audio_positions (`torch.LongTensor` of shape `(batch, tokens)`): column of each audio token, counted from
                 the start of the cache, -1 where `audio_embeds` is padding; `generate` passes them along with ids
-                that have no placeholders. Found in `input_ids` if not given.
+                that have no placeholders. Found in `input_ids` if not given; needed beside `inputs_embeds`.
             past_key_values, cache: the cache, under its name before and since transformers 5.24.
             labels (`torch.LongTensor` of shape `(batch, length)`): targets, -100 where there is none; shifted inside.
-                Placeholders count as none.
+                Placeholders count as none; `Trainer` counts them in the loss it takes, so make them -100 for it.
             logits_to_keep: only compute the logits of this many last positions (0: all), of these positions, or of
                 those where a boolean `(batch, length)` is true; the logits are then `(positions, vocabulary)`.
 
@@ -540,7 +545,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
             `(batch, length, vocabulary)`.
 
         Raises:
-            ValueError: if placeholders and audio tokens are not equally many.
+            ValueError: if placeholders and audio tokens are not equally many, or the places of `audio_embeds` are not
+                known.
             TypeError: for sound or pictures under other names.
         """
         outputs = self.model(
@@ -564,7 +570,10 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
             # labels that are a copy of the prompt: placeholders are no words to learn, and may have no logit
-            targets = labels.masked_fill(labels == self.config.audio_token_id, -100)
+            placeholders = labels == self.config.audio_token_id
+            targets = labels.masked_fill(placeholders, -100)
+            if kwargs.get("num_items_in_batch") is not None and not torch.compiler.is_compiling():
+                _warn_if_counted(placeholders)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=vocab_size, **kwargs)
         return SalmonnCausalLMOutputWithPast(
             loss=loss,
@@ -573,6 +582,15 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+        )
+
+
+def _warn_if_counted(placeholders: torch.Tensor) -> None:
+    """Say so, once, if the caller's number of targets, which the loss is divided by, has placeholders in it."""
+    if placeholders.any():
+        logger.warning_once(
+            "labels have audio placeholders, which count as no targets, but are in num_items_in_batch: the loss that "
+            "Trainer takes is too small. In labels set them to -100, as SalmonnCollator does."
         )
 
 

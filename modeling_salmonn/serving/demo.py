@@ -102,7 +102,7 @@ class DemoPage:
         trained = self.chat.trained_scale
         if trained is None:
             return gr.Slider(0, 1, value=0, visible=False)
-        info = f"Trained at {trained:g}; 0 turns the adapter off."
+        info = f"Trained at {trained:g}; 0 leaves its update out."
         return gr.Slider(0, 2 * trained, value=trained, step=0.1, label="LoRA scale", info=info, elem_id="scale")
 
     def _connect(self) -> None:

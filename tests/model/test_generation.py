@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SAMPLING_RATE, make_clip, tiny_config, tiny_model, tiny_processor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
@@ -142,6 +142,53 @@ def test_placeholders_without_audio_raise_in_generate(
 ) -> None:
     with pytest.raises(ValueError, match="Found 3 audio placeholders in the prompt, but the audio gives 0"):
         bucket_model.generate(input_ids=prompt["input_ids"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"pad_token_id": 0}, {"num_beams": 2}], ids=str)
+def test_padded_batch_is_answered_without_a_mask_as_with_it(
+    options: dict[str, Any], bucket_model: SalmonnForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> None:
+    assert 0 in batch["attention_mask"]
+    others = {name: value for name, value in batch.items() if name != "attention_mask"}
+    options = options | {"max_new_tokens": 6, "output_logits": True, "return_dict_in_generate": True}
+    expected = bucket_model.generate(**batch, **options)
+    found = bucket_model.generate(**others, **options)
+    assert found.sequences.tolist() == expected.sequences.tolist()
+    for one, other in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_padding_of_the_callers_config_is_told_from_text(
+    bucket_model: SalmonnForConditionalGeneration, batch: dict[str, torch.Tensor]
+) -> None:
+    config = GenerationConfig(pad_token_id=9, eos_token_id=2, max_new_tokens=6)
+    padding = batch["attention_mask"] == 0
+    prompts = batch | {"input_ids": batch["input_ids"].masked_fill(padding, 9)}
+    expected = bucket_model.generate(**prompts, generation_config=config)
+    del prompts["attention_mask"]
+    assert bucket_model.generate(**prompts, generation_config=config).tolist() == expected.tolist()
+
+
+def test_rows_of_audio_alone_are_answered_without_a_mask_as_with_it(
+    bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    clips = [make_clip(1.0), make_clip(1.5, seed=2)]
+    features = bucket_processor.feature_extractor(clips, sampling_rate=SAMPLING_RATE)
+    counts = bucket_model.get_audio_features(**features).token_counts.tolist()
+    ids = torch.zeros(2, max(counts), dtype=torch.long)  # of padding
+    for row, count in zip(ids, counts, strict=True):
+        row[-count:] = bucket_model.config.audio_token_id
+    assert 0 in ids
+    expected = bucket_model.generate(input_ids=ids, attention_mask=(ids != 0).long(), **features, max_new_tokens=6)
+    assert bucket_model.generate(input_ids=ids, **features, max_new_tokens=6).tolist() == expected.tolist()
+
+
+def test_labels_raise_in_generate(
+    bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    inputs = bucket_processor(text="Hm?", audio=make_clip(1.0), text_target="a duck", sampling_rate=SAMPLING_RATE)
+    with pytest.raises(ValueError, match=r"got labels: such prompts hold the answers.*SalmonnCollator\.prepare"):
+        bucket_model.generate(**inputs, max_new_tokens=2)
 
 
 def test_prompt_that_is_given_twice_raises(

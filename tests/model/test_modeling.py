@@ -17,6 +17,7 @@ from conftest import (
 )
 
 from modeling_salmonn import SalmonnForConditionalGeneration, SalmonnProcessor
+from modeling_salmonn.audio_positions_salmonn import find_positions, pad_tokens
 
 
 LOGIT_TOLERANCE = 1e-4
@@ -208,6 +209,26 @@ def test_prepared_embeddings_equal_the_inputs(
         assert torch.allclose(from_embeds, bucket_model(**inputs).logits, atol=1e-5)
     generated = bucket_model.generate(inputs_embeds=embeds, attention_mask=inputs["attention_mask"], max_new_tokens=5)
     assert generated[0].tolist() == bucket_model.generate(**inputs, max_new_tokens=5)[0, -5:].tolist()
+
+
+def test_audio_tokens_take_their_places_in_embeddings(
+    bucket_model: SalmonnForConditionalGeneration, bucket_processor: SalmonnProcessor
+) -> None:
+    clips = [make_clip(1.0), make_clip(3.0, seed=2)]
+    inputs = bucket_processor(text=["Hm?", "And this one?"], audio=clips, sampling_rate=SAMPLING_RATE)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    positions = find_positions(ids, bucket_model.config.audio_token_id)
+    with torch.no_grad():
+        expected = bucket_model(**inputs).logits
+        tokens = bucket_model.get_audio_features(**drop_prompt(inputs)).pooler_output
+        audio = {"audio_embeds": pad_tokens(tokens, positions), "audio_positions": positions}
+        prepared = {"inputs_embeds": bucket_model.model.embed_prompt(ids), "attention_mask": mask, **audio}
+        torch.testing.assert_close(bucket_model(**prepared).logits, expected)
+    answer = bucket_model.generate(**inputs, max_new_tokens=5)[:, ids.shape[1] :]
+    assert bucket_model.generate(**prepared, max_new_tokens=5).tolist() == answer.tolist()
+    del prepared["audio_positions"]
+    with pytest.raises(ValueError, match="audio_embeds beside inputs_embeds need audio_positions"):
+        bucket_model(**prepared)
 
 
 def test_generate_puts_audio_into_embeddings_that_come_with_their_ids(

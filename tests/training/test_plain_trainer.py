@@ -1,6 +1,7 @@
 """`transformers.Trainer` as it is: going on from its checkpoints, and back to the best one, with the adapter."""
 
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from model_bases import randomise_adapter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils import logging
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration
 from modeling_salmonn.data.collator import SalmonnCollator
@@ -69,6 +71,13 @@ def trainer_of(model: Any, folder: Path, config: SalmonnConfig, **changes: Any) 
         eval_dataset=examples()[:2],
         processing_class=processor,
     )
+
+
+def with_placeholders(collator: SalmonnCollator, batch: Any) -> Any:
+    """What the collator makes, with labels that are a copy of the prompts."""
+    inputs = collator(batch)
+    inputs["labels"] = inputs["input_ids"].clone()
+    return inputs
 
 
 def losses(trainer: Trainer) -> dict[int, float]:
@@ -249,3 +258,30 @@ def test_model_wrapped_by_peft_is_resumed(tmp_path: Path) -> None:
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert losses(resumed) == losses(whole)
     assert_same_weights(resumed.model, whole.model)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_placeholders_that_are_counted_as_targets_are_told_once(
+    copied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.get_logger("modeling_salmonn.modeling_salmonn")
+    type(logger).warning_once.cache_clear()
+    caplog.set_level("WARNING", logger=logger.name)
+    config = quick_config()
+    trainer = trainer_of(trained_model(config), tmp_path, config, max_steps=2)
+    if copied:
+        trainer.data_collator = partial(with_placeholders, trainer.data_collator)
+    trainer.train()
+    told = [record.getMessage() for record in caplog.records if record.name == logger.name]
+    assert len(told) == copied
+    assert all("set them to -100" in message for message in told)
+
+
+def test_placeholders_among_labels_are_not_told_without_a_count_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.get_logger("modeling_salmonn.modeling_salmonn")
+    type(logger).warning_once.cache_clear()
+    caplog.set_level("WARNING", logger=logger.name)
+    config = quick_config()
+    inputs = with_placeholders(SalmonnCollator(tiny_processor(config)), examples()[:2])
+    assert torch.isfinite(tiny_model(config)(**inputs).loss)
+    assert not caplog.records
