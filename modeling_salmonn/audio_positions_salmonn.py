@@ -1,4 +1,4 @@
-"""Where audio tokens go in a prompt, and prompts without the placeholders that say so.
+"""Where audio tokens go in a prompt, and prompts and labels without the placeholders that say so.
 
 ```
 input_ids        7  A  A  A  9      A: placeholder, often beyond the embedding table
@@ -10,6 +10,10 @@ without          7  7  7  7  9      a token that the row has anyway takes their 
 from typing import Any
 
 import torch
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 def require_prompts(input_ids: Any, attention_mask: Any, vocabulary: int, audio_token_id: int) -> None:
@@ -42,14 +46,19 @@ def require_prompts(input_ids: Any, attention_mask: Any, vocabulary: int, audio_
         )
 
 
-def find_positions(input_ids: torch.Tensor, audio_token_id: int, start: int | torch.Tensor = 0) -> torch.Tensor:
+def find_positions(input_ids: torch.Tensor | None, audio_token_id: int, start: int | torch.Tensor = 0) -> torch.Tensor:
     """Columns of the placeholders, `(batch, tokens)`, with -1 in front of rows that have fewer.
 
     Args:
         input_ids (`torch.Tensor` of shape `(batch, length)`): prompts.
         audio_token_id: the placeholder.
         start: column of the first id, if earlier ones are left out because they are in the cache.
+
+    Raises:
+        ValueError: if there are no ids, but embeddings instead.
     """
+    if input_ids is None:
+        raise ValueError("audio_embeds beside inputs_embeds need audio_positions, the columns that they go to.")
     placeholders = input_ids == audio_token_id
     counts = placeholders.sum(-1)  # (batch,)
     length = int(counts.max()) if len(counts) else 0
@@ -148,3 +157,21 @@ def require_no_placeholders(input_ids: torch.Tensor, audio_token_id: int) -> Non
         torch._assert_async(~placeholders.any(), "The prompt has audio placeholders, but there is no audio.")
     else:
         require_equal_counts(int(placeholders.sum()), 0)
+
+
+def text_targets(labels: torch.Tensor, audio_token_id: int, is_counted: bool) -> torch.Tensor:
+    """Labels without placeholders, which are no words to learn, and may have no logit.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch, length)`): may be a copy of the prompts.
+        audio_token_id: the placeholder.
+        is_counted: whether the caller has counted the labels, as `Trainer` does; told once if that is wrong.
+    """
+    placeholders = labels == audio_token_id
+    # otherwise nothing waits for the device
+    if is_counted and not torch.compiler.is_compiling() and placeholders.any():
+        logger.warning_once(
+            "labels have audio placeholders, which count as no targets, but are in num_items_in_batch: the loss that "
+            "Trainer takes is too small. In labels set them to -100, as SalmonnCollator does."
+        )
+    return labels.masked_fill(placeholders, -100)

@@ -20,7 +20,7 @@ from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -31,6 +31,7 @@ from .audio_positions_salmonn import (
     require_equal_counts,
     require_no_placeholders,
     select_positions,
+    text_targets,
 )
 from .audio_segments_salmonn import SegmentGroup, in_clip_order, place_segments, stack_attentions
 from .configuration_salmonn import SalmonnConfig
@@ -42,9 +43,6 @@ from .pipeline_salmonn import AudioTextPipeline  # noqa: F401  saved with the mo
 from .pretrained_salmonn import SalmonnPreTrainedModel
 from .qformer_salmonn import SalmonnQFormerModel
 from .weight_names_salmonn import forget_bases
-
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -438,8 +436,6 @@ class SalmonnModel(SalmonnPreTrainedModel):
         audio_tokens, positions = None, audio_positions
         if audio_embeds is not None:  # `generate` has encoded the clips
             if positions is None:
-                if input_ids is None:
-                    raise ValueError("audio_embeds beside inputs_embeds need audio_positions, the columns they go to.")
                 positions = find_positions(input_ids, self.config.audio_token_id, _cached_length(cache))
             audio_tokens = last_tokens(audio_embeds, positions)
         elif any(value is not None for value in clips):
@@ -569,11 +565,8 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
-            # labels that are a copy of the prompt: placeholders are no words to learn, and may have no logit
-            placeholders = labels == self.config.audio_token_id
-            targets = labels.masked_fill(placeholders, -100)
-            if kwargs.get("num_items_in_batch") is not None and not torch.compiler.is_compiling():
-                _warn_if_counted(placeholders)
+            is_counted = kwargs.get("num_items_in_batch") is not None
+            targets = text_targets(labels, self.config.audio_token_id, is_counted)
             loss = self.loss_function(logits=logits, labels=targets, vocab_size=vocab_size, **kwargs)
         return SalmonnCausalLMOutputWithPast(
             loss=loss,
@@ -582,15 +575,6 @@ class SalmonnForConditionalGeneration(SalmonnPreTrainedModel, SalmonnGenerationM
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
-        )
-
-
-def _warn_if_counted(placeholders: torch.Tensor) -> None:
-    """Say so, once, if the caller's number of targets, which the loss is divided by, has placeholders in it."""
-    if placeholders.any():
-        logger.warning_once(
-            "labels have audio placeholders, which count as no targets, but are in num_items_in_batch: the loss that "
-            "Trainer takes is too small. In labels set them to -100, as SalmonnCollator does."
         )
 
 

@@ -12,9 +12,9 @@ from model_bases import randomise_adapter
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.utils import logging
 
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration
+from modeling_salmonn.audio_positions_salmonn import logger
 from modeling_salmonn.data.collator import SalmonnCollator
 
 
@@ -264,7 +264,6 @@ def test_model_wrapped_by_peft_is_resumed(tmp_path: Path) -> None:
 def test_placeholders_that_are_counted_as_targets_are_told_once(
     copied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = logging.get_logger("modeling_salmonn.modeling_salmonn")
     type(logger).warning_once.cache_clear()
     caplog.set_level("WARNING", logger=logger.name)
     config = quick_config()
@@ -278,7 +277,6 @@ def test_placeholders_that_are_counted_as_targets_are_told_once(
 
 
 def test_placeholders_among_labels_are_not_told_without_a_count_of_them(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.get_logger("modeling_salmonn.modeling_salmonn")
     type(logger).warning_once.cache_clear()
     caplog.set_level("WARNING", logger=logger.name)
     config = quick_config()
