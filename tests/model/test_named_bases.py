@@ -19,6 +19,8 @@ from transformers import AutoModel
 from modeling_salmonn import SalmonnConfig, SalmonnForConditionalGeneration
 
 
+BASE, TUNED, ALONE = "me/base", "me/tuned", "other/adapter"
+
 pytestmark = pytest.mark.usefixtures("own_caches")
 
 
@@ -55,25 +57,17 @@ def original(config: SalmonnConfig, bases: Path | None = None) -> SalmonnForCond
 
 
 @pytest.fixture
-def base_id(tmp_path: Path) -> str:
-    """Of this test alone: a process remembers the commits of the Hub by their ids."""
-    return f"me/{tmp_path.name}"
-
-
-@pytest.fixture
-def base(
-    base_id: str, bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
-) -> SalmonnForConditionalGeneration:
+def base(bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path) -> SalmonnForConditionalGeneration:
     """A model on the Hub, as `push_to_hub` leaves it there."""
     model = original(bucket_config)
-    hub.add_folder(base_id, named_folder(model, tmp_path / "base", base_id))
+    hub.add_folder(BASE, named_folder(model, tmp_path / "base", BASE))
     return model
 
 
 @pytest.fixture
-def tuned(base_id: str, base: SalmonnForConditionalGeneration) -> SalmonnForConditionalGeneration:
+def tuned(base: SalmonnForConditionalGeneration) -> SalmonnForConditionalGeneration:
     """The model from the Hub, with another adapter and another connector."""
-    model: SalmonnForConditionalGeneration = AutoModel.from_pretrained(base_id)
+    model: SalmonnForConditionalGeneration = AutoModel.from_pretrained(BASE)
     randomise_adapter(model, seed=2)
     with torch.no_grad():
         model.model.projector.weight.add_(1)
@@ -83,72 +77,69 @@ def tuned(base_id: str, base: SalmonnForConditionalGeneration) -> SalmonnForCond
 
 @pytest.mark.parametrize("revision", [None, "v2"])
 def test_connector_of_another_repository_is_never_loaded(
-    revision: str | None, base_id: str, tuned: SalmonnForConditionalGeneration, hub: HubServer, tmp_path: Path
+    revision: str | None, tuned: SalmonnForConditionalGeneration, hub: HubServer, tmp_path: Path
 ) -> None:
-    tuned_id = f"{base_id}-tuned"
     tuned.save_pretrained(tmp_path / "tuned")
-    repository = hub.add_folder(tuned_id, tmp_path / "tuned")
-    for there in (repository, hub.repositories[base_id]):
+    repository = hub.add_folder(TUNED, tmp_path / "tuned")
+    for there in (repository, hub.repositories[BASE]):
         there.branches["v2"] = there.branches["main"]
-    with pytest.raises(ValueError, match=rf"{tuned_id} has weights of its own \(model.safeten") as told:
-        AutoModel.from_pretrained(tuned_id, revision=revision)
-    assert f"names {base_id} as the base" in str(told.value)
-    assert f"Set base_model_name_or_path to '{tuned_id}'" in str(told.value)
-    loaded = SalmonnForConditionalGeneration.from_pretrained(tuned_id, revision=revision)
+    with pytest.raises(ValueError, match=rf"{TUNED} has weights of its own \(model.safeten") as told:
+        AutoModel.from_pretrained(TUNED, revision=revision)
+    assert f"names {BASE} as the base" in str(told.value)
+    assert f"Set base_model_name_or_path to '{TUNED}'" in str(told.value)
+    loaded = SalmonnForConditionalGeneration.from_pretrained(TUNED, revision=revision)
     assert differing(loaded, tuned) == set()
-    downloaded = snapshot_download(tuned_id, revision=revision)
+    downloaded = snapshot_download(TUNED, revision=revision)
     assert differing(AutoModel.from_pretrained(downloaded), tuned) == set()
-    hub.add_folder(f"{base_id}-mended", named_folder(tuned, tmp_path / "mended", f"{base_id}-mended"))
-    assert differing(AutoModel.from_pretrained(f"{base_id}-mended"), tuned) == set()
+    hub.add_folder("me/mended", named_folder(tuned, tmp_path / "mended", "me/mended"))
+    assert differing(AutoModel.from_pretrained("me/mended"), tuned) == set()
 
 
 def test_adapter_only_repository_that_names_another_one_raises(
-    base_id: str, bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
+    bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
 ) -> None:
     model = original(bucket_config, tmp_path / "bases")
-    hub.add_folder(base_id, named_folder(model, tmp_path / "base", base_id, adapter_only=True))
-    assert differing(AutoModel.from_pretrained(base_id), model) == set()
+    hub.add_folder(BASE, named_folder(model, tmp_path / "base", BASE, adapter_only=True))
+    assert differing(AutoModel.from_pretrained(BASE), model) == set()
     randomise_adapter(model, seed=2)
-    hub.add_folder(f"{base_id}-tuned", named_folder(model, tmp_path / "tuned", base_id, adapter_only=True))
-    with pytest.raises(ValueError, match=rf"{base_id}-tuned has weights of its own \({CONNECTOR}\)"):
-        AutoModel.from_pretrained(f"{base_id}-tuned")
+    hub.add_folder(TUNED, named_folder(model, tmp_path / "tuned", BASE, adapter_only=True))
+    with pytest.raises(ValueError, match=rf"{TUNED} has weights of its own \({CONNECTOR}\)"):
+        AutoModel.from_pretrained(TUNED)
 
 
-def test_renamed_repository_is_found_by_its_former_name(
-    base_id: str, base: SalmonnForConditionalGeneration, hub: HubServer
-) -> None:
-    hub.repositories[f"{base_id}-renamed"] = hub.repositories[base_id]  # the Hub answers to both names
-    assert differing(AutoModel.from_pretrained(f"{base_id}-renamed"), base) == set()
+def test_renamed_repository_is_found_by_its_former_name(base: SalmonnForConditionalGeneration, hub: HubServer) -> None:
+    hub.repositories["me/renamed"] = hub.repositories[BASE]  # the Hub answers to both names
+    assert differing(AutoModel.from_pretrained("me/renamed"), base) == set()
 
 
 @pytest.mark.parametrize("is_local", [False, True], ids=["hub", "folder"])
 @pytest.mark.parametrize("adapter_only", [False, True], ids=["full", "adapter-only"])
 def test_adapter_alone_takes_the_place_of_that_of_its_base(
-    adapter_only: bool, is_local: bool, base_id: str, bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
+    adapter_only: bool, is_local: bool, bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
 ) -> None:
     model = original(bucket_config, tmp_path / "bases")
-    hub.add_folder(base_id, named_folder(model, tmp_path / "base", base_id, adapter_only=adapter_only))
+    hub.add_folder(BASE, named_folder(model, tmp_path / "base", BASE, adapter_only=adapter_only))
     randomise_adapter(model, seed=2)
-    alone = adapter_alone(named_folder(model, tmp_path / "other", base_id), tmp_path / "alone")
-    hub.add_folder(f"{base_id}-alone", alone)
-    loaded = AutoModel.from_pretrained(str(alone) if is_local else f"{base_id}-alone")
+    alone = adapter_alone(named_folder(model, tmp_path / "other", BASE), tmp_path / "alone")
+    hub.add_folder(ALONE, alone)
+    loaded = AutoModel.from_pretrained(str(alone) if is_local else ALONE)
     assert differing(loaded, model) == set()
 
 
 def test_adapter_of_peft_is_loaded_on_the_base_that_it_names(
-    base_id: str, bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
+    bucket_config: SalmonnConfig, hub: HubServer, tmp_path: Path
 ) -> None:
     model = tiny_model(deepcopy(bucket_config))
     model.save_pretrained(tmp_path / "base")
-    hub.add_folder(base_id, tmp_path / "base")
+    hub.add_folder(BASE, tmp_path / "base")
     targets = r".*language_model.*\.(q_proj|k_proj)"
     wrapped = get_peft_model(
-        AutoModel.from_pretrained(base_id),
+        AutoModel.from_pretrained(BASE),
         LoraConfig(r=2, lora_alpha=6, target_modules=targets, init_lora_weights=False),
     )
     wrapped.save_pretrained(tmp_path / "alone")
-    hub.add_folder(f"{base_id}-alone", tmp_path / "alone")
-    loaded = AutoModel.from_pretrained(f"{base_id}-alone")
+    hub.add_folder(ALONE, tmp_path / "alone")
+    loaded = AutoModel.from_pretrained(ALONE)
     expected = {name.removeprefix("base_model.model."): tensor for name, tensor in wrapped.state_dict().items()}
     found = loaded.state_dict()
     assert found.keys() == expected.keys()

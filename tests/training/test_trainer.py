@@ -15,6 +15,7 @@ from transformers import AutoModel, EarlyStoppingCallback
 from workspace import CLIPS, Workspace, make_workspace, quick_config
 
 from modeling_salmonn import SalmonnForConditionalGeneration
+from modeling_salmonn.training.arguments import SalmonnTrainingArguments
 from modeling_salmonn.training.run import build_trainer
 from modeling_salmonn.training.trainer import SalmonnTrainer, keep_label_positions
 from modeling_salmonn.weight_names_salmonn import part_of
@@ -134,15 +135,21 @@ def test_parts_have_learning_rates_of_their_own(workspace: Workspace, tmp_path: 
     assert {part_of(name) for name in names.values() if name not in left} == {"audio_encoder", "language_model"}
 
 
-@pytest.mark.parametrize("learning_rate", [3e-5, 1e-6])
-def test_learning_rate_falls_to_a_third(learning_rate: float, workspace: Workspace, tmp_path: Path) -> None:
-    trainer = build_trainer(workspace.arguments(tmp_path, learning_rate=learning_rate, warmup_steps=10))
-    trainer.create_optimizer_and_scheduler(num_training_steps=100)
+def learning_rates(arguments: SalmonnTrainingArguments, steps: int) -> list[float]:
+    """The rate of each step of a run."""
+    trainer = build_trainer(arguments)
+    trainer.create_optimizer_and_scheduler(num_training_steps=steps)
     rates = []
-    for _ in range(100):
+    for _ in range(steps):
         rates.append(trainer.lr_scheduler.get_last_lr()[0])
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("learning_rate", [3e-5, 1e-6])
+def test_learning_rate_falls_to_a_third(learning_rate: float, workspace: Workspace, tmp_path: Path) -> None:
+    rates = learning_rates(workspace.arguments(tmp_path, learning_rate=learning_rate, warmup_steps=10), 100)
     assert max(rates) == pytest.approx(learning_rate)
     assert rates[-1] == pytest.approx(learning_rate / 3, rel=1e-2)
     assert rates[0] == pytest.approx(learning_rate / 30)
@@ -174,14 +181,7 @@ def test_run_that_ends_within_its_warm_up_is_told(
 
 
 def test_learning_rate_follows_the_research_code(workspace: Workspace, tmp_path: Path) -> None:
-    arguments = workspace.arguments(tmp_path, learning_rate=3e-5, warmup_steps=3000)
-    trainer = build_trainer(arguments)
-    trainer.create_optimizer_and_scheduler(num_training_steps=9000)
-    rates = []
-    for _ in range(9000):
-        rates.append(trainer.lr_scheduler.get_last_lr()[0])
-        trainer.optimizer.step()
-        trainer.lr_scheduler.step()
+    rates = learning_rates(workspace.arguments(tmp_path, learning_rate=3e-5, warmup_steps=3000), 9000)
     assert rates[0] == pytest.approx(1e-6)
     assert rates[1500] == pytest.approx((1e-6 + 3e-5) / 2, rel=1e-2)
     assert max(rates) == rates[2999] == pytest.approx(3e-5)
@@ -316,24 +316,17 @@ def test_a_trained_encoder_is_kept_by_later_stages(workspace: Workspace, tmp_pat
     assert torch.equal(first, second)
 
 
-def test_a_head_that_was_trained_elsewhere_is_kept_by_later_stages(workspace: Workspace, tmp_path: Path) -> None:
-    named = named_bases(workspace, tmp_path / "named")
-    model = SalmonnForConditionalGeneration.from_pretrained(named)
-    model.add_lora()
-    model.lm_head.weight.requires_grad_(True)
-    with torch.no_grad():
-        model.lm_head.weight += 1.0
-    model.save_pretrained(named)
-    build_trainer(workspace.arguments(tmp_path / "out", model=str(named), max_steps=1)).save_model()
-    head = SalmonnForConditionalGeneration.from_pretrained(tmp_path / "out").lm_head.weight
-    assert torch.equal(head, model.lm_head.weight)
-
-
-def test_a_model_that_was_trained_as_a_whole_elsewhere_is_kept_by_later_stages(
-    workspace: Workspace, tmp_path: Path
+@pytest.mark.parametrize("trained", ["head", "whole"])
+def test_what_was_trained_elsewhere_is_kept_by_later_stages(
+    trained: str, workspace: Workspace, tmp_path: Path
 ) -> None:
     named = named_bases(workspace, tmp_path / "named")
-    model = SalmonnForConditionalGeneration.from_pretrained(named).train()
+    model = SalmonnForConditionalGeneration.from_pretrained(named)
+    if trained == "head":
+        model.add_lora()
+        model.lm_head.weight.requires_grad_(True)
+    else:
+        model.train()
     with torch.no_grad():
         model.lm_head.weight += 1.0
     model.save_pretrained(named)
@@ -348,19 +341,24 @@ def test_older_checkpoints_are_deleted_once_a_newer_one_is_complete(workspace: W
     assert all(json.loads((path / "complete.json").read_text()) for path in tmp_path.glob("checkpoint-*"))
 
 
-def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Path) -> None:
+def trainer_with_best_first(workspace: Workspace, output: Path, metric: str, max_steps: int) -> SalmonnTrainer:
+    """A run that takes the highest loss for the best, which is that of the first step."""
     arguments = workspace.arguments(
-        tmp_path,
+        output,
         eval_data=str(workspace.manifest),
         eval_strategy="steps",
         eval_steps=1,
-        max_steps=3,
+        max_steps=max_steps,
         per_device_train_batch_size=CLIPS,  # each step then lowers the loss of all
         load_best_model_at_end=True,
-        metric_for_best_model="eval_asr_loss",
-        greater_is_better=True,  # so that the best is not the last
+        metric_for_best_model=metric,
+        greater_is_better=True,
     )
-    trainer = build_trainer(arguments)
+    return build_trainer(arguments)
+
+
+def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Path) -> None:
+    trainer = trainer_with_best_first(workspace, tmp_path, "eval_asr_loss", max_steps=3)
     trainer.train()
     losses = [entry["eval_asr_loss"] for entry in trainer.state.log_history if "eval_asr_loss" in entry]
     assert losses[0] > losses[-1]
@@ -372,18 +370,7 @@ def test_best_checkpoint_is_loaded_in_the_end(workspace: Workspace, tmp_path: Pa
 def test_training_stops_early_by_the_loss_of_all_sets_or_of_one(
     metric: str, patience: int, workspace: Workspace, tmp_path: Path
 ) -> None:
-    arguments = workspace.arguments(
-        tmp_path,
-        eval_data=str(workspace.manifest),
-        eval_strategy="steps",
-        eval_steps=1,
-        max_steps=4,
-        per_device_train_batch_size=CLIPS,  # each step then lowers the loss of all
-        load_best_model_at_end=True,
-        metric_for_best_model=metric,
-        greater_is_better=True,  # so that the first is the best
-    )
-    trainer = build_trainer(arguments)
+    trainer = trainer_with_best_first(workspace, tmp_path, metric, max_steps=4)
     trainer.add_callback(EarlyStoppingCallback(patience))
     trainer.train()
     assert trainer.state.global_step == 1 + patience
