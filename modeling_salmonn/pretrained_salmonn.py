@@ -365,7 +365,8 @@ def _require_adapter_alone(
     """Refuse an adapter beside weights that `AutoModel` leaves out, since it reads those of the named base."""
     place = f"{options['subfolder']}/" if options.get("subfolder") else ""
     where = {name: options[name] for name in ("revision", "token", "local_files_only", "cache_dir") if name in options}
-    for name in (CONNECTOR_FILE, *full_weight_names(None), *full_weight_names(variant)):
+    names = (CONNECTOR_FILE, *full_weight_names(None), *full_weight_names(variant))
+    for name in dict.fromkeys(names):  # each is a request
         if has_file(adapter, place + name, **where):
             raise ValueError(
                 f"{adapter} has weights of its own ({name}), but its {ADAPTER_CONFIG_FILE} names {base} as the base, "

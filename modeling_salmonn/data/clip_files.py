@@ -30,6 +30,11 @@ def is_one_clip(names: Sequence[str]) -> bool:
     return len(names) == 1 and not Path(names[0]).is_dir() and not _matches(names[0])
 
 
+def is_url(name: str) -> bool:
+    """Whether a clip's name is a URL, be it one that holds the clip itself."""
+    return "://" in name or name.startswith("data:")
+
+
 def _clips_of(name: str) -> Iterator[str]:
     for path in _matches(name) or [name]:
         if Path(path).is_dir():
@@ -40,7 +45,7 @@ def _clips_of(name: str) -> Iterator[str]:
 
 def _matches(name: str) -> list[str]:
     """What a pattern matches; nothing for the name of something that is there, and for URLs."""
-    if "://" in name or name.startswith("data:") or not has_magic(name) or Path(name).exists():
+    if is_url(name) or not has_magic(name) or Path(name).exists():
         return []
     return sorted(glob(name, recursive=True))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from modeling_salmonn.data.clip_files import is_url
 from modeling_salmonn.data.files import write_bytes, write_rows
 
 
@@ -95,14 +96,10 @@ def subtitle_files(clips: Sequence[str], folder: Path) -> list[Path]:
 
 def _relative_paths(clips: Sequence[str]) -> list[Path]:
     """Paths of files from the folder that all of them share, and of URLs from their servers."""
-    paths = [_path_of_url(clip) if _is_url(clip) else Path(os.path.abspath(clip)) for clip in clips]
+    paths = [_path_of_url(clip) if is_url(clip) else Path(os.path.abspath(clip)) for clip in clips]
     local = [str(path.parent) for path in paths if path.is_absolute()]
     common = os.path.commonpath(local) if local else ""
     return [path.relative_to(common) if path.is_absolute() else path for path in paths]
-
-
-def _is_url(clip: str) -> bool:
-    return "://" in clip or clip.startswith("data:")
 
 
 def _path_of_url(url: str) -> Path:

@@ -11,7 +11,7 @@
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -268,22 +268,26 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UnknownModelError)
     async def answer_unknown_model(request: Request, error: UnknownModelError) -> JSONResponse:
-        return JSONResponse(error_body(str(error), 404), 404)
+        return _refusal(str(error), 404)
 
     @app.exception_handler(ValueError)
     async def answer_value_error(request: Request, error: ValueError) -> JSONResponse:
-        return JSONResponse(error_body(str(error), 400), 400)
+        return _refusal(str(error), 400)
 
     @app.exception_handler(RequestValidationError)
     async def answer_invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
         reasons = "; ".join(detail["msg"] for detail in error.errors())
         message = f"The body must be a JSON object, of the content type application/json: {reasons}."
-        return JSONResponse(error_body(message, 400), 400)
+        return _refusal(message, 400)
 
     @app.exception_handler(HTTPException)
     async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
+        return _refusal(str(error.detail), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def answer_failure(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body("The server could not answer; its log tells why.", 500), 500)
+        return _refusal("The server could not answer; its log tells why.", 500)
+
+
+def _refusal(message: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(error_body(message, status), status, headers)

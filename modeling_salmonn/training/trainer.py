@@ -194,8 +194,8 @@ class SalmonnTrainer(MarkingTrainer):
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, dict):
             mean = sum(metrics[f"{metric_key_prefix}_{name}_loss"] for name in chosen) / len(chosen)
-            metrics[f"{metric_key_prefix}_loss"] = mean
             over_all = {f"{metric_key_prefix}_loss": mean}
+            metrics |= over_all
             self.log(dict(over_all))
             # for early stopping, say; without the losses of the sets, for which callbacks have been called
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, over_all)
