@@ -111,6 +111,7 @@ class ExampleSet(Dataset):
         self.members = defaultdict(list)  # rows of each task
         for index, task in enumerate(self.row_tasks):
             self.members[task].append(index)
+        self.voices = self._rows_with_clips(self.made.overlap_task) if self.made.overlap else []
         self.speakers = self._group_speakers() if self.made.verification else {}
         self._check_instructions()
         self._check_made()
@@ -164,7 +165,7 @@ class ExampleSet(Dataset):
 
     def _overlap(self, rng: random.Random) -> Example:
         """Two voices at once; the answer has the one that sets in first on its first line."""
-        indices = rng.sample(self.members[self.made.overlap_task], 2)
+        indices = rng.sample(self.voices, 2)
         first, second = self.rows[indices[0]], self.rows[indices[1]]
         example = self.maker.make({"task": OVERLAP_TASK, "text": f"{first['text']}\n{second['text']}"}, rng)
         voices = self.maker.read(first), self.maker.read(second)
@@ -183,13 +184,19 @@ class ExampleSet(Dataset):
         voices = [self.maker.read(self.rows[first]), self.maker.read(self.rows[second])]
         return example | {"audio": join_clips(voices)}
 
+    def _rows_with_clips(self, task: str) -> list[int]:
+        """Rows of a task but for those of text alone, of which no mixture can be made."""
+        paths, joined = self.rows.column("path"), self.rows.column("expand_wav")
+        return [index for index in self.members.get(task, []) if paths[index] or joined[index]]
+
     def _group_speakers(self) -> dict[str | float, list[int]]:
         """Rows of each speaker, one of each utterance: a manifest may hold a clip under several tasks."""
         speakers: dict[str | float, dict[tuple[str, ...], int]] = defaultdict(dict)
         for index, speaker in enumerate(self.rows.column("speaker")):
             if speaker not in (None, ""):  # 0 is one too
                 utterance = tuple(clip_name(clip) for clip in row_clips(self.rows[index]))
-                speakers[speaker].setdefault(utterance, index)
+                if utterance:  # a row of text alone has none
+                    speakers[speaker].setdefault(utterance, index)
         return {speaker: list(utterances.values()) for speaker, utterances in speakers.items()}
 
     def _check_instructions(self) -> None:
@@ -204,10 +211,10 @@ class ExampleSet(Dataset):
         self._check_fields(unprompted)
 
     def _check_made(self) -> None:
-        if self.made.overlap and len(self.members.get(self.made.overlap_task, [])) < 2:
+        if self.made.overlap and len(self.voices) < 2:
             raise ValueError(
-                f"overlap_examples needs two rows of the task {self.made.overlap_task!r}, but the data have the "
-                f"tasks {sorted(self.members)}; set overlap_task."
+                f"overlap_examples needs two clips of the task {self.made.overlap_task!r}, but the data have "
+                f"{len(self.voices)} of it, and the tasks {sorted(self.members)}; set overlap_task."
             )
         if self.made.verification and (
             len(self.speakers) < 2 or max(len(rows) for rows in self.speakers.values()) < 2

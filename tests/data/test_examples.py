@@ -106,6 +106,20 @@ def test_overlapped_speech_is_mixed_of_two_rows(workspace: Workspace, maker: Exa
     assert seconds < (0.5 + 0.1 * first) + (0.5 + 0.1 * second)
 
 
+def test_rows_of_text_alone_are_neither_mixed_nor_paired(
+    workspace: Workspace, maker: ExampleMaker, tmp_path: Path
+) -> None:
+    rows = [{"text": f"text number {index}", "task": "asr", "speaker": "a"} for index in range(20)]
+    for index in (1, 3, 5):
+        path = str(workspace.folder / f"clip{index}.wav")
+        rows.append({"path": path, "text": "heard", "task": "asr", "speaker": "b" if index == 1 else "a"})
+    data = load_rows(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    made = ExampleSet(data, maker, MadeOnTheFly(overlap=1, verification=1))
+    assert {made[len(rows), draw]["answer"] for draw in range(20)} == {"heard\nheard"}
+    assert made.speakers == {"b": [20], "a": [21, 22]}
+    assert {made[len(rows) + 1, draw]["answer"] for draw in range(20)} == {"Yes", "No"}
+
+
 def test_speaker_pairs_are_told_apart(workspace: Workspace, maker: ExampleMaker) -> None:
     rows = examples(workspace, maker, made=MadeOnTheFly(verification=1))
     speakers = {round(SAMPLING_RATE * (0.5 + 0.1 * index)): index % 3 for index in range(CLIPS)}
@@ -237,7 +251,7 @@ def test_task_without_instructions_raises(maker: ExampleMaker, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (MadeOnTheFly(overlap=1, overlap_task="story"), "overlap_examples needs two rows of the task 'story'"),
+        (MadeOnTheFly(overlap=1, overlap_task="story"), "two clips of the task 'story', but the data have 0 of it"),
         (MadeOnTheFly(verification=1), "verification_examples needs clips of two speakers"),
     ],
 )
