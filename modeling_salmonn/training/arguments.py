@@ -117,6 +117,11 @@ class SalmonnTrainingArguments(TrainingArguments):
                 f"One process sees {self.n_gpu} devices; start one for each with accelerate launch -m "
                 "modeling_salmonn train, or show it one with CUDA_VISIBLE_DEVICES=0."
             )
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}, but examples are drawn by their tasks; "
+                "leave it out. group_lengths makes batches of like lengths."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would compare labels with the tokens before them; leave it out.")
         if self.dtype != "float32" and not (self.bf16 or self.fp16):

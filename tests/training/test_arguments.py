@@ -82,6 +82,10 @@ def test_config_is_found_beside_the_file(stage: Path) -> None:
         (["seed"], "Got the word 'seed'; settings are written key=value"),
         (["dtype=bfloat16"], "set bf16=true"),
         (["task_temperature=0"], "task_temperature must be positive"),
+        (
+            ["train_sampling_strategy=sequential"],
+            "train_sampling_strategy is 'sequential', but examples are drawn by their",
+        ),
         (["label_smoothing_factor=0.1"], "label_smoothing_factor would compare labels with the tokens before them"),
         (["max_bad_clips=-1"], "max_bad_clips must not be negative"),
         (["feature_cache=x", "train_audio_encoder=true"], "feature_cache holds outputs of frozen encoders"),
