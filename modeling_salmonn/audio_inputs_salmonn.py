@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.utils import TransformersKwargs
 
 
@@ -80,6 +81,19 @@ def refuse_other_media(inputs: Mapping[str, Any]) -> None:
     media = sorted(name for name in given if any(word in name for word in MEDIA_WORDS))
     if media:
         raise TypeError(f"Unknown inputs {media}; clips are passed as {', '.join(AUDIO_INPUTS)}.")
+
+
+def join_unused_weights(embeddings: torch.Tensor, parts: Iterable[nn.Module]) -> torch.Tensor:
+    """Embeddings plus nothing, so that trained weights of parts that have not run get gradients, of zero.
+
+    Processes that train together each send a gradient of every weight in every step, or the others wait for it: also
+    one whose batch is text alone. One process trains as several do.
+    """
+    if not torch.is_grad_enabled():
+        return embeddings
+    weights = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
+    sums = [weight.sum().to(embeddings) for weight in weights]
+    return embeddings + 0 * torch.stack(sums).sum() if sums else embeddings
 
 
 def _as_tensor(name: str, value: Any) -> torch.Tensor | None:

@@ -24,7 +24,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .audio_inputs_salmonn import AudioInputs, refuse_other_media, require_known_options
+from .audio_inputs_salmonn import AudioInputs, join_unused_weights, refuse_other_media, require_known_options
 from .audio_positions_salmonn import (
     find_positions,
     last_tokens,
@@ -446,6 +446,9 @@ class SalmonnModel(SalmonnPreTrainedModel):
         # not in single steps, which are generated tokens; a placeholder with an embedding may be a word of the text
         elif input_ids is not None and input_ids.shape[1] > 1 and not self.placeholder_has_embedding:
             require_no_placeholders(input_ids, self.config.audio_token_id)
+        if audio_tokens is None and self.training:
+            parts = [part for name, part in self.named_children() if name != "language_model"]
+            inputs_embeds = join_unused_weights(inputs_embeds, parts)
 
         outputs = self.language_model(
             attention_mask=attention_mask,

@@ -56,6 +56,13 @@ def quick_config(**options: Any) -> SalmonnConfig:
     return tiny_config(segment_seconds=[2, 5, 10, 30], trim_audio_tokens=True, **options)
 
 
+def config_without_dropout() -> SalmonnConfig:
+    """For what several processes compute: each would drop others."""
+    config = quick_config(lora_dropout=0.0)
+    config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
+    return config
+
+
 def make_workspace(folder: Path, lora: bool = False, config: SalmonnConfig | None = None) -> Workspace:
     """Write the model, its processor, clips of 0.5 to 1.6 s, and a manifest of two tasks and three speakers."""
     config = config or quick_config()

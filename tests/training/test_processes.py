@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from workspace import Workspace, make_workspace, quick_config, write_jsonl
+from workspace import Workspace, config_without_dropout, make_workspace, write_jsonl
 
 from modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.run import train
 
 
+PATIENCE = 400  # seconds, after which processes wait for each other
 SETTINGS: dict[str, Any] = {
     "max_steps": 3,
     "save_steps": 3,
@@ -27,9 +28,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    config = quick_config(lora_dropout=0.0)  # each process drops others
-    config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
-    return make_workspace(tmp_path_factory.mktemp("processes"), config=config)
+    return make_workspace(tmp_path_factory.mktemp("processes"), config=config_without_dropout())
 
 
 def launch(workspace: Workspace, output: Path, **changes: Any) -> None:
@@ -40,7 +39,7 @@ def launch(workspace: Workspace, output: Path, **changes: Any) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--main_process_port", "0", "-m", "modeling_salmonn", "train", str(stage)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     assert (output / "checkpoint-3" / "rng_state_1.pth").is_file()
 
@@ -58,15 +57,20 @@ def assert_same_model(first: Path, second: Path, start: Path, tolerance: float =
 
 
 def test_two_processes_equal_one_with_twice_the_batch(workspace: Workspace, tmp_path: Path) -> None:
-    launch(workspace, tmp_path / "two")
-    train(workspace.arguments(tmp_path / "one", per_device_train_batch_size=2, **SETTINGS))
+    rows = read_rows(workspace)
+    for row in rows[::3]:  # text alone, and so some batches of a process
+        del row["path"], row["seconds"]
+    data = str(write_jsonl(workspace.folder / "mixed.jsonl", rows))
+    changes = {"train_data": data, "gradient_checkpointing": True}
+    launch(workspace, tmp_path / "two", **changes)
+    train(workspace.arguments(tmp_path / "one", **SETTINGS | changes | {"per_device_train_batch_size": 2}))
     assert_same_model(tmp_path / "two", tmp_path / "one", workspace.model)
     logs = [[entry["loss"] for entry in read_log(tmp_path / name) if "loss" in entry] for name in ("two", "one")]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
 def test_two_processes_share_the_alignment_loss(workspace: Workspace, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
+    rows = read_rows(workspace)
     for index, row in enumerate(rows):  # some clips without words, and so some batches
         row["alignment_text"] = "abcd"[: index % 4]
     data = str(write_jsonl(workspace.folder / "aligned.jsonl", rows))
@@ -75,6 +79,10 @@ def test_two_processes_share_the_alignment_loss(workspace: Workspace, tmp_path: 
     train(workspace.arguments(tmp_path / "one", **SETTINGS | changes | {"per_device_train_batch_size": 2}))
     # almost: the words compete with those of their own batch and with random ones
     assert_same_model(tmp_path / "two", tmp_path / "one", workspace.model, tolerance=1e-3)
+
+
+def read_rows(workspace: Workspace) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in workspace.manifest.read_text().splitlines()]
 
 
 def read_log(output: Path) -> list[dict[str, Any]]:
