@@ -122,6 +122,11 @@ class SalmonnTrainingArguments(TrainingArguments):
                 f"train_sampling_strategy is {self.train_sampling_strategy!r}, but examples are drawn by their tasks; "
                 "leave it out. group_lengths makes batches of like lengths."
             )
+        if self.deepspeed_plugin is not None and self.deepspeed_plugin.zero_stage == 3:
+            raise ValueError(
+                "ZeRO stage 3 gathers each layer when a process needs it, and processes whose clips differ in length "
+                "would wait for each other; use recipes/accelerate/fsdp2.yaml."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would compare labels with the tokens before them; leave it out.")
         if self.dtype != "float32" and not (self.bf16 or self.fp16):

@@ -29,14 +29,15 @@ def dry_run(arguments: SalmonnTrainingArguments, config: SalmonnConfig) -> str:
     """Build the model of a stage without weights, and report its parameters and memory as a table.
 
     Raises:
-        ValueError: if accelerate was told to shard layers that the model does not have.
+        ValueError: if accelerate was told to shard layers that are not the language model's.
     """
     model = build_empty(config, getattr(torch, arguments.dtype))
     prepare_stage(model, arguments.train_lora, arguments.train_speech_encoder, arguments.train_audio_encoder)
     lines = [f"{'part':<16}{'parameters':>16}{'trained':>16}{'GiB':>8}"]
     for part, (count, trained, size) in _sizes(model).items():
         lines.append(f"{part:<16}{count:>16,}{trained:>16,}{size / GIGABYTE:>8.2f}")
-    layers = [f"{count} {name}" for name, count in _layers_to_shard(model).items()]
+    named = [name for name in os.environ.get(NAMED_LAYERS, "").split(",") if name]
+    layers = [f"{count} {name}" for name, count in sharded_layers(model, named).items()]
     lines.append(f"Layers to shard: {', '.join(layers)}.")
     lines.append(f"GiB on each device, unsharded: {_in_gigabytes(estimate_memory(model, arguments))}.")
     devices = distributed.get_world_size() if distributed.is_initialized() else USUAL_DEVICES
@@ -78,19 +79,6 @@ def estimate_memory(
         # Logits as they are computed, and in float32 with their gradient for the loss.
         "activations": activations + labelled * text.vocab_size * (computed + 2 * 4),
     }
-
-
-def _layers_to_shard(model: nn.Module) -> dict[str, int]:
-    """Those that accelerate's configuration names, otherwise those that the trainer names; with their number."""
-    existing = sharded_layers(model)
-    named = [name for name in os.environ.get(NAMED_LAYERS, "").split(",") if name]
-    missing = sorted(set(named) - existing.keys())
-    if missing:
-        raise ValueError(
-            f"accelerate is to shard the layers {missing}, but this model repeats {sorted(existing)}; correct "
-            "fsdp_transformer_layer_cls_to_wrap, or leave it out."
-        )
-    return {name: existing[name] for name in named or existing}
 
 
 def _sizes(model: nn.Module) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ All three stages train the same parts (paper, section 3.3); they differ in data 
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -77,13 +78,25 @@ def _ignore_train(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def sharded_layers(model: Any) -> dict[str, int]:
-    """Classes of the repeated layers, and how many there are of each: the units that FSDP shards and gathers.
+def sharded_layers(model: SalmonnForConditionalGeneration, named: Sequence[str] = ()) -> dict[str, int]:
+    """Classes of the layers that FSDP shards and gathers one by one, and how many there are of each.
 
-    transformers' own list is of what must stay on one device, which is more than layers.
+    They are the language model's, or those of them that are `named`. Layers before it run as often as the clips of a
+    process have lengths, and processes that do not gather equally often would wait for each other, or mix up what they
+    send. FSDP gathers these with all the rest, once for each pass.
+
+    Raises:
+        ValueError: if others are named.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    return dict(sorted(Counter(type(layer).__name__ for layer in layers).items()))
+    modules = model.model.language_model.modules()
+    existing = Counter(type(module).__name__ for module in modules if isinstance(module, GradientCheckpointingLayer))
+    others = sorted(set(named) - existing.keys())
+    if others:
+        raise ValueError(
+            f"accelerate is to shard the layers {others}, but only those of the language model, {sorted(existing)}, "
+            "run equally often in all processes; correct fsdp_transformer_layer_cls_to_wrap, or leave it out."
+        )
+    return {name: existing[name] for name in named or sorted(existing)}
 
 
 def load_trained(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -82,8 +82,9 @@ class SalmonnTrainer(MarkingTrainer):
             self.add_callback(HeadGradients(alignment_head, self.accelerator))
 
     def _set_up_fsdp(self, plugin: Any) -> None:
-        if plugin.transformer_cls_names_to_wrap is None:
-            plugin.transformer_cls_names_to_wrap = list(sharded_layers(self.model))
+        plugin.transformer_cls_names_to_wrap = list(
+            sharded_layers(self.model, plugin.transformer_cls_names_to_wrap or ())
+        )
         if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
             raise ValueError(
                 f"fsdp_state_dict_type is {plugin.state_dict_type}; set FULL_STATE_DICT, so that checkpoints hold "

@@ -39,6 +39,14 @@ def test_one_process_for_several_devices_raises(tmp_path: Path, monkeypatch: pyt
         SalmonnTrainingArguments(str(tmp_path))
 
 
+def test_zero_stage_3_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("deepspeed", reason="only needed here")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(ValueError, match="ZeRO stage 3 gathers each layer when a process needs it"):
+        SalmonnTrainingArguments(str(tmp_path))
+
+
 def test_each_process_collates_its_own_batches(tmp_path: Path) -> None:
     assert SalmonnTrainingArguments(output_dir=str(tmp_path)).accelerator_config.dispatch_batches is False
 

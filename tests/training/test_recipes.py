@@ -80,7 +80,7 @@ def test_dry_run_counts_without_weights(size: str, total: int, trained: int) -> 
     row = next(line for line in report.splitlines() if line.startswith("all "))
     assert row.split()[1:3] == [f"{total:,}", f"{trained:,}"]
     layers = 40 if size == "salmonn-13b" else 32
-    assert f"Layers to shard: 12 BeatsLayer, {layers} LlamaDecoderLayer, 2 SalmonnQFormerLayer, 32 Whisper" in report
+    assert f"Layers to shard: {layers} LlamaDecoderLayer." in report
     unsharded = float(report.split("together ")[1].split(".\n")[0])
     assert total * 2 / 2**30 < unsharded < total * 2 / 2**30 + 4  # bfloat16, and the little that is trained
 

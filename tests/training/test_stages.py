@@ -156,14 +156,11 @@ def test_training_an_absent_encoder_raises() -> None:
         prepare_stage(tiny_model(quick_config(audio=False)), train_audio_encoder=True)
 
 
-def test_layers_to_shard_are_those_of_the_model() -> None:
-    assert sharded_layers(prepared()) == {
-        "BeatsLayer": 2,
-        "LlamaDecoderLayer": 2,
-        "SalmonnQFormerLayer": 2,
-        "WhisperEncoderLayer": 2,
-    }
-    assert "BeatsLayer" not in sharded_layers(tiny_model(quick_config(audio=False)))
+def test_layers_to_shard_are_those_of_the_language_model() -> None:
+    assert sharded_layers(prepared()) == {"LlamaDecoderLayer": 2}
+    assert sharded_layers(prepared(), ["LlamaDecoderLayer"]) == {"LlamaDecoderLayer": 2}
+    with pytest.raises(ValueError, match=r"shard the layers \['BeatsLayer'\], but only those of the language model"):
+        sharded_layers(prepared(), ["LlamaDecoderLayer", "BeatsLayer"])
 
 
 def named_as_saved(model: SalmonnForConditionalGeneration) -> dict[str, torch.Tensor]:
