@@ -8,6 +8,7 @@
 """
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import HubStrategy
 
 from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
 from modeling_salmonn.data.alignment_labels import count_targets
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SCHEDULES_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
+PUSHED_SUFFIXES = (".safetensors", ".json", ".jinja", ".py")  # of a model and its processor
 ALIGNMENT_FILE = "alignment_head.safetensors"
 WORD_PIECES = "word_pieces"  # in its metadata, where words are spelled in pieces of their own
 
@@ -235,6 +238,19 @@ class SalmonnTrainer(MarkingTrainer):
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As ever, but with all files of the model: `Trainer` copies those of its own names, and no connector."""
+        is_uploading = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if is_uploading and not self.args.hub_always_push:
+            return
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
+            assert self.args.output_dir is not None
+            with replace_files(self.args.output_dir, _is_own_file) as folder:
+                for file in Path(checkpoint_folder).iterdir():
+                    if file.suffix in PUSHED_SUFFIXES and file.name != TRAINER_STATE_NAME:
+                        shutil.copy(file, folder)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model if model is None else model, read_weights(resume_from_checkpoint))

@@ -56,9 +56,9 @@ def quick_config(**options: Any) -> SalmonnConfig:
     return tiny_config(segment_seconds=[2, 5, 10, 30], trim_audio_tokens=True, **options)
 
 
-def config_without_dropout() -> SalmonnConfig:
-    """For what several processes compute: each would drop others."""
-    config = quick_config(lora_dropout=0.0)
+def config_without_dropout(**options: Any) -> SalmonnConfig:
+    """Without dropout in what is trained: batches then compare exactly, whoever computes them."""
+    config = quick_config(lora_dropout=0.0, **options)
     config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
     return config
 

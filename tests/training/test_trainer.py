@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, EarlyStoppingCallback
-from workspace import CLIPS, Workspace, make_workspace, quick_config
+from workspace import CLIPS, Workspace, config_without_dropout, make_workspace
 
 from modeling_salmonn import SalmonnForConditionalGeneration
 from modeling_salmonn.training.arguments import SalmonnTrainingArguments
@@ -21,16 +22,9 @@ from modeling_salmonn.training.trainer import SalmonnTrainer, keep_label_positio
 from modeling_salmonn.weight_names_salmonn import part_of
 
 
-def still(**options: Any) -> Any:
-    """A configuration without dropout in what is trained: batches then compare exactly."""
-    config = quick_config(lora_dropout=0.0, **options)
-    config.qformer_config.hidden_dropout_prob = config.qformer_config.attention_probs_dropout_prob = 0.0
-    return config
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return make_workspace(tmp_path_factory.mktemp("trainer"), config=still())
+    return make_workspace(tmp_path_factory.mktemp("trainer"), config=config_without_dropout())
 
 
 @pytest.fixture
@@ -302,6 +296,22 @@ def test_pushed_model_is_the_trained_one(hub: HubServer, workspace: Workspace, t
     assert pushed.keys() == trained.keys()
     assert all(torch.equal(pushed[name], trained[name]) for name in trained)
     assert trainer.model.config.name_or_path == str(workspace.model)
+
+
+@pytest.mark.usefixtures("own_caches")
+def test_checkpoints_are_pushed_with_all_that_is_trained(hub: HubServer, workspace: Workspace, tmp_path: Path) -> None:
+    model = str(named_bases(workspace, tmp_path / "named"))
+    repo_id, output = "me/pushed-while-it-trains", tmp_path / "out"
+    options = {"push_to_hub": True, "hub_model_id": repo_id, "hub_always_push": True, "max_steps": 2}
+    trainer = build_trainer(workspace.arguments(output, model=model, **options))
+    trainer.train()  # without a save at its end
+    pushed = Path(snapshot_download(repo_id))
+    last = {file.name: file for file in (output / "checkpoint-2").iterdir()}
+    assert {"connector.safetensors", "adapter_model.safetensors", "modeling_salmonn.py"} <= last.keys()
+    for name in last:
+        if Path(name).suffix in (".safetensors", ".py"):
+            assert (pushed / name).read_bytes() == last[name].read_bytes(), name
+    assert not {"trainer_state.json", "optimizer.pt"} & {file.name for file in pushed.iterdir()}
 
 
 def test_a_trained_encoder_is_kept_by_later_stages(workspace: Workspace, tmp_path: Path) -> None:
