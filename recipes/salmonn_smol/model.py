@@ -79,7 +79,8 @@ def ship_smol(trained: Path, shipped: Path) -> None:
     model = SalmonnForConditionalGeneration.from_pretrained(trained, dtype=torch.float32).eval()
     if model.config.speech_model_id is None:
         raise ValueError(f"The speech encoder of {trained} was trained, but is not shipped; keep it frozen.")
-    model.config.update({"speech_model_id": WHISPER_ID, "text_model_id": SMOLLM2_ID})  # not the folders they lay in
+    # Not the folders they lay in; the Hub's language model has other values than the package's, which are of 4 bits.
+    model.config.update({"speech_model_id": WHISPER_ID, "text_model_id": None})
     model.config.text_config.name_or_path = SMOLLM2_ID
     model.generation_config = smol_generation_config(model.config)
     _round_to_half(model)
