@@ -91,7 +91,7 @@ def collect_files(folder: Path, repo_id: str) -> Upload:
     saved = SavedFolder(folder)
     if saved.has(CONNECTOR_FILE):
         _require_public_bases(saved.config)
-    names = _published_names(saved)
+    names = published_names(saved)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     for name in names:
         if name.endswith(ADAPTER_CONFIG_FILE):  # names the folder of this machine that its base was loaded from
@@ -130,14 +130,15 @@ def adapter_only(folder: Path) -> Iterator[Path]:
         copy = Path(scratch) / folder.resolve().name
         model.save_pretrained(copy, adapter_only=True)
         SalmonnProcessor.from_pretrained(folder, trust_remote_code=False).save_pretrained(copy)
-        for name in _published_names(saved):
+        for name in published_names(saved):
             if not (copy / name).exists() and not is_own_weight_file(name):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(folder / name, copy / name)
         yield copy
 
 
-def _published_names(saved: SavedFolder) -> list[str]:
+def published_names(saved: SavedFolder) -> list[str]:
+    """The files of a folder that go to the Hub, those in folders below by their relative path."""
     published = set(saved.matching(PUBLISHED)) - set(saved.matching([CHECKPOINTS]))
     published |= set(saved.matching(golden_patterns(saved)))
     return [name for name in saved.names() if name in published or is_own_weight_file(name)]

@@ -20,13 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import HubStrategy
 
 from modeling_salmonn.checkpoint_files_salmonn import is_own_weight_file
 from modeling_salmonn.data.alignment_labels import count_targets
 from modeling_salmonn.data.examples import ExampleSet
 from modeling_salmonn.data.word_pieces import WordPieces
+from modeling_salmonn.hub.saved_folder import SavedFolder
+from modeling_salmonn.hub.upload import published_names
 from modeling_salmonn.processing.processing_salmonn import IGNORED_LABEL
 from modeling_salmonn.staged_saving_salmonn import replace_files
 from modeling_salmonn.training.alignment import AlignmentHead
@@ -40,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 SCHEDULES_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 ALIGNMENT_INPUTS = ("alignment_labels", "bag_labels")
-PUSHED_SUFFIXES = (".safetensors", ".json", ".jinja", ".py")  # of a model and its processor
 ALIGNMENT_FILE = "alignment_head.safetensors"
 WORD_PIECES = "word_pieces"  # in its metadata, where words are spelled in pieces of their own
 
@@ -246,10 +247,11 @@ class SalmonnTrainer(MarkingTrainer):
             return
         if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
             assert self.args.output_dir is not None
+            saved = SavedFolder(Path(checkpoint_folder))
             with replace_files(self.args.output_dir, _is_own_file) as folder:
-                for file in Path(checkpoint_folder).iterdir():
-                    if file.suffix in PUSHED_SUFFIXES and file.name != TRAINER_STATE_NAME:
-                        shutil.copy(file, folder)
+                for name in {*published_names(saved), *filter(_is_own_file, saved.names())}:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(saved.folder / name, folder / name)
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
